@@ -1,0 +1,467 @@
+"""Layers of attribute CNNs: thin modules that own parameters and call `hcnn.functional`.
+
+Each computes one ``x_j = ρ(W_j x_{j-1})``: a convolution along space and attributes whose filter index is the new
+attribute v_j, a batch normalization per value of v_j, and an ELU. Each can be used alone inside any network.
+
+Law of every layer here: translating its input by ``s · τ`` along an axis that it convolves with stride s translates
+its output by τ along that axis, and leaves it unchanged along an axis that it averages out. With ``circular`` this
+is exact for every τ; with ``zeros`` it holds for the outputs whose filters do not reach over the border.
+`hcnn.testing` asserts it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hcnn.functional import (
+    Boundary,
+    attribute_conv,
+    axis_names,
+    check_boundary,
+    marginal,
+    patch_moments,
+    per_axis,
+    placement,
+)
+
+
+def _odd(support: Sequence[int], label: str, what: str) -> tuple[int, ...]:
+    entries = tuple(support)
+    if any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in entries):
+        raise ValueError(f"{label}: expected odd, positive {what} supports; got {entries}")
+    return entries
+
+
+class _AttributeLayer(nn.Module):
+    """What all layers share: the geometry of their axes, and the check of what comes in."""
+
+    def __init__(
+        self,
+        *,
+        attribute_support: Sequence[int],
+        spatial_support: Sequence[int],
+        stride: int | Sequence[int],
+        boundary: Boundary,
+        averaged: int = 0,
+        channels: int | None = None,
+        label: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.label = label or type(self).__name__
+        self.attribute_support = _odd(attribute_support, self.label, "attribute")
+        self.spatial_support = _odd(spatial_support, self.label, "spatial")
+        if len(self.spatial_support) not in (1, 2, 3):
+            raise ValueError(f"{self.label}: expected 1, 2 or 3 spatial axes; got support {self.spatial_support}")
+        check_boundary(boundary, self.label)
+        axes = len(self.attribute_support) + len(self.spatial_support)
+        self.stride = per_axis(stride, axes, f"{self.label}: stride")
+        self.boundary: Boundary = boundary
+        self.averaged = averaged
+        self.channels = channels
+
+    @property
+    def spatial(self) -> int:
+        """Number of spatial axes."""
+        return len(self.spatial_support)
+
+    @property
+    def attributes(self) -> int:
+        """Number of attribute axes that are convolved."""
+        return len(self.attribute_support)
+
+    def _enter(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Check the input and average its oldest attributes out, eq. (6)."""
+        ndim = 1 + self.averaged + self.attributes + (self.channels is not None) + self.spatial
+        names = axis_names(self.averaged + self.attributes, self.spatial, channel=self.channels is not None)
+        shape = tuple(x.shape)
+        if x.ndim != ndim:
+            raise ValueError(f"{self.label}: expected {ndim} axes ({names}); got {x.ndim}: shape {shape}")
+        if self.channels is not None and x.shape[-1 - self.spatial] != self.channels:
+            raise ValueError(f"{self.label}: expected {self.channels} channels in c of ({names}); got shape {shape}")
+        if 0 in shape:
+            raise ValueError(f"{self.label}: expected at least one entry along each of ({names}); got shape {shape}")
+        if not x.is_floating_point():
+            raise ValueError(
+                f"{self.label}: expected floating-point values, as standardized images are; got {x.dtype} "
+                f"of shape {shape}"
+            )
+        if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(f"{self.label}: expected {dtype}, as its parameters are; got {x.dtype} of shape {shape}")
+        first = 1 + self.averaged
+        sizes, strides = shape[first : first + self.attributes], self.stride[: self.attributes]
+        if any(n % s for n, s in zip(sizes, strides, strict=True)):
+            raise ValueError(
+                f"{self.label}: strides {strides} do not divide the attribute sizes {sizes} of ({names}), shape {shape}"
+            )
+        return marginal(x, range(1, first))
+
+    def _conv(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *,
+        stride: Sequence[int] | None = None,
+        channel_axis: bool | None = None,
+    ) -> Tensor:
+        return attribute_conv(
+            x,
+            weight,
+            bias,
+            spatial=self.spatial,
+            stride=self.stride if stride is None else stride,
+            boundary=self.boundary,
+            channel_axis=self.channels is not None if channel_axis is None else channel_axis,
+        )
+
+    def extra_repr(self) -> str:
+        """Geometry in the package's grammar of axes."""
+        names = axis_names(self.averaged + self.attributes, self.spatial, channel=self.channels is not None)
+        support = (*self.attribute_support, *self.spatial_support)
+        return f"({names}), support={support}, stride={self.stride}, boundary={self.boundary!r}"
+
+
+def _normalize(norm: nn.BatchNorm1d, y: Tensor, spatial: int) -> Tensor:
+    """Batch normalization per value of the newest attribute of y (b, *v, k, *u)."""
+    return norm(y.reshape(-1, y.shape[-1 - spatial], y.shape[-spatial:].numel())).reshape(y.shape)
+
+
+def _scale_shift(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """The affine map ``scale · y + shift`` that a batch normalization with these statistics is."""
+    scale = torch.rsqrt(variance.clamp_min(0) + norm.eps)
+    if norm.affine:
+        scale = scale * norm.weight
+        return scale, norm.bias - scale * mean
+    return scale, -scale * mean
+
+
+def _running(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError("a normalization without running statistics cannot be folded")
+    return norm.running_mean, norm.running_var
+
+
+class AttributeConv(_AttributeLayer):
+    r"""Convolution along (u, v) with plain filters, normalization, ELU: ``x_j = ρ(x_{j-1} * w_{v_j})``, eq. (4).
+
+    With `channels` it also sums over an axis of unordered channels, which makes it the first layer of eq. (3).
+    Law: see the module. Sizes along v and u are divided by the strides.
+
+    Args:
+        filters: K, the number of values of the new attribute.
+        attribute_support: odd support along each convolved attribute, oldest first; () for none.
+        spatial_support: odd support along each spatial axis; its length says how many there are.
+        stride: one for all axes, or one per axis of (*v, *u).
+        boundary: "zeros" or "circular", for every axis.
+        averaged: how many attributes, older than the convolved ones, are averaged out first, eq. (6).
+        channels: size of the channel axis c in (b, *v, c, *u), or None for no such axis.
+        label: what errors call this layer; its class by default.
+
+    Shapes:
+        x (b, *v, *u) or (b, *v, c, *u); returns (b, *v', K, *u').
+
+    Raises:
+        ValueError: at construction for even supports or wrong counts; in forward for axes, sizes or types that
+            do not fit.
+
+    Example:
+        >>> first = AttributeConv(8, spatial_support=(3, 3), channels=3)
+        >>> second = AttributeConv(8, attribute_support=(5,), spatial_support=(3, 3), stride=(2, 1, 1))
+        >>> second(first(torch.randn(2, 3, 16, 16))).shape
+        torch.Size([2, 4, 8, 16, 16])
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        *,
+        attribute_support: Sequence[int] = (),
+        spatial_support: Sequence[int] = (3, 3),
+        stride: int | Sequence[int] = 1,
+        boundary: Boundary = "zeros",
+        averaged: int = 0,
+        channels: int | None = None,
+        label: str | None = None,
+    ) -> None:
+        super().__init__(
+            attribute_support=attribute_support,
+            spatial_support=spatial_support,
+            stride=stride,
+            boundary=boundary,
+            averaged=averaged,
+            channels=channels,
+            label=label,
+        )
+        summed = () if channels is None else (channels,)
+        self.weight = nn.Parameter(torch.empty(filters, *summed, *self.attribute_support, *self.spatial_support))
+        self.norm = nn.BatchNorm1d(filters)
+        nn.init.normal_(self.weight, std=self.weight[0].numel() ** -0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute x_j from x_{j-1}."""
+        y = self._conv(self._enter(x, self.weight.dtype), self.weight)
+        return F.elu(_normalize(self.norm, y, self.spatial))
+
+    def composed_weight(self) -> Tensor:
+        """The filters w_{v_j}, (K, *kv, *ku); here the parameter itself."""
+        return self.weight
+
+    @torch.no_grad()
+    def fold(self, sizes: Sequence[int]) -> "FoldedConv":
+        """The equivalent inference layer, its running statistics folded into weight and bias.
+
+        Args:
+            sizes: ignored here; lengths of the convolved attribute axes.
+
+        Returns:
+            A `FoldedConv` with equal outputs in eval mode.
+        """
+        norm = _in_double(self.norm)
+        scale, shift = _scale_shift(norm, *_running(norm))
+        weight = self.weight.double() * scale.reshape(-1, *[1] * (self.weight.ndim - 1))
+        return FoldedConv(self, weight.to(self.weight.dtype), shift.to(self.weight.dtype))
+
+
+class FactorizedConv(_AttributeLayer):
+    r"""Convolution along (u, v) with factorized filters, eq. (8), and normalizations between and after.
+
+    ``x̃_q = (x * h_q - m_q) / σ_q``, ``x_j = ρ(N(Σ_q x̃_q * g_{v_j,q}))`` with N a batch normalization per v_j
+    (paper, section 4.2). m_q and σ_q are taken over batch, attributes and all positions u, before the stride.
+
+    Without an inner ELU both steps are linear: h, the inner normalization and g compose to one filter
+    ``w_{v_j}(u, v) = Σ_q h_q(u) g_{v_j,q}(v) / σ_q``, in training too, since m_q and σ_q follow from the moments of
+    the spatial patches of x (`hcnn.functional.patch_moments`). The Q arrays x * h_q are never formed. With
+    `inner_elu` (the paper's "(+)") the same moments give the normalization before x * h_q is formed.
+
+    Law: see the module. Under zeros a constant -m_q/σ_q reaches the output through the taps that lie inside, so
+    its bias depends on the position v' and the law holds away from the border only, as for every zero-padded layer.
+
+    Args:
+        filters: K, the number of values of the new attribute.
+        rank: Q, the number of separable terms.
+        attribute_support: odd support along each convolved attribute, oldest first.
+        spatial_support: odd support along each spatial axis; its length says how many there are.
+        stride: one for all axes, or one per axis of (*v, *u).
+        boundary: "zeros" or "circular", for every axis.
+        averaged: how many attributes, older than the convolved ones, are averaged out first, eq. (6).
+        inner_elu: put an ELU between h and g, HCNN(+).
+        inner_affine: give the inner normalization a learned scale and shift per q.
+        label: what errors call this layer; its class by default.
+
+    Shapes:
+        h (Q, *ku), g (K, Q, *kv); x (b, *v, *u); returns (b, *v', K, *u').
+
+    Raises:
+        ValueError: at construction for even supports or wrong counts; in forward for axes, sizes or types that
+            do not fit.
+
+    Example:
+        >>> layer = FactorizedConv(16, 32, attribute_support=(7, 11), stride=(2, 2, 1, 1), averaged=1)
+        >>> layer(torch.randn(2, 4, 8, 16, 9, 9)).shape            # b v1 v2 v3 u1 u2 -> b v2 v3 v4 u1 u2
+        torch.Size([2, 4, 8, 16, 9, 9])
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        rank: int,
+        *,
+        attribute_support: Sequence[int],
+        spatial_support: Sequence[int] = (3, 3),
+        stride: int | Sequence[int] = 1,
+        boundary: Boundary = "zeros",
+        averaged: int = 0,
+        inner_elu: bool = False,
+        inner_affine: bool = False,
+        label: str | None = None,
+    ) -> None:
+        super().__init__(
+            attribute_support=attribute_support,
+            spatial_support=spatial_support,
+            stride=stride,
+            boundary=boundary,
+            averaged=averaged,
+            label=label,
+        )
+        self.inner_elu = inner_elu
+        self.h = nn.Parameter(torch.empty(rank, *self.spatial_support))
+        self.g = nn.Parameter(torch.empty(filters, rank, *self.attribute_support))
+        # Holds the statistics of x * h_q as BatchNorm does; its own forward is never called.
+        self.inner_norm = nn.BatchNorm1d(rank, affine=inner_affine)
+        self.norm = nn.BatchNorm1d(filters)
+        nn.init.normal_(self.h, std=self.h[0].numel() ** -0.5)
+        nn.init.normal_(self.g, std=self.g[0].numel() ** -0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute x_j from x_{j-1}."""
+        x = self._enter(x, self.h.dtype)
+        scale, shift = self._inner_statistics(x)
+        if self.inner_elu:
+            y = self._step_g(F.elu(self._step_h(x, _rows(self.h, scale), shift)), self.g)
+        else:
+            y = self._conv(x, self._compose(scale), _edge_bias(self.g, shift, x, self.stride, self.boundary))
+        return F.elu(_normalize(self.norm, y, self.spatial))
+
+    def _compose(self, scale: Tensor) -> Tensor:
+        """``w(k, v, u) = Σ_q g(k, q, v) scale(q) h(q, u)``."""
+        return torch.tensordot(self.g.movedim(1, -1), _rows(self.h, scale), dims=1)  # (k, *kv, *ku)
+
+    def _inner_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and shift of the inner normalization of x * h_q, and the update of its running statistics."""
+        norm = self.inner_norm
+        if not (norm.training or norm.running_mean is None):
+            return _scale_shift(norm, *_running(norm))
+        patch_mean, covariance = patch_moments(x, self.spatial_support, boundary=self.boundary)
+        with torch.autocast(x.device.type, enabled=False):
+            h = self.h.flatten(1).to(covariance.dtype)  # (q, P)
+            mean = h @ patch_mean
+            variance = ((h @ covariance) * h).sum(1)
+        if norm.training and norm.running_mean is not None:
+            _update_running(norm, mean, variance, x.numel())
+        scale, shift = _scale_shift(norm, mean, variance)
+        return scale.to(self.h.dtype), shift.to(self.h.dtype)
+
+    def _step_h(self, x: Tensor, h: Tensor, shift: Tensor) -> Tensor:
+        """(b, *v, *u) -> (b, *v, q, *u'): every attribute's maps convolved with each h_q."""
+        sv = self.attributes
+        y = attribute_conv(
+            x.reshape(-1, *x.shape[1 + sv :]),  # (b·v, *u)
+            h,
+            shift,
+            spatial=self.spatial,
+            stride=self.stride[sv:],
+            boundary=self.boundary,
+        )
+        return y.reshape(*x.shape[: 1 + sv], *y.shape[1:])
+
+    def _step_g(self, z: Tensor, g: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(b, *v, q, *u) -> (b, *v', k, *u): pointwise in space."""
+        pointwise = g.reshape(*g.shape, *[1] * self.spatial)
+        stride = (*self.stride[: self.attributes], *[1] * self.spatial)
+        return self._conv(z, pointwise, bias, stride=stride, channel_axis=True)
+
+    def composed_weight(self) -> Tensor:
+        """The filters w_{v_j}, (K, *kv, *ku), at the running statistics; only without an inner ELU.
+
+        Returns:
+            The sum over q of eq. (8), each term divided by its running deviation.
+
+        Raises:
+            ValueError: with an inner ELU, where the factors do not compose.
+        """
+        if self.inner_elu:
+            raise ValueError(f"{self.label}: with an inner ELU the filters h and g do not compose to w")
+        return self._compose(_scale_shift(self.inner_norm, *_running(self.inner_norm))[0])
+
+    @torch.no_grad()
+    def fold(self, sizes: Sequence[int]) -> "FoldedConv | FoldedPlusConv":
+        """The equivalent inference layer: w and a bias, or with an inner ELU the scaled h and g and their biases.
+
+        Args:
+            sizes: lengths of the convolved attribute axes, on which the bias depends under zeros.
+
+        Returns:
+            A layer with equal outputs in eval mode.
+        """
+        dtype = self.h.dtype
+        norm, inner = _in_double(self.norm), _in_double(self.inner_norm)
+        outer_scale, outer_shift = _scale_shift(norm, *_running(norm))
+        scale, shift = _scale_shift(inner, *_running(inner))
+        h, g = _rows(self.h.double(), scale), _rows(self.g.double(), outer_scale)
+        if self.inner_elu:
+            return FoldedPlusConv(self, h.to(dtype), shift.to(dtype), g.to(dtype), outer_shift.to(dtype))
+        weight = torch.tensordot(g.movedim(1, -1), h, dims=1)  # (k, *kv, *ku)
+        empty = g.new_empty(1, *sizes)
+        bias = _edge_bias(g, shift, empty, self.stride, self.boundary) + outer_shift  # (*v', k)
+        if self.boundary == "circular":  # constant along v'
+            bias = bias.reshape(-1, bias.shape[-1])[0]
+        return FoldedConv(self, weight.to(dtype), bias.to(dtype))
+
+
+class FoldedConv(_AttributeLayer):
+    """An inference layer ``ρ(x * w + bias)``, as `fold` makes it; its convolution holds the composed filters only.
+
+    Args:
+        source: the layer whose geometry it takes over.
+        weight: (K, *kv, *ku), or (K, c, *kv, *ku).
+        bias: (K,), or (*v', K) under zeros, where the constant of the inner normalization meets the border.
+    """
+
+    def __init__(self, source: _AttributeLayer, weight: Tensor, bias: Tensor) -> None:
+        super().__init__(**_geometry(source))
+        self.weight = nn.Parameter(weight.clone())
+        self.bias = nn.Parameter(bias.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute x_j from x_{j-1}."""
+        return F.elu(self._conv(self._enter(x, self.weight.dtype), self.weight, self.bias))
+
+
+class FoldedPlusConv(FactorizedConv):
+    """An inference layer of HCNN(+), ``ρ(Σ_q ρ(x * h_q + shift_q) * g_{k,q} + bias)``, as `fold` makes it.
+
+    Args:
+        source: the layer whose geometry it takes over.
+        h: (Q, *ku), the inner scale folded in.
+        shift: (Q,).
+        g: (K, Q, *kv), the outer scale folded in.
+        bias: (K,).
+    """
+
+    def __init__(self, source: FactorizedConv, h: Tensor, shift: Tensor, g: Tensor, bias: Tensor) -> None:
+        _AttributeLayer.__init__(self, **_geometry(source))
+        self.inner_elu = True
+        self.h = nn.Parameter(h.clone())
+        self.shift = nn.Parameter(shift.clone())
+        self.g = nn.Parameter(g.clone())
+        self.bias = nn.Parameter(bias.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute x_j from x_{j-1}."""
+        z = F.elu(self._step_h(self._enter(x, self.h.dtype), self.h, self.shift))
+        return F.elu(self._step_g(z, self.g, self.bias))
+
+
+def _geometry(source: _AttributeLayer) -> dict:
+    names = ("attribute_support", "spatial_support", "stride", "boundary", "averaged", "channels", "label")
+    return {name: getattr(source, name) for name in names}
+
+
+def _in_double(norm: nn.BatchNorm1d) -> nn.BatchNorm1d:
+    """A float64 copy, so that folding rounds once."""
+    twin = nn.BatchNorm1d(norm.num_features, eps=norm.eps, affine=norm.affine, device=_running(norm)[0].device)
+    twin.load_state_dict(norm.state_dict())
+    twin = twin.double()
+    twin.load_state_dict(norm.state_dict())
+    return twin
+
+
+def _rows(tensor: Tensor, factor: Tensor) -> Tensor:
+    """Multiply each entry of the first axis by its own factor."""
+    return tensor * factor.reshape(-1, *[1] * (tensor.ndim - 1))
+
+
+def _edge_bias(g: Tensor, shift: Tensor, x: Tensor, stride: Sequence[int], boundary: Boundary) -> Tensor:
+    """What the constants ``shift_q`` become behind g: ``Σ_q shift_q Σ_{taps inside} g(k, q, t)``, (*v', k)."""
+    bias = torch.tensordot(shift, g, dims=([0], [1]))  # (k, *kv)
+    for axis, s in zip(range(g.ndim - 2), stride, strict=False):
+        taps = placement(x.shape[1 + axis], g.shape[2 + axis], s, boundary, device=g.device, dtype=g.dtype)
+        bias = torch.tensordot(bias, taps.sum(1), dims=([1], [1]))  # contracts the leading tap axis, appends v'
+    return bias.movedim(0, -1)
+
+
+@torch.no_grad()
+def _update_running(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Move the running statistics as `torch.nn.BatchNorm1d` does: unbiased variance, momentum or plain average."""
+    running_mean, running_var = _running(norm)
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.add_(1)
+    if norm.momentum is None:
+        step = 1.0 / norm.num_batches_tracked.to(mean.dtype)
+    else:
+        step = torch.full_like(mean, norm.momentum)
+    unbiased = variance * (count / max(count - 1, 1))
+    running_mean.copy_(torch.lerp(running_mean.to(mean.dtype), mean, step))
+    running_var.copy_(torch.lerp(running_var.to(mean.dtype), unbiased, step))
