@@ -1,16 +1,18 @@
 """Files that survive: atomic writes, weights, checkpoints, the lock and the log of a run folder.
 
-Everything is safetensors or JSON; no pickle is ever opened. A checkpoint is two files in ``RUN/checkpoints``::
+Everything is safetensors or JSON; no pickle is ever opened. A checkpoint is two files in a run's
+``checkpoints`` folder::
 
     step-000001234-0a1b2c3d4e5f6071.safetensors   the tensors; named after their SHA-256
     step-000001234.json                           the manifest, written last: it makes the checkpoint exist
 
-Each is written under a temporary name, synced, renamed, and the folder synced, before the next; only then do older
-checkpoints go, manifest before tensors. So whenever the process dies, every manifest on disk describes a file that is
-there whole. Saving a step again writes tensors of another name, so that the manifest's rename switches at once.
+Each is written under a temporary name, synced, renamed, and the folder synced, before the next; only then do
+older checkpoints go, manifest before tensors. So whenever the process dies, every manifest on disk describes
+a file that is there whole. Saving a step again writes tensors of another name, so that the rename of the
+manifest switches at once from the old ones to the new.
 
-One process writes: rank 0 of a distributed group, holding the folder's `RunLock`. That is why a save may
-take every temporary file it finds for the leftover of a dead writer and remove it.
+One process writes: rank 0 of a distributed group, holding the folder's `RunLock`. That is why a save may take
+every temporary file it finds for the leftover of a dead writer and remove it.
 """
 
 import contextlib
@@ -50,7 +52,7 @@ _TEMPORARY = re.compile(r"\.step-.*\.tmp-\d+")
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A complete, verified checkpoint: its step, tensors (on the CPU), state, and the path of its manifest."""
+    """A complete, verified checkpoint: step, tensors (on the CPU), state, and the path of its manifest."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -73,11 +75,11 @@ class RunFolderBusy(RuntimeError):
     """Another process holds the `RunLock` of this run folder."""
 
 
-# ---------------------------------------------------------------------------------------------- atomic files
+# -------------------------------------------------------------------- atomic files
 
 
 def write_atomically(path: StrPath, data: bytes) -> None:
-    """Replace a file so that at every moment it holds either the old bytes or the new ones, power cuts included.
+    """Replace a file so that it always holds either the old bytes or the new, power cuts included.
 
     The permissions are those the umask gives to any new file. Not for two threads writing one path at once.
 
@@ -88,11 +90,12 @@ def write_atomically(path: StrPath, data: bytes) -> None:
     Raises:
         OSError: with the errno of the failure, naming the path and the size; the previous file is intact
             and the temporary one, ``.NAME.tmp-PID``, is removed.
+
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        # In a container a dead writer may well have had our process id: clear its leftover, then insist on a new file.
+        # In a container a dead writer may well have had our process id: clear its leftover first.
         temporary.unlink(missing_ok=True)
         descriptor = os.open(
             temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
@@ -113,7 +116,7 @@ def write_atomically(path: StrPath, data: bytes) -> None:
 
 
 def write_json(path: StrPath, obj: object) -> None:
-    """Write strict JSON atomically: UTF-8, indented by 2, keys in the order given, a newline at the end.
+    """Write strict JSON atomically: ASCII, indented by 2, keys in the order given, a newline at the end.
 
     Args:
         path: the file to write; its folder must exist.
@@ -122,21 +125,23 @@ def write_json(path: StrPath, obj: object) -> None:
     Raises:
         ValueError: where ``obj`` has something JSON does not (NaN and infinities among them).
         OSError: as `write_atomically` does.
+
     """
     write_atomically(path, (_strict_json(path, obj, indent=2) + "\n").encode())
 
 
 def ensure_writable(folder: StrPath) -> Path:
-    """Create an output folder, with its parents, and prove before hours of work that files can be written there.
+    """Create an output folder, and prove before hours of work that files can be written into it.
 
     Args:
-        folder: the folder that a run will write into.
+        folder: the folder that a run will write into; its parents are created too.
 
     Returns:
         The folder.
 
     Raises:
         OSError: naming the folder and the reason (no folder, read-only, full, forbidden …).
+
     """
     folder = Path(folder)
     probe = folder / ".write-probe"
@@ -175,7 +180,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _named(error: OSError, doing: str, path: Path) -> OSError:
-    """The same OSError (class and errno), saying what was being done to which path."""
+    """Make the same OSError (class and errno) say what was being done to which path."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     return OSError(error.errno or errno.EIO, f"{reason} {doing}", str(path))
 
@@ -187,13 +192,13 @@ def _strict_json(path: StrPath, obj: object, **options: Any) -> str:
         raise ValueError(f"{path}: expected what strict JSON can hold; {error}") from error
 
 
-# --------------------------------------------------------------------------------------------------- weights
+# ------------------------------------------------------------------------- weights
 
 
 def save_weights(path: StrPath, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Write tensors as a safetensors file, atomically; equal content gives equal bytes.
 
-    Values, shapes and dtypes are kept bit for bit; strides and shared storage are not (every tensor is copied).
+    Values, shapes and dtypes are kept bit for bit; strides and shared storage are not.
 
     Args:
         path: the file to write; its folder must exist.
@@ -206,6 +211,7 @@ def save_weights(path: StrPath, tensors: Mapping[str, Tensor], metadata: Mapping
     Raises:
         ValueError: for a tensor that safetensors cannot hold, by name, or metadata that is not text.
         OSError: as `write_atomically` does.
+
     """
     data = _safetensors_bytes(tensors, metadata, path)
     write_atomically(path, data)
@@ -222,8 +228,10 @@ def load_weights(path: StrPath) -> tuple[dict[str, Tensor], dict[str, str]]:
         The tensors by name, on the CPU, and the metadata of the header.
 
     Raises:
-        ValueError: naming the file and what it is instead: a pickle, a torch.save archive, a damaged safetensors file.
+        ValueError: naming the file and what it is instead: a pickle, a torch.save archive, a damaged
+            safetensors file …
         OSError: where it cannot be read.
+
     """
     data = Path(path).read_bytes()
     try:
@@ -250,6 +258,7 @@ def match_state(
     ValueError: a.safetensors does not fit:
       1 extra: v (1,)
       1 of another shape: w expected (2, 3), got (3,)
+
     """
     wanted = {
         name: tuple(like.shape if isinstance(like, Tensor) else like) for name, like in expected.items()
@@ -293,7 +302,7 @@ def _safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str
         ) from error
     if not metadata:
         return data
-    # safetensors writes metadata in an order that changes from process to process, and with it the hash: do it here.
+    # safetensors writes metadata in an order that changes from process to process; the hash must not.
     size = int.from_bytes(data[:8], "little")
     header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(data[8 : 8 + size])}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
@@ -312,7 +321,7 @@ def _parse_safetensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _looks_like(data: bytes) -> str:
-    """What a file is that is no whole safetensors file; asked only after parsing failed.
+    """Say what a file is that is no whole safetensors file; asked only after parsing failed.
 
     A sound safetensors file may well begin with the two bytes of a pickle: they are the length of its header.
     """
@@ -340,14 +349,15 @@ def _is_pickle(data: bytes) -> bool:
         return False
 
 
-# ------------------------------------------------------------------------------------- state as tensors + JSON
+# --------------------------------------------------------- state as tensors + JSON
 
 
 def flatten_state(obj: object) -> tuple[dict[str, Tensor], Any]:
     """Split nested state, such as ``optimizer.state_dict()``, into tensors and a tree of strict JSON.
 
-    JSON has no tuples, no integer keys, no infinities: ``$tuple``, ``$dict`` and ``$float`` stand for them. Tensors
-    are named by their path, and not copied. An ``OrderedDict`` comes back as a dict, shared tensors as two.
+    JSON has no tuples, no integer keys, no infinities: ``$tuple``, ``$dict`` and ``$float`` stand for them.
+    Tensors are named by their path, and not copied. An ``OrderedDict`` comes back as a dict, a tensor that
+    stands in two places as two of equal content.
 
     Args:
         obj: dicts (keys: str, int), lists, tuples, str, int, float, bool, None, tensors, nested at will.
@@ -356,14 +366,15 @@ def flatten_state(obj: object) -> tuple[dict[str, Tensor], Any]:
         The tensors by name, and the tree that refers to them.
 
     Raises:
-        ValueError: for any other type, with its path. NumPy scalars, enums and named tuples are other types: they would
-            not come back as they were.
+        ValueError: for any other type, with its path. NumPy scalars, enums and named tuples are other types:
+            they would not come back as they were.
 
     >>> tensors, tree = flatten_state({"betas": (0.9, 0.95), "state": {0: {"mean": torch.zeros(2)}}})
     >>> list(tensors), tree["state"]
     (['state/0/mean'], {'$dict': [[0, {'mean': {'$tensor': 'state/0/mean'}}]]})
     >>> unflatten_state(tensors, tree)
     {'betas': (0.9, 0.95), 'state': {0: {'mean': tensor([0., 0.])}}}
+
     """
     tensors: dict[str, Tensor] = {}
 
@@ -378,12 +389,10 @@ def flatten_state(obj: object) -> tuple[dict[str, Tensor], Any]:
                 name += "'"
             tensors[name] = node
             return {"$tensor": name}
-        if type(node) in (list, tuple):
-            assert isinstance(node, list | tuple)
+        if isinstance(node, list | tuple) and type(node) in (list, tuple):
             items = [encode(item, _below(path, index)) for index, item in enumerate(node)]
             return items if type(node) is list else {"$tuple": items}
-        if type(node) in (dict, OrderedDict):
-            assert isinstance(node, dict)
+        if isinstance(node, dict) and type(node) in (dict, OrderedDict):
             for key in node:
                 if type(key) not in (str, int):
                     raise ValueError(f"state at {path or '/'}: expected keys of str or int, got {key!r}")
@@ -410,6 +419,7 @@ def unflatten_state(tensors: Mapping[str, Tensor], tree: Any) -> Any:
 
     Raises:
         ValueError: where the tree refers to a tensor that is not there, or has an unknown ``$`` tag.
+
     """
     if isinstance(tree, list):
         return [unflatten_state(tensors, item) for item in tree]
@@ -435,7 +445,7 @@ def _below(path: str, key: object) -> str:
     return f"{path}/{key}" if path else str(key)
 
 
-# ----------------------------------------------------------------------------------------------- checkpoints
+# --------------------------------------------------------------------- checkpoints
 
 
 def save_checkpoint(
@@ -443,8 +453,8 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint durably, then remove what is not among the newest ``keep`` valid ones.
 
-    To be called by rank 0 only, holding the folder's `RunLock`. Those kept are read again and verified, so that a
-    damaged file never counts as the spare; damaged checkpoints go with the old ones.
+    To be called by rank 0 only, holding the folder's `RunLock`. The older ones kept are read again and
+    verified, so that a damaged file never counts as the spare; damaged checkpoints go with the old ones.
 
     Args:
         folder: the run folder; the files go into its ``checkpoints``.
@@ -457,9 +467,10 @@ def save_checkpoint(
         The path of the manifest.
 
     Raises:
-        ValueError: for a step or ``keep`` out of range, a state that JSON changes, a tensor safetensors cannot
-            hold, or a valid checkpoint of a later step, which a later resume would prefer to this one.
+        ValueError: for a step or ``keep`` out of range, a state that JSON changes, a tensor that
+            safetensors cannot hold, or a valid checkpoint of a later step, which a resume would prefer.
         OSError: as `write_atomically` does; the previous checkpoints are intact.
+
     """
     if type(step) is not int or step < 0 or keep < 1:
         raise ValueError(f"{folder}: expected step ≥ 0 and keep ≥ 1, got step={step!r} and keep={keep!r}")
@@ -508,6 +519,7 @@ def load_newest(folder: StrPath) -> tuple[Checkpoint | None, list[Rejected]]:
     Returns:
         The checkpoint, None where there is no valid one; and what is newer but truncated, altered, incomplete
         or unreadable, newest first.
+
     """
     home = Path(folder) / "checkpoints"
     manifests = _files(home, _MANIFEST)
@@ -533,14 +545,14 @@ def _tensors_name(step: int, sha256: str) -> str:
 
 
 def _sealed(body: Mapping[str, Any]) -> bytes:
-    """The bytes of a manifest, with a SHA-256 over its own content."""
+    """Write out a manifest, with a SHA-256 over its own content."""
     content = json.dumps(body, allow_nan=False, sort_keys=True, separators=(",", ":")).encode()
     sealed = {**body, "sha256": hashlib.sha256(content).hexdigest()}
     return (json.dumps(sealed, allow_nan=False, indent=1) + "\n").encode()
 
 
 def _verified(path: Path) -> tuple[dict[str, Any], bytes]:
-    """The content of a manifest and the bytes of its tensors; ValueError where either is not as it was written."""
+    """Read a manifest and the bytes of its tensors; ValueError where either is not as it was written."""
     raw = path.read_bytes()
     try:
         body = json.loads(raw)
@@ -571,7 +583,7 @@ def _verified(path: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def _files(home: Path, pattern: re.Pattern[str]) -> list[tuple[int, Path]]:
-    """The files of a name pattern with their steps, newest first."""
+    """List the files of a name pattern with their steps, newest first."""
     if not home.is_dir():
         return []
     matches = [(pattern.fullmatch(path.name), path) for path in home.iterdir()]
@@ -620,15 +632,15 @@ def _remove(paths: Iterable[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
-# -------------------------------------------------------------------------------------- the lock of a run folder
+# -------------------------------------------------------- the lock of a run folder
 
 
 class RunLock:
     """Holds a run folder for one process, as a context manager; a second run in the folder is refused.
 
-    The lock is the kernel's, on ``folder/.lock``, so a holder that is killed frees it; the file stays, empty. It is
-    never inherited: not across exec, and forked children (data loader workers) close it, so one that outlives
-    its killed parent does not keep the folder busy. On Windows `msvcrt` locks it.
+    The lock is the kernel's, on ``folder/.lock``, so a holder that is killed frees it; the file stays.
+    It is never inherited: not across exec, and forked children (data loader workers) close it, so that one
+    which outlives its killed parent does not keep the folder busy. On Windows ``msvcrt`` locks it.
 
     Args:
         folder: the run folder; it must exist.
@@ -636,6 +648,7 @@ class RunLock:
     Raises:
         RunFolderBusy: on entry, naming the folder, and the process and host that hold it.
         OSError: on entry, where the file cannot be created or the file system has no locks.
+
     """
 
     _held: "set[RunLock]" = set()  # noqa: RUF012 - what the fork hook has to close, for the whole process
@@ -658,8 +671,9 @@ class RunLock:
             os.close(descriptor)
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise _named(error, "while locking", path) from error
+            holder = holder or "a process that did not say which"
             raise RunFolderBusy(
-                f"{self.folder}: another run holds this folder: {holder or 'a process that did not say which'}; "
+                f"{self.folder}: another run holds this folder: {holder}; "
                 "wait for it, stop it, or use another folder"
             ) from None
         self._descriptor = descriptor
@@ -700,11 +714,11 @@ def _lock(descriptor: int) -> None:
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         os.lseek(descriptor, 0, os.SEEK_SET)
     else:
-        # flock, not lockf: a lockf lock vanishes as soon as any part of the process opens and closes the file.
+        # flock, not lockf: a lockf lock vanishes once any part of the process opens and closes the file.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-# --------------------------------------------------------------------------------------------- the log of a run
+# ---------------------------------------------------------------- the log of a run
 
 
 def append_line(path: StrPath, obj: object) -> int:
@@ -720,6 +734,7 @@ def append_line(path: StrPath, obj: object) -> int:
     Raises:
         ValueError: where ``obj`` has something JSON does not.
         OSError: naming the path and the size of the line; what was written of it is cut off again.
+
     """
     line = (_strict_json(path, obj) + "\n").encode()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
@@ -747,6 +762,7 @@ def sync_log(path: StrPath) -> int:
 
     Raises:
         OSError: naming the path, where it cannot be synced.
+
     """
     path = Path(path)
     if not path.exists():
@@ -764,16 +780,17 @@ def sync_log(path: StrPath) -> int:
 
 
 def truncate_log(path: StrPath, size: int) -> None:
-    """Cut a log back, durably, to the size that the checkpoint recorded, so that a resumed run repeats no line.
+    """Cut a log back, durably, to the size the checkpoint recorded, so that a resumed run repeats no line.
 
     Args:
         path: the JSONL file; it may be missing where ``size`` is 0.
         size: the recorded size in bytes.
 
     Raises:
-        ValueError: naming the file and both sizes, where the log is shorter, or is not the one that was recorded
-            (no line ends at ``size``).
+        ValueError: naming the file and both sizes, where the log is shorter; and where no line ends at
+            ``size``, so that it is not the log that was recorded.
         OSError: where it cannot be written.
+
     """
     path = Path(path)
     found = path.stat().st_size if path.exists() else 0

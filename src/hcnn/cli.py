@@ -1,0 +1,406 @@
+"""The command `hcnn`: the only module that prints."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from hcnn import datasets, training
+from hcnn.networks import HierarchicalCNNConfig, MultiscaleConfig, build, count_parameters, list_models, model_config
+from hcnn.recipes import RECIPES, Recipe, get_recipe
+from hcnn.summary import summarize
+
+_DEFAULT_MODELS = {"digits": "hcnn_digits", "cifar10": "hcnn_small_cifar10", "cifar100": "hcnn_cifar100"}
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a network and leave a run folder.
+
+    Example: hcnn train digits --output runs/digits --epochs 5
+
+    Every field of the network and of the recipe is an option; their defaults come from --model and --recipe.
+    """
+
+    data: tyro.conf.Positional[str] = "digits"
+    """digits, cifar10, cifar100, a folder with a subfolder of images per class, or an .npz file."""
+    model: str = "hcnn_digits"
+    """A named network; see `hcnn models`."""
+    recipe: str = "digits"
+    """A named recipe: digits or fast."""
+    output: Path | None = None
+    """The run folder; runs/DATA-MODEL-SEED if not given."""
+    seed: int = 0
+    """Of initialization, order and augmentation."""
+    device: str = "cpu"
+    """A torch device."""
+    data_dir: Path | None = None
+    """Where data sets lie."""
+    network: tyro.conf.OmitArgPrefixes[HierarchicalCNNConfig | MultiscaleConfig] = field(
+        default_factory=HierarchicalCNNConfig
+    )
+    training: tyro.conf.OmitArgPrefixes[Recipe] = field(default_factory=Recipe)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train an HCNN on the handwritten digits of scikit-learn; what `make demo` runs.
+
+    Example: hcnn demo --epochs 4
+    """
+
+    output: Path | None = None
+    """The run folder; runs/demo, or the next free runs/demo-N, if not given."""
+    epochs: int = RECIPES["digits"].epochs
+    """Passes over the 1,437 training images."""
+    seed: int = 0
+    """Of initialization, order and augmentation."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a trained network on the test set of its data.
+
+    Example: hcnn evaluate runs/demo
+    """
+
+    run: tyro.conf.Positional[Path]
+    """A run folder."""
+    data: str | None = None
+    """Other data with the same classes; the run's own by default."""
+    data_dir: Path | None = None
+    """Where data sets lie."""
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Classify image files: class names with probabilities.
+
+    Example: hcnn predict runs/demo runs/demo/sample.png
+    """
+
+    run: tyro.conf.Positional[Path]
+    """A run folder."""
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    """Image files (PNG, JPEG, WebP) or .npy arrays (c, *u)."""
+    top: int = 3
+    """How many classes to show."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Show a network layer by layer: axes, supports, strides, weights, multiply-adds.
+
+    Example: hcnn summary hcnn_cifar10
+    """
+
+    model: tyro.conf.Positional[str]
+    """A named network; see `hcnn models`."""
+    image_size: int | None = None
+    """Side of the image; 8 for hcnn_digits, 32 otherwise."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """List the named networks with their weights.
+
+    Example: hcnn models
+    """
+
+
+def _train(command: Train, console: Console) -> None:
+    splits = datasets.load(command.data, data_dir=command.data_dir)
+    train = splits.train
+    channels, classes = train.images.shape[1], len(train.classes)
+    network = replace(command.network, channels=channels, classes=classes)
+    name = Path(command.data).stem or "data"
+    folder = command.output or Path("runs") / f"{name}-{command.model}-{command.seed}"
+    _run_training(folder, network, command.training, splits, command.data, command.seed, command.device, console)
+
+
+def _run_training(
+    folder: Path,
+    network: HierarchicalCNNConfig | MultiscaleConfig,
+    recipe: Recipe,
+    splits: datasets.Splits,
+    data_name: str,
+    seed: int,
+    device: str,
+    console: Console,
+) -> dict[str, Any]:
+    train, test = splits.train, splits.test
+    mean, std = train.channel_statistics()
+    preprocessing = training.Preprocessing(
+        tuple(float(m) for m in mean), tuple(float(s) for s in std), tuple(train.images.shape[2:]), train.classes
+    )
+    with Progress(
+        TextColumn("epoch {task.fields[epoch]}"),
+        BarColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:6.2%}"),
+        TextColumn("{task.fields[speed]:,.0f} images/s"),
+        TimeRemainingColumn(),
+        console=console,
+    ) as bar:
+        task = bar.add_task(
+            "", total=None, epoch=f"0/{recipe.epochs}", loss=float("nan"), accuracy=0.0, speed=0.0, start=True
+        )
+
+        def show(progress: training.Progress) -> None:
+            bar.update(
+                task,
+                total=progress.steps,
+                completed=progress.step,
+                epoch=f"{progress.epoch}/{progress.epochs}",
+                loss=progress.loss,
+                accuracy=progress.accuracy,
+                speed=progress.images_per_second,
+            )
+            every = max(1, recipe.epochs // 5)
+            if progress.epoch_done and not console.is_terminal and progress.epoch % every == 0:
+                console.print(
+                    f"epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.3f}  accuracy "
+                    f"{progress.accuracy:.2%}  {progress.images_per_second:,.0f} images/s  "
+                    f"{progress.seconds_left:.0f} s left"
+                )
+
+        result = training.train_run(
+            folder,
+            network,
+            recipe,
+            data_name=data_name,
+            train=(train.images, train.labels),
+            test=None if test is None else (test.images, test.labels),
+            preprocessing=preprocessing,
+            seed=seed,
+            device=device,
+            on_step=show,
+        )
+    table = Table(title=f"{type(build(network)).__name__} on {data_name}", show_header=False)
+    counts = result["parameters"]
+    table.add_row("weights, trained / composed", f"{counts['trained']:,} / {counts['composed']:,}")
+    table.add_row("normalization, logit scale", f"{counts['normalization']:,}, {counts['logit_scale']}")
+    table.add_row("training", f"{result['train_images']:,} images, {result['train_seconds']:.1f} s")
+    if "test_accuracy" in result:
+        table.add_row("test accuracy", f"{result['test_accuracy']:.2%} of {result['test_images']:,} images")
+    console.print(table)
+    written = [folder / n for n in (training.CONFIG, training.METRICS, training.WEIGHTS, training.RESULT)]
+    written += _pictures(folder, splits, result.get("test_accuracy"), console)
+    for path in written:
+        console.print(f"wrote {path}", soft_wrap=True, highlight=False)
+    return result
+
+
+def _pictures(
+    folder: Path, splits: datasets.Splits, test_accuracy: float | None, console: Console
+) -> list[Path]:
+    """Learning curves, and translations where the images can be drawn; nothing without matplotlib."""
+    try:
+        from hcnn import pictures
+
+        curves, translations = folder / "curves.png", folder / "translations.png"
+        pictures.learning_curves(folder / training.METRICS, curves, test_accuracy=test_accuracy)
+        shown = splits.test or splits.train
+        if shown.images.ndim != 4 or shown.images.shape[1] not in (1, 3):
+            return [curves]
+        run = training.load_run(folder)
+        standardized = run.preprocessing.standardize(shown.images)
+        pictures.translation_picture(
+            run.model, standardized, shown.images, shown.labels, shown.classes, translations
+        )
+    except ImportError as error:
+        console.print(f"no pictures: {error}")
+        return []
+    return [curves, translations]
+
+
+def _free_folder(base: Path) -> Path:
+    candidates = [base, *(base.with_name(f"{base.name}-{n}") for n in range(2, 10_000))]
+    return next(path for path in candidates if not path.exists())
+
+
+def _demo(command: Demo, console: Console) -> None:
+    from PIL import Image
+
+    splits = datasets.load("digits")
+    console.print(
+        f"Training an HCNN on {len(splits.train.labels):,} handwritten digits of 8x8 pixels; "
+        f"{len(splits.test.labels) if splits.test else 0} more are the test set."
+    )
+    recipe = get_recipe("digits", epochs=command.epochs)
+    folder = command.output or _free_folder(Path("runs/demo"))
+    network = model_config("hcnn_digits")
+    _run_training(folder, network, recipe, splits, "digits", command.seed, "cpu", console)
+    assert splits.test is not None
+    sample = folder / "sample.png"
+    Image.fromarray(splits.test.images[0, 0].numpy()).save(sample)
+    console.print(f"wrote {sample} (a {splits.test.classes[int(splits.test.labels[0])]} from the test set)")
+    console.print(f"try: hcnn predict {folder} {sample}", soft_wrap=True, highlight=False)
+
+
+def _evaluate(command: Evaluate, console: Console) -> None:
+    run = training.load_run(command.run)
+    name = command.data or run.config["data"]
+    splits = datasets.load(name, data_dir=command.data_dir)
+    if splits.test is None:
+        raise ValueError(f"{name}: it has no test set to evaluate on")
+    if splits.test.classes != run.preprocessing.classes:
+        raise ValueError(f"{name}: its classes differ from the run's: {run.preprocessing.classes}")
+    images = run.preprocessing.standardize(splits.test.images)
+    value = training.accuracy(run.model, images, splits.test.labels)
+    console.print(f"{name}, test: {value:.2%} of {len(images):,} images")
+
+
+def _predict(command: Predict, console: Console) -> None:
+    if not command.images:
+        raise ValueError("predict: expected at least one image file")
+    if command.top < 1:
+        raise ValueError(f"--top: expected a positive number; got {command.top}")
+    run = training.load_run(command.run)
+    inputs = [_read_input(path, run) for path in command.images]  # all are read before anything is printed
+    probabilities = training.predict_logits(run.model, torch.cat(inputs)).softmax(1)
+    for path, row in zip(command.images, probabilities, strict=True):
+        best = row.topk(min(command.top, len(row)))
+        shown = "  ".join(
+            f"{run.preprocessing.classes[int(i)]} {float(p):.1%}" for p, i in zip(best.values, best.indices, strict=True)
+        )
+        console.print(f"{path}: {shown}", soft_wrap=True, highlight=False)
+
+
+def _read_input(path: Path, run: training.Run) -> torch.Tensor:
+    """A standardized input (1, c, *u) from an image file, or from a float or uint8 .npy array (c, *u)."""
+    import numpy as np
+
+    expected = (run.model.config.channels, *run.preprocessing.size)
+    if path.suffix != ".npy":
+        image = datasets.read_image(path, size=run.preprocessing.size[-1], channels=expected[0])
+        return run.preprocessing.standardize(image[None])
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path}: expected a .npy array of numbers; {error}") from error
+    if array.shape != expected:
+        raise ValueError(f"{path}: expected pixels of shape {expected} (channels, then space); got {array.shape}")
+    if array.dtype == np.uint8:
+        return run.preprocessing.standardize(torch.from_numpy(array)[None])
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"{path}: expected uint8, or floats between 0 and 1; got {array.dtype}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{path}: {int((~np.isfinite(array)).sum())} of {array.size} pixels are NaN or infinite")
+    return run.preprocessing.standardize(torch.from_numpy(array * 255)[None])
+
+
+def _summary(command: Summary, console: Console) -> None:
+    model = build(model_config(command.model))
+    side = command.image_size or (8 if command.model == "hcnn_digits" else 32)
+    if side < 1:
+        raise ValueError(f"--image-size: expected a positive number; got {side}")
+    rows = summarize(model, (side,) * model.config.spatial_axes)
+    table = Table(title=f"{command.model}, boundary {model.config.boundary}, images {model.config.channels}x{side}x{side}")
+    for column in ("j", "axes of x_j", "sizes", "support", "stride"):
+        table.add_column(column)
+    for column in ("trained", "composed", "norm.", "mult-adds"):
+        table.add_column(column, justify="right")
+
+    def times(values: tuple[int, ...]) -> str:
+        return "x".join(map(str, values)) or "-"
+
+    for row in rows:
+        table.add_row(
+            row.name, row.axes, times(row.sizes), times(row.support), times(row.stride), f"{row.trained:,}",
+            f"{row.composed:,}", f"{row.normalization:,}", f"{row.multiply_adds:,}",
+        )  # fmt: skip
+    table.add_section()
+    totals = (sum(getattr(row, f) for row in rows) for f in ("trained", "composed", "normalization", "multiply_adds"))
+    table.add_row("", "total", "", "", "", *(f"{total:,}" for total in totals))
+    console.print(table)
+    console.print("support and stride: attributes first, then space. norm.: normalization parameters (j = J: logit scale)")
+
+
+def _models(command: Models, console: Console) -> None:
+    table = Table()
+    for column in ("name", "K", "Q", "J", "classes"):
+        table.add_column(column)
+    for column in ("weights trained", "composed"):
+        table.add_column(column, justify="right")
+    for name in list_models():
+        config = model_config(name)
+        counts = count_parameters(build(config))
+        rank = str(getattr(config, "rank", "-"))
+        table.add_row(
+            name, str(config.width), rank, str(config.depth), str(config.classes), f"{counts.trained:,}",
+            f"{counts.composed:,}",
+        )  # fmt: skip
+    console.print(table)
+
+
+_ACTIONS: dict[type, Callable[[Any, Console], None]] = {
+    Train: _train, Demo: _demo, Evaluate: _evaluate, Predict: _predict, Summary: _summary, Models: _models,
+}  # fmt: skip
+
+
+def _option(arguments: Sequence[str], name: str) -> str | None:
+    """The value of --name in either spelling, read ahead of the parser since other defaults depend on it."""
+    for index, argument in enumerate(arguments):
+        if argument == f"--{name}" and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if argument.startswith(f"--{name}="):
+            return argument.split("=", 1)[1]
+    return None
+
+
+def _train_defaults(arguments: Sequence[str]) -> Train:
+    data = next((name for name in _DEFAULT_MODELS if name in arguments), None)
+    model = _option(arguments, "model") or _DEFAULT_MODELS.get(data or "digits", "hcnn_small_cifar10")
+    recipe = _option(arguments, "recipe") or ("digits" if model == "hcnn_digits" else "fast")
+    return Train(model=model, recipe=recipe, network=model_config(model), training=get_recipe(recipe))
+
+
+def _parse(arguments: Sequence[str]) -> Any:
+    default = _train_defaults(arguments) if arguments and arguments[0] == "train" else Train()
+    return tyro.cli(
+        Annotated[Train, tyro.conf.subcommand("train", default=default)]
+        | Annotated[Demo, tyro.conf.subcommand("demo")]
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Predict, tyro.conf.subcommand("predict")]
+        | Annotated[Summary, tyro.conf.subcommand("summary")]
+        | Annotated[Models, tyro.conf.subcommand("models")],  # pyright: ignore[reportArgumentType]
+        prog="hcnn",
+        description="Hierarchical Attribute CNNs: train, evaluate, predict, look inside.",
+        args=arguments,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: instead of those of the process.
+
+    Returns:
+        The exit code: 0, 2 for bad input, 130 after an interrupt.
+    """
+    errors = Console(stderr=True)
+    try:
+        command = _parse(list(sys.argv[1:] if arguments is None else arguments))
+        _ACTIONS[type(command)](command, Console())
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        if type(error) is RuntimeError:  # not one of ours: keep the traceback
+            raise
+        errors.print(f"hcnn: {error}", style="red", soft_wrap=True, highlight=False, markup=False)
+        return 2
+    except KeyboardInterrupt:
+        errors.print("hcnn: interrupted")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""What a network is made of, layer by layer: sizes, supports, weights, multiply-adds."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hcnn.layers import AttributeConv, FactorizedConv
+from hcnn.networks import AttributeNetwork
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer of a network.
+
+    Attributes:
+        name: "1" … "J".
+        axes: of its output, for example "v1, v2, v3, u1, u2".
+        sizes: of those axes.
+        support: of the filter, along the convolved attributes, then space; () for the readout.
+        stride: as support.
+        trained: convolution (or linear) weights while training.
+        composed: of the composed filters.
+        normalization: normalization parameters, or the logit scale.
+        multiply_adds: of one image, in the dense form (with an inner ELU: of both steps).
+    """
+
+    name: str
+    axes: str
+    sizes: tuple[int, ...]
+    support: tuple[int, ...]
+    stride: tuple[int, ...]
+    trained: int
+    composed: int
+    normalization: int
+    multiply_adds: int
+
+
+def summarize(model: AttributeNetwork, image_size: Sequence[int]) -> list[LayerRow]:
+    """The rows of a network's summary.
+
+    Args:
+        model: an unfolded network.
+        image_size: one size per spatial axis.
+
+    Returns:
+        One row per layer 1 … J.
+
+    Raises:
+        ValueError: if the number of spatial sizes is not the network's.
+
+    Example:
+        >>> from hcnn import create_model
+        >>> rows = summarize(create_model("hcnn_cifar10"), (32, 32))
+        >>> sum(row.composed for row in rows), round(sum(row.multiply_adds for row in rows) / 1e9, 2)
+        (97650, 1.93)
+    """
+    config = model.config
+    if len(image_size) != config.spatial_axes:
+        raise ValueError(f"expected {config.spatial_axes} spatial sizes; got {tuple(image_size)}")
+    extent, sizes = tuple(image_size), (config.channels,)
+    rows = []
+    for j, layer in enumerate(model.layers, start=1):
+        assert isinstance(layer, AttributeConv | FactorizedConv)
+        own = sum(p.numel() for p in layer.parameters(recurse=False))
+        extent = tuple(math.ceil(n / s) for n, s in zip(extent, layer.stride[layer.attributes :], strict=True))
+        inputs, outputs = math.prod(sizes[layer.averaged :]), math.prod(model.attribute_sizes[j - 1])
+        pixels, taps = math.prod(extent), math.prod(layer.spatial_support)
+        inner = isinstance(layer, FactorizedConv) and layer.inner_elu
+        if inner:
+            rank = layer.h.shape[0]
+            multiply_adds = pixels * inputs * rank * (taps + outputs)
+        else:
+            multiply_adds = pixels * inputs * outputs * taps
+        composed = own if inner else layer.composed_weight().numel()
+        norms = sum(p.numel() for p in layer.parameters()) - own
+        sizes = model.attribute_sizes[j - 1]
+        rows.append(
+            LayerRow(
+                str(j),
+                ", ".join(model.axes(j)[1:]),
+                (*sizes, *extent),
+                (*layer.attribute_support, *layer.spatial_support),
+                layer.stride,
+                own,
+                composed,
+                norms,
+                multiply_adds,
+            )
+        )
+    linear = sum(p.numel() for name, p in model.readout.named_parameters() if name.startswith("linear"))
+    scale = sum(p.numel() for p in model.readout.parameters()) - linear
+    final = str(len(model.layers) + 1)
+    rows.append(LayerRow(final, "classes", (config.classes,), (), (), linear, linear, scale, linear))
+    return rows
