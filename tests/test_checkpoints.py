@@ -82,7 +82,7 @@ def tensors_file(manifest: Path) -> Path:
 
 
 class Zygote:
-    """A process with torch and hcnn imported; it forks a child, a process of its own, for each piece of code."""
+    """A process with torch and hcnn imported, which forks a child for each piece of code."""
 
     LOOP = """
         import json, os, sys, traceback

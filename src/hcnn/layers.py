@@ -306,7 +306,8 @@ class FactorizedConv(_AttributeLayer):
 
     def _compose(self, scale: Tensor) -> Tensor:
         """``w(k, v, u) = Σ_q g(k, q, v) scale(q) h(q, u)``."""
-        return torch.tensordot(self.g.movedim(1, -1), _rows(self.h, scale), dims=1)  # (k, *kv, *ku)
+        with torch.autocast(scale.device.type, enabled=False):
+            return torch.tensordot(self.g.movedim(1, -1), _rows(self.h, scale), dims=1)  # (k, *kv, *ku)
 
     def _inner_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and shift of the inner normalization of x * h_q, and the update of its running statistics."""
@@ -445,11 +446,12 @@ def _rows(tensor: Tensor, factor: Tensor) -> Tensor:
 
 def _edge_bias(g: Tensor, shift: Tensor, x: Tensor, stride: Sequence[int], boundary: Boundary) -> Tensor:
     """What the constants ``shift_q`` become behind g: ``Σ_q shift_q Σ_{taps inside} g(k, q, t)``, (*v', k)."""
-    bias = torch.tensordot(shift, g, dims=([0], [1]))  # (k, *kv)
-    for axis, s in zip(range(g.ndim - 2), stride, strict=False):
-        taps = placement(x.shape[1 + axis], g.shape[2 + axis], s, boundary, device=g.device, dtype=g.dtype)
-        bias = torch.tensordot(bias, taps.sum(1), dims=([1], [1]))  # contracts the leading tap axis, appends v'
-    return bias.movedim(0, -1)
+    with torch.autocast(x.device.type, enabled=False):
+        bias = torch.tensordot(shift, g, dims=([0], [1]))  # (k, *kv)
+        for axis, s in zip(range(g.ndim - 2), stride, strict=False):
+            taps = placement(x.shape[1 + axis], g.shape[2 + axis], s, boundary, device=g.device, dtype=g.dtype)
+            bias = torch.tensordot(bias, taps.sum(1), dims=([1], [1]))  # contracts the leading taps, appends v'
+        return bias.movedim(0, -1)
 
 
 @torch.no_grad()

@@ -1,0 +1,286 @@
+"""Archives that nobody vouches for: fetched, verified by their hash, and read in memory.
+
+An archive goes through these doors, in this order, before a byte of it is taken for data:
+
+1. a download goes to a temporary name, is bounded in size, and gets its final name only if its MD5 is right;
+2. an archive on disk is hashed as a whole each time that it is read; a wrong one is refused by name, and left alone;
+3. its members must be plain files inside the one folder that the archive is known to have, each once and none
+   larger than its cap; what is not on the list of members is not kept.
+
+Nothing is ever extracted to disk and nothing is ever unpickled.
+"""
+
+import contextlib
+import gzip
+import hashlib
+import logging
+import os
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import numpy as np
+
+StrPath = str | os.PathLike[str]
+
+_UNLISTED_LIMIT = 1 << 20  # bytes; a readme beside the data
+_OVERHEAD = 16 << 20  # bytes; tar headers, padding and unlisted members
+_TIMEOUT = 30  # seconds without an answer
+
+
+@dataclass(frozen=True)
+class ArchiveSpec:
+    """What a tar.gz archive must be before it is read.
+
+    Args:
+        name: how people call the data.
+        url: where it is published; its last part is the file's name.
+        md5: MD5 of the whole file, in hexadecimal.
+        size: most bytes that a download may have.
+        folder: the one folder that all members lie in.
+        members: the members to read and the most bytes that each may have.
+
+    Example:
+        >>> spec = ArchiveSpec("toy", "https://example.org/toy.tar.gz", "0" * 32, 100, "toy", (("a.bin", 9),))
+        >>> spec.file
+        'toy.tar.gz'
+    """
+
+    name: str
+    url: str
+    md5: str
+    size: int
+    folder: str
+    members: tuple[tuple[str, int], ...]
+
+    @property
+    def file(self) -> str:
+        """Name of the archive file."""
+        return self.url.rsplit("/", 1)[-1]
+
+
+def cache_folder(data_dir: StrPath | None = None) -> Path:
+    """Folder that data is kept in: `data_dir`, else the environment variable HCNN_DATA, else ``~/.cache/hcnn``.
+
+    Args:
+        data_dir: the folder to use, if the caller names one.
+
+    Returns:
+        The folder, which need not exist yet.
+
+    Example:
+        >>> cache_folder("somewhere").name
+        'somewhere'
+    """
+    return Path(data_dir or os.environ.get("HCNN_DATA") or "~/.cache/hcnn").expanduser()
+
+
+def fetch(spec: ArchiveSpec, folder: StrPath, *, progress: Any = None) -> Path:
+    """Download an archive into `folder`, unless a file of its name is there.
+
+    A file that is there is returned as it is; `read_members` verifies it. A download that fails, is cut off, grows
+    past `spec.size` or has a wrong hash leaves nothing behind.
+
+    Args:
+        spec: the archive.
+        folder: where it goes; created if missing.
+        progress: an object with `total`, `update(n)`, `reset()` and `close()`, as tqdm has, told of the bytes read.
+
+    Returns:
+        Path of the archive.
+
+    Raises:
+        ConnectionError: if the site cannot be reached; says which file to put where.
+        ValueError: if what came is not the archive.
+        ImportError: if pooch is not installed.
+    """
+    path = Path(folder) / spec.file
+    if path.exists():
+        return path
+    by_hand = f"Put {spec.file} (MD5 {spec.md5}) or its folder {spec.folder} into {path.parent} and run again"
+    try:
+        import pooch
+        import requests
+    except ImportError as error:
+        raise ImportError(f"downloading {spec.name} needs pooch: pip install 'hcnn[data]'. {by_hand}") from error
+
+    def download(url: str, output: StrPath, _: object) -> None:
+        with open(output, "wb") as file:
+            limited = _Limited(file, spec.size, f"{url}: more than the {spec.size:,} bytes expected; nothing kept")
+            pooch.HTTPDownloader(progressbar=progress or False, timeout=_TIMEOUT)(url, limited, None)
+
+    try:
+        with _quiet(pooch.get_logger()):
+            pooch.retrieve(spec.url, f"md5:{spec.md5}", spec.file, path.parent, downloader=download)
+    except requests.RequestException as error:
+        raise ConnectionError(f"{spec.name}: could not download {spec.url} ({error}). {by_hand}") from error
+    except ValueError as error:
+        raise ValueError(f"{spec.name}: the download was refused and not kept. {error}. {by_hand}") from error
+    return path
+
+
+def read_members(path: StrPath, spec: ArchiveSpec) -> dict[str, bytes]:
+    """Verify an archive and read the members of `spec` into memory.
+
+    Args:
+        path: the archive.
+        spec: what it must be.
+
+    Returns:
+        The bytes of each member, by name.
+
+    Raises:
+        ValueError: if the hash is wrong, or the archive is cut off, or a member is a link or a device, lies
+            outside the folder, comes twice, is larger than its cap or is missing. The text names file and member.
+    """
+    limits, found = dict(spec.members), {}
+    total = sum(limits.values()) + _OVERHEAD
+    with open(path, "rb") as file:
+        actual = hashlib.file_digest(file, "md5").hexdigest()
+        if actual != spec.md5:
+            raise ValueError(
+                f"{path}: expected {spec.file} with MD5 {spec.md5}; got MD5 {actual} over {file.tell():,} bytes. "
+                "The file is truncated or altered: it was not read; remove it to download it again"
+            )
+        file.seek(0)
+        try:
+            with gzip.GzipFile(fileobj=file) as plain:
+                limited = _Limited(plain, total, f"{path}: unpacks to more than the {total:,} bytes expected")
+                # A stream, so that headers are judged one by one, before what follows them is read.
+                with tarfile.open(fileobj=limited, mode="r|") as archive:  # pyright: ignore[reportArgumentType]
+                    for member in archive:
+                        name = _judge(member, spec, path)
+                        if name in found:
+                            raise ValueError(f"{path}: member {member.name!r} comes twice; expected it once")
+                        if name in limits and (content := archive.extractfile(member)) is not None:
+                            found[name] = content.read()
+        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"{path}: expected a whole tar.gz archive; reading it failed: {error}") from error
+    if missing := [name for name in limits if name not in found]:
+        raise ValueError(f"{path}: expected members {', '.join(limits)} in {spec.folder}/; missing: {missing}")
+    return found
+
+
+def read_layout(spec: ArchiveSpec, data_dir: StrPath | None = None) -> tuple[Path, dict[str, bytes]]:
+    """Read the members of `spec` from an unpacked folder if there is one, else from the archive, fetched at need.
+
+    Unpacked folders are looked for in `data_dir` itself and under ``data_dir/{spec.folder}``, and used as they are.
+
+    Args:
+        spec: the archive.
+        data_dir: the folder of `cache_folder`.
+
+    Returns:
+        The folder or archive that was read, and the bytes of each member by name.
+
+    Raises:
+        ValueError: if the folder or the archive is not what `spec` says; the text names the file.
+        ConnectionError: if nothing is there and the site cannot be reached.
+        ImportError: if nothing is there and pooch is not installed.
+    """
+    root = cache_folder(data_dir)
+    for folder in (root, root / spec.folder):
+        missing = [name for name, _ in spec.members if not (folder / name).is_file()]
+        if not missing:
+            return folder, {name: _read_file(folder / name, limit) for name, limit in spec.members}
+        if folder != root and folder.is_dir():
+            raise ValueError(f"{folder}: expected the files of {spec.file}; missing: {', '.join(missing)}")
+    archive = fetch(spec, root)
+    return archive, read_members(archive, spec)
+
+
+def read_npz(path: StrPath) -> dict[str, np.ndarray]:
+    """Read every array of an .npz file, and never unpickle anything.
+
+    Args:
+        path: a file that `numpy.savez` or `numpy.savez_compressed` wrote.
+
+    Returns:
+        The arrays by name.
+
+    Raises:
+        ValueError: if the file is a pickle, holds object arrays (which are pickles), is cut off or is something
+            else.
+    """
+    # Judged before numpy sees it, because numpy's loader takes any other file for a pickle.
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: expected an .npz file of arrays; it is truncated or something else (a pickle?)")
+    arrays, name = {}, "?"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for name in file.files:
+                arrays[name] = file[name]
+                if not isinstance(arrays[name], np.ndarray):  # numpy hands out other files as bytes
+                    raise ValueError("it is not in the .npy format")
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: expected plain arrays, no pickles; array {name!r} was refused: {error}") from error
+    return arrays
+
+
+# ------------------------------------------------------------------------------------------------------ details
+
+
+class _Limited:
+    """Passes reads and writes on, and raises once more than `limit` bytes went through."""
+
+    def __init__(self, file: IO[bytes] | gzip.GzipFile, limit: int, complaint: str):
+        self.file, self.left, self.complaint = file, limit, complaint
+
+    def read(self, size: int) -> bytes:
+        data = self.file.read(min(size, self.left + 1))
+        self._spend(len(data))
+        return data
+
+    def write(self, data: bytes) -> int:
+        self._spend(len(data))
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def _spend(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise ValueError(self.complaint)
+
+
+@contextlib.contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """Keep a logger that writes to the terminal on its own from doing so: a library prints nothing."""
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _judge(member: tarfile.TarInfo, spec: ArchiveSpec, path: StrPath) -> str | None:
+    """Name of a member inside the folder of `spec`, None for a folder; a ValueError if it must not be there."""
+    where = f"{path}: member {member.name!r}"
+    parts = PurePosixPath(member.name).parts  # a leading ./ is gone
+    if member.name.startswith("/") or ".." in parts or parts[:1] != (spec.folder,):
+        raise ValueError(f"{where} lies outside the folder; expected every member in {spec.folder}/")
+    if member.isdir():
+        return None
+    if member.issym() or member.islnk():
+        raise ValueError(f"{where} is a link to {member.linkname!r}; expected plain files only")
+    # A sparse file claims a size that has nothing to do with its bytes in the archive.
+    if not member.isreg() or member.issparse():
+        raise ValueError(f"{where} is a device or a sparse file; expected plain files only")
+    name = "/".join(parts[1:])
+    limit = dict(spec.members).get(name, _UNLISTED_LIMIT)
+    if member.size > limit:
+        raise ValueError(f"{where} claims {member.size:,} bytes; expected at most {limit:,}")
+    return name
+
+
+def _read_file(path: Path, limit: int) -> bytes:
+    if (size := path.stat().st_size) > limit:
+        raise ValueError(f"{path}: expected at most {limit:,} bytes; got {size:,}")
+    return path.read_bytes()
+
