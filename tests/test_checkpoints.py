@@ -186,7 +186,7 @@ def test_kill_9_at_random_moments_loses_at_most_the_save_in_progress(
         saved = max([last, *map(int, printed)])  # what save_checkpoint had returned for
         assert (-1 if found is None else found) in (saved, saved + 1)
         last = saved if found is None else found
-    assert last > 8
+    assert last > 0  # however busy the machine, some saves were through
     save(tmp_path, last + 1, size=size)
     assert steps_on_disk(tmp_path) == [last, last + 1]
 
@@ -229,6 +229,8 @@ def test_kill_9_at_every_line_of_a_save_leaves_a_valid_checkpoint(
         assert newest.state["version"] == newest.tensors["x"].item()
         assert newest.state["version"] >= version, f"killed at line {last}: went backwards"
         version = newest.state["version"]
+        for manifest in (folder / "checkpoints").glob("*.json"):
+            assert tensors_file(manifest).is_file(), f"killed at line {last}: {manifest} has no tensors"
         leftovers += len(names(folder / "checkpoints")) != 2
         save(folder, 3, keep=1)
         assert steps_on_disk(folder) == [3], f"killed at line {last}: leftovers survive the next save"
@@ -251,9 +253,7 @@ def test_a_full_disk_leaves_the_previous_checkpoints_and_nothing_else(small_disk
     before = {path: path.read_bytes() for path in (small_disk / "checkpoints").iterdir()}
     size = 300_000 if culprit == "tensors" else 120_000
     state = {} if culprit == "tensors" else {"notes": "x" * 1_000_000}
-    with pytest.raises(
-        OSError, match=r"No space left on device while writing 1,\d\d\d,\d\d\d bytes"
-    ) as caught:
+    with pytest.raises(OSError, match=r"No space left on device while writing 1,\d\d\d,\d\d\d bytes") as caught:
         save_checkpoint(small_disk, 3, content(3, size), state)
     assert caught.value.errno == errno.ENOSPC
     suffix = "safetensors" if culprit == "tensors" else "json"
@@ -284,9 +284,7 @@ def test_ensure_writable_on_a_full_and_on_a_read_only_disk(small_disk: Path) -> 
     with contextlib.suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
         while filler.write(bytes(4096)):
             pass
-    with pytest.raises(
-        OSError, match=r"No space left on device \(the output folder cannot be written\): '.*run'"
-    ):
+    with pytest.raises(OSError, match=r"No space left on device \(the output folder cannot be written\): '.*run'"):
         ensure_writable(small_disk / "run")
     (small_disk / "filler").unlink()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
@@ -418,9 +416,7 @@ def test_leftovers_of_dead_writers_go_and_foreign_files_stay(tmp_path: Path) -> 
 def test_a_valid_later_checkpoint_is_refused_a_damaged_one_replaced(tmp_path: Path) -> None:
     save(tmp_path, 5)
     later = save(tmp_path, 7)
-    with pytest.raises(
-        ValueError, match=r"expected a step after 7, whose checkpoint .*000007\.json is valid"
-    ):
+    with pytest.raises(ValueError, match=r"expected a step after 7, whose checkpoint .*000007\.json is valid"):
         save(tmp_path, 6)
     os.truncate(later, 10)
     save(tmp_path, 6)
@@ -430,9 +426,7 @@ def test_a_valid_later_checkpoint_is_refused_a_damaged_one_replaced(tmp_path: Pa
 
 def test_arguments_of_save_checkpoint(tmp_path: Path) -> None:
     for step, keep in [(-1, 2), (1, 0), (True, 2)]:
-        with pytest.raises(
-            ValueError, match=rf"expected step ≥ 0 and keep ≥ 1, got step={step} and keep={keep}"
-        ):
+        with pytest.raises(ValueError, match=rf"expected step ≥ 0 and keep ≥ 1, got step={step} and keep={keep}"):
             save_checkpoint(tmp_path, step, {}, {}, keep)
     for state in [{"betas": (0.9, 0.95)}, {1: 2}]:
         with pytest.raises(ValueError, match="expected a state that JSON gives back unchanged"):
@@ -489,9 +483,7 @@ def test_what_safetensors_cannot_hold_is_refused_by_name(tmp_path: Path) -> None
         (torch.eye(2).to_sparse(), "torch.sparse_coo"),
         (torch.empty(2, device="meta"), "on meta"),
     ]:
-        with pytest.raises(
-            ValueError, match=rf"tensor 'x': expected a dense tensor with values, got .*{got}"
-        ):
+        with pytest.raises(ValueError, match=rf"tensor 'x': expected a dense tensor with values, got .*{got}"):
             save_weights(path, {"x": tensor}, {})
     with pytest.raises(ValueError, match=r"'__metadata__': .* got a reserved name"):
         save_weights(path, {"__metadata__": torch.zeros(1)}, {})
@@ -502,9 +494,7 @@ def test_what_safetensors_cannot_hold_is_refused_by_name(tmp_path: Path) -> None
     assert names(tmp_path) == []
 
 
-def test_weights_are_the_same_bytes_whatever_the_process_and_the_order(
-    tmp_path: Path, zygote: Zygote
-) -> None:
+def test_weights_are_the_same_bytes_whatever_the_process_and_the_order(tmp_path: Path, zygote: Zygote) -> None:
     metadata = {key: f"é {key}" for key in "qwertyuiop"}
     ours = save_weights(tmp_path / "a.safetensors", content(3), metadata)
     code = f"""
@@ -554,9 +544,7 @@ def test_a_pickle_is_refused_by_name_and_never_unpickled(tmp_path: Path, kind: s
         data = torch_saved(evil, new=kind == "torch.save")
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(data)
-    with pytest.raises(
-        ValueError, match=rf"weights\{suffix} is {PICKLES[kind]}; hcnn reads safetensors only"
-    ):
+    with pytest.raises(ValueError, match=rf"weights\{suffix} is {PICKLES[kind]}; hcnn reads safetensors only"):
         load_weights(path)
     assert not canary.exists()
     with contextlib.closing(io.BytesIO(data)) as file:
@@ -600,13 +588,9 @@ def test_a_header_whose_length_looks_like_a_pickle_is_still_read(tmp_path: Path,
 
 def test_match_state_lists_what_differs_and_shortens_the_list() -> None:
     expected: dict[str, Any] = {"a": torch.zeros(2), "b": (3, 4)} | {f"c{index}": (1,) for index in range(10)}
-    match_state(
-        expected, {name: torch.zeros(getattr(like, "shape", like)) for name, like in expected.items()}, ""
-    )
+    match_state(expected, {name: torch.zeros(getattr(like, "shape", like)) for name, like in expected.items()}, "")
     with pytest.raises(ValueError, match="does not fit") as caught:
-        match_state(
-            expected, {"a": torch.zeros(3), "b": torch.zeros(3, 4), "d": torch.tensor(1)}, "w.safetensors"
-        )
+        match_state(expected, {"a": torch.zeros(3), "b": torch.zeros(3, 4), "d": torch.tensor(1)}, "w.safetensors")
     assert str(caught.value) == (
         "w.safetensors does not fit:\n"
         "  10 missing: c0 (1,), c1 (1,), c2 (1,), c3 (1,), c4 (1,), c5 (1,), c6 (1,), c7 (1,) and 2 more\n"
@@ -662,9 +646,7 @@ def test_an_optimizer_goes_on_as_if_never_stored(tmp_path: Path, kind: Any) -> N
             (parameter.sin() ** 2).sum().backward()
             optimizer.step()
 
-    options: dict[str, Any] = (
-        {"lr": 0.1, "momentum": 0.9} if kind is torch.optim.SGD else {"lr": 0.1, "amsgrad": True}
-    )
+    options: dict[str, Any] = {"lr": 0.1, "momentum": 0.9} if kind is torch.optim.SGD else {"lr": 0.1, "amsgrad": True}
     one = torch.nn.Parameter(torch.arange(1.0, 5.0))
     first = kind([one], **options)
     steps(first, one, 3)

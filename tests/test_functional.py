@@ -155,7 +155,10 @@ BAD = [
     (dict(x=(2, 7, 6, 6), w=(4, 3, 3, 3), stride=2), r"do not divide the sizes \(7, 6, 6\)"),
     (dict(x=(2, 8, 6, 6), w=(4, 3, 3, 3), stride=(2, 1)), "expected 3 entries, one per axis; got 2"),
     (dict(x=(2, 8, 6, 6), w=(4, 3, 3, 3), stride=0), "expected positive integers; got"),
-    (dict(x=(2, 8, 6, 6), w=(4, 3, 3, 3), boundary="reflect"), "expected boundary 'zeros' or 'circular'; got 'reflect'"),
+    (
+        dict(x=(2, 8, 6, 6), w=(4, 3, 3, 3), boundary="reflect"),
+        "expected boundary 'zeros' or 'circular'; got 'reflect'",
+    ),
     (dict(x=(2, 3, 6, 6), w=(4, 5, 3, 3), channel_axis=True), "sums over 5 channels"),
     (dict(x=(2, 8, 6, 6), w=(4, 3, 3, 3), spatial=4), "expected 1, 2 or 3 spatial axes; got 4"),
 ]

@@ -22,7 +22,14 @@ def build(geometry: str, boundary, **options) -> tuple[FactorizedConv, Tensor]:
     averaged, v, u, kv, ku, stride = GEOMETRIES[geometry]
     torch.manual_seed(1)
     layer = FactorizedConv(
-        3, 4, attribute_support=kv, spatial_support=ku, stride=stride, boundary=boundary, averaged=averaged, **options
+        3,
+        4,
+        attribute_support=kv,
+        spatial_support=ku,
+        stride=stride,
+        boundary=boundary,
+        averaged=averaged,
+        **options,
     ).double()
     with torch.no_grad():  # away from the neutral values that would hide a forgotten parameter
         for norm in (layer.norm, layer.inner_norm):
@@ -198,11 +205,23 @@ def test_half_precision_keeps_float32_statistics() -> None:
 
 
 BAD = [
-    ((2, 4, 8, 6, 6), torch.float32, r"W: expected 6 axes \(b, v1, v2, v3, u1, u2\); got 5: shape \(2, 4, 8, 6, 6\)"),
+    (
+        (2, 4, 8, 6, 6),
+        torch.float32,
+        r"W: expected 6 axes \(b, v1, v2, v3, u1, u2\); got 5: shape \(2, 4, 8, 6, 6\)",
+    ),
     ((2, 2, 3, 8, 6, 6), torch.float32, r"W: strides \(2, 2\) do not divide the attribute sizes \(3, 8\)"),
-    ((0, 2, 4, 8, 6, 6), torch.float32, r"W: expected at least one entry along each of .*got shape \(0, 2, 4"),
+    (
+        (0, 2, 4, 8, 6, 6),
+        torch.float32,
+        r"W: expected at least one entry along each of .*got shape \(0, 2, 4",
+    ),
     ((2, 2, 4, 8, 6, 6), torch.int64, r"W: expected floating-point values.*got torch.int64"),
-    ((2, 2, 4, 8, 6, 6), torch.float64, r"W: expected torch.float32, as its parameters are; got torch.float64"),
+    (
+        (2, 2, 4, 8, 6, 6),
+        torch.float64,
+        r"W: expected torch.float32, as its parameters are; got torch.float64",
+    ),
 ]
 
 

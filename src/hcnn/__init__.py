@@ -5,6 +5,7 @@ Example:
     >>> model = hcnn.create_model("hcnn_digits")
     >>> model(torch.randn(4, 1, 8, 8)).shape
     torch.Size([4, 10])
+
 """
 
 from hcnn.functional import attribute_conv, marginal, patch_moments, translate

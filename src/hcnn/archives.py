@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -48,6 +48,7 @@ class ArchiveSpec:
         >>> spec = ArchiveSpec("toy", "https://example.org/toy.tar.gz", "0" * 32, 100, "toy", (("a.bin", 9),))
         >>> spec.file
         'toy.tar.gz'
+
     """
 
     name: str
@@ -75,6 +76,7 @@ def cache_folder(data_dir: StrPath | None = None) -> Path:
     Example:
         >>> cache_folder("somewhere").name
         'somewhere'
+
     """
     return Path(data_dir or os.environ.get("HCNN_DATA") or "~/.cache/hcnn").expanduser()
 
@@ -97,6 +99,7 @@ def fetch(spec: ArchiveSpec, folder: StrPath, *, progress: Any = None) -> Path:
         ConnectionError: if the site cannot be reached; says which file to put where.
         ValueError: if what came is not the archive.
         ImportError: if pooch is not installed.
+
     """
     path = Path(folder) / spec.file
     if path.exists():
@@ -108,14 +111,14 @@ def fetch(spec: ArchiveSpec, folder: StrPath, *, progress: Any = None) -> Path:
     except ImportError as error:
         raise ImportError(f"downloading {spec.name} needs pooch: pip install 'hcnn[data]'. {by_hand}") from error
 
-    def download(url: str, output: StrPath, _: object) -> None:
-        with open(output, "wb") as file:
+    def download(url: str, output: Any, _: object) -> None:
+        with Path(output).open("wb") as file:
             limited = _Limited(file, spec.size, f"{url}: more than the {spec.size:,} bytes expected; nothing kept")
             pooch.HTTPDownloader(progressbar=progress or False, timeout=_TIMEOUT)(url, limited, None)
 
     try:
         with _quiet(pooch.get_logger()):
-            pooch.retrieve(spec.url, f"md5:{spec.md5}", spec.file, path.parent, downloader=download)
+            pooch.retrieve(spec.url, f"md5:{spec.md5}", spec.file, path.parent, downloader=cast(Any, download))
     except requests.RequestException as error:
         raise ConnectionError(f"{spec.name}: could not download {spec.url} ({error}). {by_hand}") from error
     except ValueError as error:
@@ -136,10 +139,11 @@ def read_members(path: StrPath, spec: ArchiveSpec) -> dict[str, bytes]:
     Raises:
         ValueError: if the hash is wrong, or the archive is cut off, or a member is a link or a device, lies
             outside the folder, comes twice, is larger than its cap or is missing. The text names file and member.
+
     """
     limits, found = dict(spec.members), {}
     total = sum(limits.values()) + _OVERHEAD
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         actual = hashlib.file_digest(file, "md5").hexdigest()
         if actual != spec.md5:
             raise ValueError(
@@ -149,9 +153,9 @@ def read_members(path: StrPath, spec: ArchiveSpec) -> dict[str, bytes]:
         file.seek(0)
         try:
             with gzip.GzipFile(fileobj=file) as plain:
-                limited = _Limited(plain, total, f"{path}: unpacks to more than the {total:,} bytes expected")
+                limited: Any = _Limited(plain, total, f"{path}: unpacks to more than the {total:,} bytes expected")
                 # A stream, so that headers are judged one by one, before what follows them is read.
-                with tarfile.open(fileobj=limited, mode="r|") as archive:  # pyright: ignore[reportArgumentType]
+                with tarfile.open(fileobj=limited, mode="r|") as archive:
                     for member in archive:
                         name = _judge(member, spec, path)
                         if name in found:
@@ -181,6 +185,7 @@ def read_layout(spec: ArchiveSpec, data_dir: StrPath | None = None) -> tuple[Pat
         ValueError: if the folder or the archive is not what `spec` says; the text names the file.
         ConnectionError: if nothing is there and the site cannot be reached.
         ImportError: if nothing is there and pooch is not installed.
+
     """
     root = cache_folder(data_dir)
     for folder in (root, root / spec.folder):
@@ -205,6 +210,7 @@ def read_npz(path: StrPath) -> dict[str, np.ndarray]:
     Raises:
         ValueError: if the file is a pickle, holds object arrays (which are pickles), is cut off or is something
             else.
+
     """
     # Judged before numpy sees it, because numpy's loader takes any other file for a pickle.
     if not zipfile.is_zipfile(path):
@@ -221,7 +227,138 @@ def read_npz(path: StrPath) -> dict[str, np.ndarray]:
     return arrays
 
 
+# -------------------------------------------------------------------------------------------------------- CIFAR
+
+
+@dataclass(frozen=True)
+class CifarSpec:
+    """An archive in CIFAR's binary layout: records of `label_bytes` labels, then 3·32·32 pixels (c, u1, u2).
+
+    The last label of a record is the class, and one before it the superclass. The files of records have exactly
+    the sizes that `archive` caps them at.
+
+    Args:
+        archive: the archive.
+        train: its files of training records.
+        test: its files of test records.
+        classes: its list of class names.
+        superclasses: its list of superclass names, if it has one.
+        label_bytes: labels per record.
+
+    """
+
+    archive: ArchiveSpec
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    classes: str
+    superclasses: str | None = None
+    label_bytes: int = 1
+
+
+_URL = "https://www.cs.toronto.edu/~kriz/"
+_BATCHES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
+CIFAR10 = CifarSpec(
+    ArchiveSpec(
+        "CIFAR-10",
+        _URL + "cifar-10-binary.tar.gz",
+        "c32a1d4ab5d03f1284b67883e8d87530",
+        200_000_000,
+        "cifar-10-batches-bin",
+        (*((name, 30_730_000) for name in (*_BATCHES, "test_batch.bin")), ("batches.meta.txt", 1 << 16)),
+    ),
+    _BATCHES,
+    ("test_batch.bin",),
+    "batches.meta.txt",
+)
+CIFAR100 = CifarSpec(
+    ArchiveSpec(
+        "CIFAR-100",
+        _URL + "cifar-100-binary.tar.gz",
+        "03b5dce01913d631647c71ecec9e9cb8",
+        200_000_000,
+        "cifar-100-binary",
+        (
+            ("train.bin", 153_700_000),
+            ("test.bin", 30_740_000),
+            ("fine_label_names.txt", 1 << 16),
+            ("coarse_label_names.txt", 1 << 16),
+        ),
+    ),
+    ("train.bin",),
+    ("test.bin",),
+    "fine_label_names.txt",
+    "coarse_label_names.txt",
+    label_bytes=2,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class CifarArrays:
+    """Images uint8 (n, 3, 32, 32) and labels int64 (n,) of both sets; for each class, its superclass if any."""
+
+    train: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
+    classes: tuple[str, ...]
+    superclasses: tuple[str, ...]
+
+
+def read_cifar(spec: CifarSpec, data_dir: StrPath | None = None) -> CifarArrays:
+    """Read an archive or folder in CIFAR's binary layout.
+
+    Args:
+        spec: `CIFAR10` or `CIFAR100`.
+        data_dir: the folder of `cache_folder`.
+
+    Returns:
+        Its arrays and names.
+
+    Raises:
+        ValueError: if a file has another size than it must, a label has no name, or a class has two superclasses.
+        ConnectionError: if nothing is there and the site cannot be reached.
+        ImportError: if nothing is there and pooch is not installed.
+
+    """
+    source, content = read_layout(spec.archive, data_dir)
+    classes = _names(content[spec.classes])
+    above = _names(content[spec.superclasses]) if spec.superclasses else ()
+    over = np.full(len(classes), -1)  # superclass of each class
+
+    def read(files: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+        images, labels = [], []
+        for name in files:
+            where, data = f"{source}: {name}", content.pop(name)
+            if len(data) != (size := dict(spec.archive.members)[name]):
+                raise ValueError(f"{where}: expected {size:,} bytes; got {len(data):,}")
+            records = np.frombuffer(data, np.uint8).reshape(-1, spec.label_bytes + 3 * 32 * 32)
+            fine = records[:, spec.label_bytes - 1].astype(np.int64)
+            _check_labels(fine, len(classes), where)
+            if above:
+                coarse = records[:, 0].astype(np.int64)
+                _check_labels(coarse, len(above), where)
+                over[fine[over[fine] < 0]] = coarse[over[fine] < 0]
+                if (bad := np.flatnonzero(over[fine] != coarse)).size:
+                    raise ValueError(
+                        f"{where}: expected class {classes[fine[bad[0]]]!r} in superclass "
+                        f"{above[over[fine[bad[0]]]]!r} everywhere; got {above[coarse[bad[0]]]!r} at record {bad[0]}"
+                    )
+            labels.append(fine)
+            images.append(records[:, spec.label_bytes :])
+        return np.concatenate(images).reshape(-1, 3, 32, 32), np.concatenate(labels)
+
+    train, test = read(spec.train), read(spec.test)
+    return CifarArrays(train, test, classes, tuple(above[k] for k in over) if above else ())
+
+
 # ------------------------------------------------------------------------------------------------------ details
+
+
+def _names(data: bytes) -> tuple[str, ...]:
+    return tuple(data.decode("utf-8", "replace").split())
+
+
+def _check_labels(labels: np.ndarray, count: int, where: str) -> None:
+    if (bad := np.flatnonzero(labels >= count)).size:
+        raise ValueError(f"{where}: expected labels from 0 to {count - 1}; got {labels[bad[0]]} at record {bad[0]}")
 
 
 class _Limited:
@@ -283,4 +420,3 @@ def _read_file(path: Path, limit: int) -> bytes:
     if (size := path.stat().st_size) > limit:
         raise ValueError(f"{path}: expected at most {limit:,} bytes; got {size:,}")
     return path.read_bytes()
-

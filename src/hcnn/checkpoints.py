@@ -97,9 +97,7 @@ def write_atomically(path: StrPath, data: bytes) -> None:
     try:
         # In a container a dead writer may well have had our process id: clear its leftover first.
         temporary.unlink(missing_ok=True)
-        descriptor = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
-        )
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
             _write_all(descriptor, data)
             os.fsync(descriptor)
@@ -170,10 +168,8 @@ def _sync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (
-            errno.EINVAL,
-            errno.ENOTSUP,
-        ):  # some network file systems know no sync of a folder
+        # Some network file systems know no sync of a folder.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
         os.close(descriptor)
@@ -240,9 +236,7 @@ def load_weights(path: StrPath) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{path} {_looks_like(data)}: {error}") from error
 
 
-def match_state(
-    expected: Mapping[str, Tensor | Sequence[int]], given: Mapping[str, Tensor], where: str
-) -> None:
+def match_state(expected: Mapping[str, Tensor | Sequence[int]], given: Mapping[str, Tensor], where: str) -> None:
     """Check that given tensors have the names and shapes of the expected ones.
 
     Args:
@@ -260,9 +254,7 @@ def match_state(
       1 of another shape: w expected (2, 3), got (3,)
 
     """
-    wanted = {
-        name: tuple(like.shape if isinstance(like, Tensor) else like) for name, like in expected.items()
-    }
+    wanted = {name: tuple(like.shape if isinstance(like, Tensor) else like) for name, like in expected.items()}
     got = {name: tuple(tensor.shape) for name, tensor in given.items()}
     differences = {
         "missing": [f"{name} {shape}" for name, shape in wanted.items() if name not in got],
@@ -297,9 +289,7 @@ def _safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str
         data = safetensors.torch.save(copies)
     except (KeyError, ValueError, SafetensorError) as error:
         dtypes = sorted({str(tensor.dtype) for tensor in copies.values()})
-        raise ValueError(
-            f"{where}: expected dtypes of safetensors, got {', '.join(dtypes)}: {error}"
-        ) from error
+        raise ValueError(f"{where}: expected dtypes of safetensors, got {', '.join(dtypes)}: {error}") from error
     if not metadata:
         return data
     # safetensors writes metadata in an order that changes from process to process; the hash must not.
@@ -317,7 +307,7 @@ def _parse_safetensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (KeyError, AssertionError, SafetensorError) as error:
         raise ValueError(str(error)) from error
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return tensors, header.get("__metadata__", {})
+    return tensors, header.get("__metadata__") or {}
 
 
 def _looks_like(data: bytes) -> str:
@@ -329,9 +319,7 @@ def _looks_like(data: bytes) -> str:
     if data[8:9] == b"{":
         return f"is a damaged or truncated safetensors file ({len(data):,} bytes)"
     if data[:4] == b"PK\x03\x04":
-        kind = (
-            "a torch.save archive (a zip file around a pickle)" if b"data.pkl" in data[:256] else "a zip file"
-        )
+        kind = "a torch.save archive (a zip file around a pickle)" if b"data.pkl" in data[:256] else "a zip file"
         return f"is {kind}; {only}"
     if data[:2] == b"\x80\x02" and b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19" in data[:32]:
         return f"is a torch.save archive (of the old kind, a pickle); {only}"
@@ -477,9 +465,7 @@ def save_checkpoint(
     home = Path(folder) / "checkpoints"
     path = home / f"step-{step:09d}.json"
     if json.loads(_strict_json(path, state)) != state:
-        raise ValueError(
-            f"{path}: expected a state that JSON gives back unchanged, got tuples or keys not str"
-        )
+        raise ValueError(f"{path}: expected a state that JSON gives back unchanged, got tuples or keys not str")
     data = _safetensors_bytes(tensors, {}, path)
     sha256 = hashlib.sha256(data).hexdigest()
     manifest = _sealed(
@@ -563,9 +549,7 @@ def _verified(path: Path) -> tuple[dict[str, Any], bytes]:
         intact = False
         body = {}
     if not intact:
-        raise ValueError(
-            f"the manifest ({len(raw):,} bytes) does not match its own SHA-256: truncated or altered"
-        )
+        raise ValueError(f"the manifest ({len(raw):,} bytes) does not match its own SHA-256: truncated or altered")
     if body.get("format") != _FORMAT or path.name != f"step-{body['step']:09d}.json":
         found = f"format {body.get('format')!r} and step {body.get('step')!r}"
         raise ValueError(f"the manifest says {found}; expected format {_FORMAT!r} and the step of its name")
@@ -663,24 +647,17 @@ class RunLock:
         try:
             _lock(descriptor)
         except OSError as error:
-            holder = (
-                ""
-                if sys.platform == "win32"
-                else os.pread(descriptor, 4096, 0).decode(errors="replace").strip()
-            )
+            holder = "" if sys.platform == "win32" else os.pread(descriptor, 4096, 0).decode(errors="replace").strip()
             os.close(descriptor)
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise _named(error, "while locking", path) from error
             holder = holder or "a process that did not say which"
             raise RunFolderBusy(
-                f"{self.folder}: another run holds this folder: {holder}; "
-                "wait for it, stop it, or use another folder"
+                f"{self.folder}: another run holds this folder: {holder}; wait for it, stop it, or use another folder"
             ) from None
         self._descriptor = descriptor
         self._held.add(self)
-        with contextlib.suppress(
-            OSError
-        ):  # who holds it is a courtesy; a full disk must not lose the lock for it
+        with contextlib.suppress(OSError):  # who holds it is a courtesy; a full disk must not lose the lock for it
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         return self
@@ -795,17 +772,13 @@ def truncate_log(path: StrPath, size: int) -> None:
     path = Path(path)
     found = path.stat().st_size if path.exists() else 0
     if size < 0 or found < size:
-        raise ValueError(
-            f"{path}: expected a log of at least {size:,} bytes, as the checkpoint says, found {found:,}"
-        )
+        raise ValueError(f"{path}: expected a log of at least {size:,} bytes, as the checkpoint says, found {found:,}")
     if not path.exists():
         return
     with path.open("r+b") as log:
         log.seek(max(size - 1, 0))
         if size and log.read(1) != b"\n":
-            raise ValueError(
-                f"{path}: expected a line to end at byte {size:,}, as the checkpoint says; none does"
-            )
+            raise ValueError(f"{path}: expected a line to end at byte {size:,}, as the checkpoint says; none does")
         log.truncate(size)
         log.flush()
         os.fsync(log.fileno())

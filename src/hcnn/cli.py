@@ -8,12 +8,20 @@ from typing import Annotated, Any
 
 import torch
 import tyro
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from hcnn import datasets, training
-from hcnn.networks import HierarchicalCNNConfig, MultiscaleConfig, build, count_parameters, list_models, model_config
+from hcnn.networks import (
+    HierarchicalCNNConfig,
+    MultiscaleConfig,
+    build,
+    count_parameters,
+    list_models,
+    model_config,
+)
 from hcnn.recipes import RECIPES, Recipe, get_recipe
 from hcnn.summary import summarize
 
@@ -138,7 +146,10 @@ def _run_training(
     train, test = splits.train, splits.test
     mean, std = train.channel_statistics()
     preprocessing = training.Preprocessing(
-        tuple(float(m) for m in mean), tuple(float(s) for s in std), tuple(train.images.shape[2:]), train.classes
+        tuple(float(m) for m in mean),
+        tuple(float(s) for s in std),
+        tuple(train.images.shape[2:]),
+        train.classes,
     )
     with Progress(
         TextColumn("epoch {task.fields[epoch]}"),
@@ -197,9 +208,7 @@ def _run_training(
     return result
 
 
-def _pictures(
-    folder: Path, splits: datasets.Splits, test_accuracy: float | None, console: Console
-) -> list[Path]:
+def _pictures(folder: Path, splits: datasets.Splits, test_accuracy: float | None, console: Console) -> list[Path]:
     """Learning curves, and translations where the images can be drawn; nothing without matplotlib."""
     try:
         from hcnn import pictures
@@ -211,9 +220,7 @@ def _pictures(
             return [curves]
         run = training.load_run(folder)
         standardized = run.preprocessing.standardize(shown.images)
-        pictures.translation_picture(
-            run.model, standardized, shown.images, shown.labels, shown.classes, translations
-        )
+        pictures.translation_picture(run.model, standardized, shown.images, shown.labels, shown.classes, translations)
     except ImportError as error:
         console.print(f"no pictures: {error}")
         return []
@@ -268,7 +275,8 @@ def _predict(command: Predict, console: Console) -> None:
     for path, row in zip(command.images, probabilities, strict=True):
         best = row.topk(min(command.top, len(row)))
         shown = "  ".join(
-            f"{run.preprocessing.classes[int(i)]} {float(p):.1%}" for p, i in zip(best.values, best.indices, strict=True)
+            f"{run.preprocessing.classes[int(i)]} {float(p):.1%}"
+            for p, i in zip(best.values, best.indices, strict=True)
         )
         console.print(f"{path}: {shown}", soft_wrap=True, highlight=False)
 
@@ -302,32 +310,39 @@ def _summary(command: Summary, console: Console) -> None:
     if side < 1:
         raise ValueError(f"--image-size: expected a positive number; got {side}")
     rows = summarize(model, (side,) * model.config.spatial_axes)
-    table = Table(title=f"{command.model}, boundary {model.config.boundary}, images {model.config.channels}x{side}x{side}")
-    for column in ("j", "axes of x_j", "sizes", "support", "stride"):
-        table.add_column(column)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        title=f"{command.model}, boundary {model.config.boundary}, images {model.config.channels}x{side}x{side}"
+    )
+    for column in ("j", "attributes", "v, u sizes", "support", "stride"):
+        table.add_column(column, no_wrap=True)
     for column in ("trained", "composed", "norm.", "mult-adds"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
 
     def times(values: tuple[int, ...]) -> str:
         return "x".join(map(str, values)) or "-"
 
     for row in rows:
         table.add_row(
-            row.name, row.axes, times(row.sizes), times(row.support), times(row.stride), f"{row.trained:,}",
-            f"{row.composed:,}", f"{row.normalization:,}", f"{row.multiply_adds:,}",
+            row.name, row.axes.replace(",", "").split(" u1")[0], times(row.sizes), times(row.support), times(row.stride), f"{row.trained:,}",
+            f"{row.composed:,}", f"{row.normalization:,}", f"{row.multiply_adds / 1e6:,.1f}M",
         )  # fmt: skip
     table.add_section()
-    totals = (sum(getattr(row, f) for row in rows) for f in ("trained", "composed", "normalization", "multiply_adds"))
-    table.add_row("", "total", "", "", "", *(f"{total:,}" for total in totals))
+    totals = [sum(getattr(row, f) for row in rows) for f in ("trained", "composed", "normalization", "multiply_adds")]
+    table.add_row("", "total", "", "", "", *(f"{total:,}" for total in totals[:3]), f"{totals[3] / 1e6:,.1f}M")
     console.print(table)
-    console.print("support and stride: attributes first, then space. norm.: normalization parameters (j = J: logit scale)")
+    console.print(
+        "support and stride: attributes, then space; norm.: normalization parameters,\nat j = J the logit scale; mult-adds: of one image, dense form", highlight=False
+    )
 
 
 def _models(command: Models, console: Console) -> None:
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in ("name", "K", "Q", "J", "classes"):
-        table.add_column(column)
-    for column in ("weights trained", "composed"):
+        table.add_column(column, no_wrap=True)
+    for column in ("trained", "composed"):
         table.add_column(column, justify="right")
     for name in list_models():
         config = model_config(name)
@@ -386,6 +401,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 2 for bad input, 130 after an interrupt.
+
     """
     errors = Console(stderr=True)
     try:

@@ -13,22 +13,23 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hcnn import archives
-from hcnn.archives import ArchiveSpec, StrPath
+from hcnn.archives import CIFAR10, CIFAR100, CifarSpec, StrPath
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+T = TypeVar("T")
 OnBad = Literal["refuse", "skip"]
 Size = int | tuple[int, int]
 
@@ -64,6 +65,7 @@ class ImageSet:
     Example:
         >>> ImageSet(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]), ("cat", "dog"), "pets")
         ImageSet('pets', n=2, c=1, u=(8, 8), classes=2)
+
     """
 
     images: Tensor
@@ -122,12 +124,12 @@ class ImageSet:
 
         Raises:
             ValueError: if an index is out of range, or there is none.
+
         """
         index = torch.as_tensor(indices, dtype=torch.int64)
         if index.numel() and (int(index.min()) < 0 or int(index.max()) >= len(self)):
             raise ValueError(
-                f"{self.name}: expected indices from 0 to {len(self) - 1}; "
-                f"got {int(index.min())} to {int(index.max())}"
+                f"{self.name}: expected indices from 0 to {len(self) - 1}; got {int(index.min())} to {int(index.max())}"
             )
         return ImageSet(
             self.images[index],
@@ -146,6 +148,7 @@ class ImageSet:
 
         Raises:
             ValueError: if the set has no superclasses.
+
         """
         if not self.superclasses:
             raise ValueError(f"{self.name}: expected a set with superclasses, as cifar100; this one has none")
@@ -158,11 +161,12 @@ class ImageSet:
 
         Returns:
             64 hexadecimal digits, the same on every platform.
+
         """
         header = json.dumps([list(self.images.shape), list(self.classes)])
         result = hashlib.sha256(header.encode())
         result.update(self.labels.numpy().astype("<i8").tobytes())
-        result.update(np.ascontiguousarray(self.images.numpy()))
+        result.update(self.images.numpy().tobytes())
         return result.hexdigest()
 
     def channel_statistics(self) -> tuple[Tensor, Tensor]:
@@ -175,6 +179,7 @@ class ImageSet:
             >>> images = torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1)
             >>> ImageSet(images, torch.tensor([0, 0]), ("any",), "two").channel_statistics()
             (tensor([0.5000], dtype=torch.float64), tensor([0.5000], dtype=torch.float64))
+
         """
         # From exact counts of the 256 values: no rounding that depends on the order of a sum.
         counts = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in self.images.unbind(1)])
@@ -198,6 +203,7 @@ class Splits:
 
     Raises:
         ValueError: if the sets differ in classes or in the shape of their images.
+
     """
 
     train: ImageSet
@@ -264,6 +270,7 @@ def load(
     Example:
         >>> load("digits", validation=100).validation
         ImageSet('digits/validation', n=100, c=1, u=(8, 8), classes=10)
+
     """
     if on_bad not in ("refuse", "skip"):
         raise ValueError(f"on_bad: expected 'refuse' or 'skip'; got {on_bad!r}")
@@ -289,7 +296,12 @@ def load(
 
 
 def from_arrays(
-    images: Any, labels: Any, classes: Sequence[str] | None = None, *, name: str = "arrays", allow_empty: bool = False
+    images: Any,
+    labels: Any,
+    classes: Sequence[str] | None = None,
+    *,
+    name: str = "arrays",
+    allow_empty: bool = False,
 ) -> ImageSet:
     """Make a set of arrays.
 
@@ -309,6 +321,7 @@ def from_arrays(
     Example:
         >>> from_arrays(np.zeros((4, 28, 28), np.uint8), [0, 1, 1, 0])
         ImageSet('arrays', n=4, c=1, u=(28, 28), classes=2)
+
     """
     if isinstance(images, Sequence):
         shapes = [np.shape(image) for image in images]
@@ -361,6 +374,7 @@ def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
     Example:
         >>> epoch_order(8, seed=0, epoch=1)
         tensor([...])
+
     """
     return torch.from_numpy(_permutation(n, _ORDER, seed, epoch))
 
@@ -386,6 +400,7 @@ def stratified_split(labels: Tensor, count: int, *key: int) -> tuple[Tensor, Ten
         >>> rest, chosen = stratified_split(torch.tensor([0, 0, 0, 0, 1, 1]), 3, 0)
         >>> len(rest), torch.tensor([0, 0, 0, 0, 1, 1])[chosen]
         (3, tensor([0, 0, 1]))
+
     """
     marks = labels.numpy()
     sizes = np.bincount(marks)
@@ -396,12 +411,8 @@ def stratified_split(labels: Tensor, count: int, *key: int) -> tuple[Tensor, Ten
         )
     quota, remainder = np.divmod(count * sizes, max(len(marks), 1))
     ranking = np.argsort(-remainder, kind="stable")
-    while (short := count - int(quota.sum())) > 0 or (quota >= sizes)[sizes > 0].any():
-        if short > 0:
-            open_classes = [k for k in ranking if quota[k] < sizes[k] - 1]
-            quota[open_classes[:short]] += 1
-        else:
-            quota = np.minimum(quota, np.maximum(sizes - 1, 0))
+    while short := count - int(quota.sum()):
+        quota[[k for k in ranking if quota[k] < sizes[k] - 1][:short]] += 1
     order = _permutation(len(marks), *key)
     chosen = np.zeros(len(marks), bool)
     for k, taken in enumerate(quota):
@@ -429,54 +440,300 @@ def _set_aside(splits: Splits, count: int, seed: int) -> Splits:
     return Splits(train.subset(rest, train.name), train.subset(chosen, name), splits.test, splits.skipped)
 
 
-# --------------------------------------------------------------------------------------------------- built in
+# ---------------------------------------------------------------------------------------------------- sources
 
 
-@dataclass(frozen=True)
-class CifarSpec:
-    """The binary layout of CIFAR: records of `label_bytes` labels, the last one fine, then 3·32·32 pixels."""
+def load_cifar(spec: CifarSpec, data_dir: StrPath | None = None) -> Splits:
+    """Load what `spec` describes from a folder or archive; `load` does this for CIFAR-10 and CIFAR-100.
 
-    archive: ArchiveSpec
-    train: tuple[str, ...]
-    test: tuple[str, ...]
-    classes: str
-    superclasses: str | None = None
-    label_bytes: int = 1
-    pixels: int = 3 * 32 * 32
+    Args:
+        spec: the archive and the layout of its records.
+        data_dir: see `hcnn.archives.cache_folder`.
+
+    Returns:
+        The training and test sets.
+
+    Raises:
+        ValueError: if the data is not what `spec` says.
+        ConnectionError: if a download fails.
+        ImportError: if a download needs pooch and it is not installed.
+
+    """
+    arrays = archives.read_cifar(spec, data_dir)
+    name = spec.archive.name.lower().replace("-", "")
+    train, test = (
+        ImageSet(
+            torch.from_numpy(images),
+            torch.from_numpy(labels),
+            arrays.classes,
+            f"{name}/{split}",
+            superclasses=arrays.superclasses,
+        )
+        for split, images, labels in (("train", *arrays.train), ("test", *arrays.test))
+    )
+    return Splits(train, test=test)
 
 
-_URL = "https://www.cs.toronto.edu/~kriz/"
-_BATCHES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
-CIFAR10 = CifarSpec(
-    ArchiveSpec(
-        "CIFAR-10",
-        _URL + "cifar-10-binary.tar.gz",
-        "c32a1d4ab5d03f1284b67883e8d87530",
-        200_000_000,
-        "cifar-10-batches-bin",
-        (*((name, 30_730_000) for name in (*_BATCHES, "test_batch.bin")), ("batches.meta.txt", 1 << 16)),
-    ),
-    _BATCHES,
-    ("test_batch.bin",),
-    "batches.meta.txt",
-)
-CIFAR100 = CifarSpec(
-    ArchiveSpec(
-        "CIFAR-100",
-        _URL + "cifar-100-binary.tar.gz",
-        "03b5dce01913d631647c71ecec9e9cb8",
-        200_000_000,
-        "cifar-100-binary",
-        (
-            ("train.bin", 153_700_000),
-            ("test.bin", 30_740_000),
-            ("fine_label_names.txt", 1 << 16),
-            ("coarse_label_names.txt", 1 << 16),
-        ),
-    ),
-    ("train.bin",),
-    ("test.bin",),
-    "fine_label_names.txt",
-    "coarse_label_names.txt",
-    label_bytes=2,
-)
+def _digits() -> Splits:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError("the digits come with scikit-learn: pip install 'hcnn[digits]'") from error
+    raw: Any = load_digits()
+    pixels = (raw.images.astype(np.int64) * 255 + 8) // 16  # rounds, in integers
+    every = from_arrays(pixels.astype(np.uint8), raw.target, name="digits")
+    rest, chosen = stratified_split(every.labels, 360, _DIGITS_SPLIT)
+    return Splits(every.subset(rest, "digits/train"), test=every.subset(chosen, "digits/test"))
+
+
+def _npz(path: Path) -> Splits:
+    if path.suffix.lower() in _PICKLES:
+        raise ValueError(
+            f"{path}: expected a folder of images or an .npz file. Pickles can run code and are never opened: save "
+            "plain arrays with numpy.savez(path, images=images, labels=labels)"
+        )
+    arrays = archives.read_npz(path)
+    names = set(arrays) - {"classes"}
+    if names not in ({"images", "labels"}, {"images", "labels", "test_images", "test_labels"}):
+        raise ValueError(
+            f"{path}: expected arrays images, labels and, if wanted, classes, and test_images with test_labels; "
+            f"got {', '.join(arrays) or 'none'}"
+        )
+    classes = [str(one) for one in arrays["classes"].tolist()] if "classes" in arrays else None
+    train = from_arrays(arrays["images"], arrays["labels"], classes, name=f"{path}: images")
+    if "test_images" not in arrays:
+        return Splits(train)
+    test = from_arrays(
+        arrays["test_images"], arrays["test_labels"], train.classes, name=f"{path}: test_images", allow_empty=True
+    )
+    return Splits(train, test=test)
+
+
+def _existing(name_or_path: StrPath) -> Path:
+    path = Path(name_or_path).expanduser()
+    if path.exists():
+        return path
+    near = difflib.get_close_matches(str(name_or_path).lower().replace("-", "").replace("_", ""), NAMES, n=3)
+    known = f"expected {', '.join(NAMES)}, a folder of images or an .npz file; got {os.fspath(name_or_path)!r}"
+    if near:
+        raise ValueError(f"unknown data set: {known}. Did you mean {' or '.join(near)}?")
+    if path.suffix or len(path.parts) > 1:
+        raise FileNotFoundError(f"no such file or folder: {known}")
+    raise ValueError(f"unknown data set, and no such file or folder: {known}")
+
+
+def _pair(size: Size | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(f"image_size: expected a positive side or (height, width); got {size!r}")
+    return sides[0], sides[1]
+
+
+# ------------------------------------------------------------------------------------------------- image files
+
+
+def read_image(source: StrPath | bytes, *, size: Size, channels: int) -> Tensor:
+    """Read one image file the way `load` reads those of a folder.
+
+    Args:
+        source: path of a PNG, JPEG or WebP file, or its bytes.
+        size: side, or (height, width), that the image is resized to cover and cropped to about its centre.
+        channels: 1 for grey or 3 for RGB.
+
+    Returns:
+        uint8 tensor (c, height, width).
+
+    Raises:
+        ValueError: if it is no image, is truncated, is neither grey nor RGB, or is too large; names the file.
+        FileNotFoundError: if there is no such file.
+        ImportError: if pillow is not installed.
+
+    """
+    pair = _pair(size)
+    if pair is None or channels not in (1, 3):
+        raise ValueError(f"expected a size, and 1 or 3 channels; got size {size!r}, channels {channels!r}")
+    name, data = ("<bytes>", source) if isinstance(source, bytes) else (str(source), Path(source).read_bytes())
+    try:
+        return _fit(_decode(data, _upright), pair, channels)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _decode(data: bytes, use: "Callable[[Image], T]") -> T:
+    """Open an image, judge its header, and return `use(image)`; ValueErrors lack the file's name."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError("reading images needs pillow: pip install pillow") from error
+    if not data:
+        raise ValueError("expected a PNG, JPEG or WebP image; got an empty file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of damage that is judged here
+        try:
+            image: Image.Image = Image.open(BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
+            if image.width * image.height > MAX_PIXELS:
+                raise _Unfit(f"expected at most {MAX_PIXELS:,} pixels; got {image.height} × {image.width}")
+            if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
+                raise _Unfit(f"expected grey or RGB pixels of 8 bits; got mode {image.mode}")
+            if (frames := getattr(image, "n_frames", 1)) > 1:
+                raise _Unfit(f"expected a still image; got {frames} frames")
+            return use(image)
+        except _Unfit:
+            raise
+        except Image.DecompressionBombError as error:
+            raise _Unfit(f"expected at most {MAX_PIXELS:,} pixels; {error}") from error
+        except Image.UnidentifiedImageError as error:
+            raise _Unfit("expected a PNG, JPEG or WebP image; this is none, or its header is cut off") from error
+        # On damaged data Pillow's decoders raise OSError, SyntaxError, struct.error, KeyError and more.
+        except Exception as error:
+            raise _Unfit(f"the image is truncated or corrupt: {error}") from error
+
+
+class _Unfit(ValueError):
+    """An image that this package does not take."""
+
+
+def _is_grey(image: "Image") -> bool:
+    return image.mode in ("1", "L", "LA")
+
+
+def _header(image: "Image") -> tuple[tuple[int, int], bool]:
+    """(height, width) once it is upright, and whether it is grey."""
+    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    return (image.width, image.height) if turned else (image.height, image.width), _is_grey(image)
+
+
+def _upright(image: "Image") -> "Image":
+    """The pixels, as grey or RGB, turned as the EXIF orientation says."""
+    from PIL import ImageOps
+
+    image.load()
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        if np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+            raise _Unfit("expected opaque pixels; some are transparent")
+        # An unused transparent colour would make Pillow add an alpha channel, or warn.
+        image.info.pop("transparency", None)
+    return ImageOps.exif_transpose(image).convert("L" if _is_grey(image) else "RGB")
+
+
+def _fit(image: "Image", size: tuple[int, int], channels: int) -> Tensor:
+    """Resize to cover (height, width), crop about the centre, convert."""
+    from PIL import Image, ImageOps
+
+    height, width = size
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+    return torch.tensor(np.asarray(image)).reshape(height, width, channels).permute(2, 0, 1).contiguous()
+
+
+# ---------------------------------------------------------------------------------------------- image folders
+
+
+def _folder(root: Path, size: tuple[int, int] | None, channels: int | None, on_bad: OnBad) -> Splits:
+    folders = _split_folders(root)
+    bad: dict[Path, str] = {}
+    files = {split: _class_files(folder, bad) for split, folder in folders.items()}
+    classes = tuple(files["train"])
+    if not classes:
+        raise ValueError(
+            f"{folders['train']}: expected a folder of images for each class; found no folder (for the binary files "
+            "of CIFAR use load('cifar10', data_dir=…) or load('cifar100', data_dir=…))"
+        )
+    for split, found in files.items():
+        for name, paths in found.items():
+            if name not in classes:
+                raise ValueError(f"{folders[split] / name}: expected one of the classes of train/; got {name!r}")
+            if not paths and not any(path.parent == folders[split] / name for path in bad):
+                raise ValueError(f"{folders[split] / name}: expected images ({', '.join(SUFFIXES)}); found none")
+    every = [path for found in files.values() for paths in found.values() for path in paths]
+    images = _read_files(every, size, channels, bad, on_bad)
+    sets = {}
+    for split, found in files.items():
+        kept = [(path, classes.index(name)) for name, paths in found.items() for path in paths if path in images]
+        for i, name in enumerate(classes if split == "train" else ()):
+            if all(label != i for _, label in kept):
+                raise ValueError(f"{folders[split] / name}: expected images that can be read; every file was skipped")
+        if not kept:
+            raise ValueError(f"{folders[split]}: expected images that can be read; found none")
+        sets[split] = ImageSet(
+            torch.stack([images[path] for path, _ in kept]),
+            torch.tensor([label for _, label in kept]),
+            classes,
+            f"{root.name}/{split}",
+            allow_empty=split != "train",
+        )
+    skipped = tuple((str(path), reason) for path, reason in sorted(bad.items()))
+    return Splits(sets["train"], sets.get("validation"), sets.get("test"), skipped)
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Folder of each split; the root itself is "train" where there are no split folders."""
+    found = [path for path in _visible(root) if path.is_dir()]
+    splits = [path for path in found if path.name in _SPLIT_FOLDERS]
+    if not splits:
+        return {"train": root}
+    names = {_SPLIT_FOLDERS[path.name]: path for path in splits}
+    if len(splits) != len(found) or len(names) != len(splits) or "train" not in names:
+        raise ValueError(
+            f"{root}: expected a folder per class, or train/ with, if wanted, validation/ (or val/) and test/ and no "
+            f"folder beside them; got {', '.join(path.name + '/' for path in found)}"
+        )
+    return names
+
+
+def _class_files(folder: Path, bad: dict[Path, str]) -> dict[str, list[Path]]:
+    """Image files of each class folder, sorted; what is no image file goes to `bad`."""
+    found: dict[str, list[Path]] = {}
+    for path in _visible(folder):
+        if not path.is_dir():
+            continue
+        found[path.name] = []
+        for file in _visible(path):
+            if file.is_dir():
+                bad[file] = "expected an image file; got a folder"
+            elif file.suffix.lower() not in SUFFIXES:
+                bad[file] = f"expected a file named {', '.join(SUFFIXES)}; got {file.suffix or 'no suffix'}"
+            else:
+                found[path.name].append(file)
+    return found
+
+
+def _visible(folder: Path) -> list[Path]:
+    hidden = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted((path for path in hidden if path.name.lower() not in _CLUTTER), key=lambda path: path.name)
+
+
+def _read_files(
+    paths: Iterable[Path], size: tuple[int, int] | None, channels: int | None, bad: dict[Path, str], on_bad: OnBad
+) -> dict[Path, Tensor]:
+    """Decode every file; those that fail go to `bad`, and are refused together if `on_bad` says so."""
+    good = list(paths)
+    while True:
+        # Sizes and channels that are asked for need no look at the headers.
+        headers = {} if size and channels else _each(good, lambda data: _decode(data, _header), bad)
+        shared = {one for one, _ in headers.values()}
+        pair = size or (shared.pop() if len(shared) == 1 else (DEFAULT_SIZE, DEFAULT_SIZE))
+        depth = channels or (1 if all(grey for _, grey in headers.values()) else 3)
+        good = [path for path in good if path not in bad]
+        images = _each(good, lambda data, to=(pair, depth): _fit(_decode(data, _upright), *to), bad)
+        if bad and on_bad == "refuse":
+            listing = "".join(f"\n  {path}: {reason}" for path, reason in sorted(bad.items())[:20])
+            more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
+            raise ValueError(f"{len(bad)} files are no usable images (on_bad='skip' leaves them out):{listing}{more}")
+        # A file whose pixels turn out to be damaged must not have had a say in the common size.
+        if len(images) == len(good) or not headers:
+            return images
+        good = list(images)
+
+
+def _each(paths: Iterable[Path], read: Callable[[bytes], T], bad: dict[Path, str]) -> dict[Path, T]:
+    results: dict[Path, T] = {}
+    for path in paths:
+        try:
+            results[path] = read(path.read_bytes())
+        except (OSError, ValueError) as error:
+            bad[path] = str(error)
+    return results

@@ -37,6 +37,7 @@ def axis_names(attributes: int, spatial: int, *, newest: int | None = None, chan
         'b, v1, v2, v3, u1, u2'
         >>> axis_names(3, 2, newest=7)
         'b, v5, v6, v7, u1, u2'
+
     """
     last = attributes if newest is None else newest
     middle = [f"v{i}" for i in range(last - attributes + 1, last + 1)] + ["c"] * channel
@@ -60,6 +61,7 @@ def per_axis(value: int | Sequence[int], axes: int, what: str) -> tuple[int, ...
     Example:
         >>> per_axis(2, 3, "stride")
         (2, 2, 2)
+
     """
     entries = (value,) * axes if isinstance(value, int) else tuple(value)
     if len(entries) != axes:
@@ -100,6 +102,7 @@ def placement(
         >>> (T * torch.tensor([1.0, 2.0, 3.0])).sum(-1)
         tensor([[2., 3., 0., 0.],
                 [0., 1., 2., 3.]])
+
     """
     out = torch.arange(size // stride, device=device)[:, None, None]
     inp = torch.arange(size, device=device)[None, :, None]
@@ -111,7 +114,12 @@ def placement(
 
 
 def dense_weight(
-    weight: Tensor, sizes: Sequence[int], stride: Sequence[int], boundary: Boundary, *, channel_axis: bool = False
+    weight: Tensor,
+    sizes: Sequence[int],
+    stride: Sequence[int],
+    boundary: Boundary,
+    *,
+    channel_axis: bool = False,
 ) -> Tensor:
     """Write a convolution along attributes as the channel matrix of a spatial convolution.
 
@@ -132,6 +140,7 @@ def dense_weight(
         >>> dense_weight(torch.tensor([[1.0, 2.0, 3.0]]), [4], [2], "circular")
         tensor([[2., 3., 0., 1.],
                 [0., 1., 2., 3.]])
+
     """
     filters, channels = weight.shape[0], weight.shape[1] if channel_axis else 1
     first = 2 if channel_axis else 1
@@ -173,6 +182,7 @@ def pad_spatial(x: Tensor, margins: Sequence[int], boundary: Boundary) -> Tensor
     Example:
         >>> pad_spatial(torch.tensor([[1.0, 2.0, 3.0]]), [1], "circular")
         tensor([[3., 1., 2., 3., 1.]])
+
     """
     if boundary == "zeros":
         return F.pad(x, [m for margin in reversed(margins) for m in (margin, margin)])
@@ -221,6 +231,7 @@ def attribute_conv(
         >>> x = torch.randn(2, 8, 16, 32, 32)                      # b v1 v2 u1 u2
         >>> attribute_conv(x, torch.randn(5, 7, 11, 3, 3), stride=(2, 2, 1, 1)).shape
         torch.Size([2, 4, 8, 5, 32, 32])
+
     """
     if spatial not in _SPATIAL_CONV:
         raise ValueError(f"attribute_conv: expected 1, 2 or 3 spatial axes; got {spatial}")
@@ -293,6 +304,7 @@ def patch_moments(x: Tensor, support: Sequence[int], *, boundary: Boundary = "ze
         tensor([2.5000, 2.5000, 2.5000])
         >>> covariance[1]
         tensor([-0.2500,  1.2500, -0.2500])
+
     """
     check_boundary(boundary, "patch_moments")
     axes = len(support)
@@ -337,6 +349,7 @@ def translate(x: Tensor, axis: int, shift: int, *, boundary: Boundary = "circula
         tensor([4, 1, 2, 3])
         >>> translate(torch.tensor([1, 2, 3, 4]), 0, -1, boundary="zeros")
         tensor([2, 3, 4, 0])
+
     """
     check_boundary(boundary, "translate")
     axis = _check_axis(x, axis, "translate")
@@ -366,6 +379,7 @@ def marginal(x: Tensor, axis: int | Sequence[int]) -> Tensor:
     Example:
         >>> marginal(torch.tensor([[1.0, 3.0], [5.0, 7.0]]), 0)
         tensor([3., 5.])
+
     """
     axes = [axis] if isinstance(axis, int) else list(axis)
     return x.mean([_check_axis(x, one, "marginal") for one in axes]) if axes else x
@@ -373,5 +387,7 @@ def marginal(x: Tensor, axis: int | Sequence[int]) -> Tensor:
 
 def _check_axis(x: Tensor, axis: int, where: str) -> int:
     if not -x.ndim <= axis < x.ndim:
-        raise ValueError(f"{where}: expected an axis between {-x.ndim} and {x.ndim - 1} of {tuple(x.shape)}; got {axis}")
+        raise ValueError(
+            f"{where}: expected an axis between {-x.ndim} and {x.ndim - 1} of {tuple(x.shape)}; got {axis}"
+        )
     return axis % x.ndim

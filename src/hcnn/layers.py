@@ -171,6 +171,7 @@ class AttributeConv(_AttributeLayer):
         >>> second = AttributeConv(8, attribute_support=(5,), spatial_support=(3, 3), stride=(2, 1, 1))
         >>> second(first(torch.randn(2, 3, 16, 16))).shape
         torch.Size([2, 4, 8, 16, 16])
+
     """
 
     def __init__(
@@ -217,6 +218,7 @@ class AttributeConv(_AttributeLayer):
 
         Returns:
             A `FoldedConv` with equal outputs in eval mode.
+
         """
         norm = _in_double(self.norm)
         scale, shift = _scale_shift(norm, *_running(norm))
@@ -261,6 +263,7 @@ class FactorizedConv(_AttributeLayer):
         >>> layer = FactorizedConv(16, 32, attribute_support=(7, 11), stride=(2, 2, 1, 1), averaged=1)
         >>> layer(torch.randn(2, 4, 8, 16, 9, 9)).shape            # b v1 v2 v3 u1 u2 -> b v2 v3 v4 u1 u2
         torch.Size([2, 4, 8, 16, 9, 9])
+
     """
 
     def __init__(
@@ -351,6 +354,7 @@ class FactorizedConv(_AttributeLayer):
 
         Raises:
             ValueError: with an inner ELU, where the factors do not compose.
+
         """
         if self.inner_elu:
             raise ValueError(f"{self.label}: with an inner ELU the filters h and g do not compose to w")
@@ -365,6 +369,7 @@ class FactorizedConv(_AttributeLayer):
 
         Returns:
             A layer with equal outputs in eval mode.
+
         """
         dtype = self.h.dtype
         norm, inner = _in_double(self.norm), _in_double(self.inner_norm)
@@ -388,6 +393,7 @@ class FoldedConv(_AttributeLayer):
         source: the layer whose geometry it takes over.
         weight: (K, *kv, *ku), or (K, c, *kv, *ku).
         bias: (K,), or (*v', K) under zeros, where the constant of the inner normalization meets the border.
+
     """
 
     def __init__(self, source: _AttributeLayer, weight: Tensor, bias: Tensor) -> None:
@@ -409,6 +415,7 @@ class FoldedPlusConv(FactorizedConv):
         shift: (Q,).
         g: (K, Q, *kv), the outer scale folded in.
         bias: (K,).
+
     """
 
     def __init__(self, source: FactorizedConv, h: Tensor, shift: Tensor, g: Tensor, bias: Tensor) -> None:

@@ -18,6 +18,7 @@ class AttributeArray(NamedTuple):
     Attributes:
         values: the array, (b, *v, *u).
         axes: one name per axis, for example ("b", "v3", "v4", "v5", "u1", "u2").
+
     """
 
     values: Tensor
@@ -43,6 +44,7 @@ class HierarchicalCNNConfig:
         inner_affine: a learned scale and shift in the inner normalization.
         readout: "mean" has *classes* filters at j = J-1 and one learned scale of eq. (7); "linear" has K filters
             there and a linear map with bias to the classes, as the published code does.
+
     """
 
     channels: int = 3
@@ -91,6 +93,7 @@ class MultiscaleConfig:
         spatial_axes: 1, 2 or 3.
         downsample: the layers j with spatial stride 2.
         boundary: "zeros" or "circular", on every axis of the whole network.
+
     """
 
     channels: int = 3
@@ -137,6 +140,7 @@ class Readout(nn.Module):
         values: size of the newest attribute.
         classes: number of classes, for a linear map with bias; None multiplies by one learned scale instead.
         spatial: number of spatial axes.
+
     """
 
     # The mean of thousands of ELU outputs of unit variance hardly leaves 0, so logits need a gain to start from.
@@ -167,6 +171,7 @@ class AttributeNetwork(nn.Module):
         readout: the operator W_J.
         attribute_sizes: the sizes of the attribute axes of each x_j, oldest first.
         newest: the index of the newest attribute of each x_j.
+
     """
 
     def __init__(
@@ -204,6 +209,7 @@ class AttributeNetwork(nn.Module):
 
         Raises:
             ValueError: if x does not fit; it names the layer, the axes expected and the shape that came.
+
         """
         return self.forward_from(x, 0, return_arrays=return_arrays)
 
@@ -217,6 +223,7 @@ class AttributeNetwork(nn.Module):
 
         Returns:
             As `forward`.
+
         """
         if not 0 <= j <= len(self.layers):
             raise ValueError(f"forward_from: expected j between 0 and {len(self.layers)}; got {j}")
@@ -248,6 +255,7 @@ class AttributeNetwork(nn.Module):
             >>> model = create_model("hcnn_digits")
             >>> [model.invariant_shift(3, axis) for axis in ("v1", "v2", "v3")]
             [1, 2, 4]
+
         """
         names = self.axes(j)
         if axis not in names[1:] or axis == f"v{len(self.layers)}":
@@ -276,6 +284,7 @@ class AttributeNetwork(nn.Module):
             >>> x = torch.randn(2, 1, 8, 8)
             >>> bool(torch.allclose(model(x), model.fold()(x), atol=1e-5))
             True
+
         """
         if self.folded:
             raise ValueError("fold: this network is folded already")
@@ -310,6 +319,7 @@ class HierarchicalCNN(AttributeNetwork):
         >>> logits, arrays = model(torch.randn(2, 3, 8, 8), return_arrays=True)
         >>> arrays[4].axes, tuple(arrays[4].values.shape)
         (('b', 'v2', 'v3', 'v4', 'u1', 'u2'), (2, 2, 4, 10, 8, 8))
+
     """
 
     def __init__(self, config: HierarchicalCNNConfig) -> None:
@@ -356,6 +366,7 @@ class MultiscaleHierarchicalCNN(AttributeNetwork):
         >>> model = MultiscaleHierarchicalCNN(MultiscaleConfig(width=2, depth=4, downsample=()))
         >>> model(torch.randn(2, 3, 4, 4), return_arrays=True)[1][3].axes
         ('b', 'v1', 'v2', 'v3', 'u1', 'u2')
+
     """
 
     def __init__(self, config: MultiscaleConfig) -> None:
@@ -408,6 +419,7 @@ def list_models() -> list[str]:
     Example:
         >>> "hcnn_cifar10" in list_models()
         True
+
     """
     return list(_NAMED)
 
@@ -428,6 +440,7 @@ def model_config(name: str, **overrides: Any) -> HierarchicalCNNConfig | Multisc
     Example:
         >>> model_config("hcnn_cifar10", boundary="circular").boundary
         'circular'
+
     """
     if name not in _NAMED:
         near = difflib.get_close_matches(name, _NAMED, n=3)
@@ -461,6 +474,7 @@ def create_model(name: str, **overrides: Any) -> AttributeNetwork:
     Example:
         >>> create_model("hcnn_small_cifar10")(torch.randn(2, 3, 32, 32)).shape
         torch.Size([2, 10])
+
     """
     return build(model_config(name, **overrides))
 
@@ -474,6 +488,7 @@ class ParameterCount:
         composed: convolution weights of the composed filters; equals `trained` with an inner ELU.
         normalization: scales and shifts of the normalizations, on top.
         logit_scale: the learned scale of the logits, on top.
+
     """
 
     trained: int
@@ -494,6 +509,7 @@ def count_parameters(model: AttributeNetwork) -> ParameterCount:
     Example:
         >>> count_parameters(create_model("hcnn_cifar10"))
         ParameterCount(trained=344640, composed=97650, normalization=340, logit_scale=1)
+
     """
     linear = sum(p.numel() for name, p in model.readout.named_parameters() if name.startswith("linear"))
     trained = composed = norms = 0

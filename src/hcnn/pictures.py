@@ -38,6 +38,7 @@ def learning_curves(metrics: Path, path: Path, *, test_accuracy: float | None = 
         metrics: the metrics.jsonl of a run.
         path: the PNG to write.
         test_accuracy: drawn as a line, since the test set is read once.
+
     """
     pyplot = _pyplot()
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
@@ -46,7 +47,11 @@ def learning_curves(metrics: Path, path: Path, *, test_accuracy: float | None = 
     left.plot(epochs, [row["loss"] for row in rows], color="#0072b2", marker=".", label="training")
     left.set(xlabel="epoch", ylabel="cross-entropy", title="Loss", ylim=(0, None))
     right.plot(
-        epochs, [100 * row["train_accuracy"] for row in rows], color="#0072b2", marker=".", label="training (augmented)"
+        epochs,
+        [100 * row["train_accuracy"] for row in rows],
+        color="#0072b2",
+        marker=".",
+        label="training (augmented)",
     )
     if test_accuracy is not None:
         label = f"test, after training: {100 * test_accuracy:.2f} %"
@@ -73,6 +78,7 @@ def invariant_arrays(model: AttributeNetwork, images: Tensor, j: int) -> Tensor:
 
     Raises:
         ValueError: if x_j does not exist or has no two attributes.
+
     """
     if not 2 <= j <= len(model.layers):
         raise ValueError(f"invariant_arrays: expected a depth between 2 and {len(model.layers)}; got {j}")
@@ -100,6 +106,7 @@ def nearest_to_translated(arrays: Tensor, query: int, shift: int) -> tuple[int, 
         >>> arrays = torch.eye(3)[:, :, None]
         >>> nearest_to_translated(arrays, 0, 1)
         (1, 0.0)
+
     """
     wanted = translate(arrays[query], 0, shift)
     distances = (arrays - wanted).flatten(1).norm(dim=1)
@@ -109,7 +116,12 @@ def nearest_to_translated(arrays: Tensor, query: int, shift: int) -> tuple[int, 
 
 
 def translation_picture(
-    model: AttributeNetwork, images: Tensor, pixels: Tensor, labels: Tensor, classes: tuple[str, ...], path: Path
+    model: AttributeNetwork,
+    images: Tensor,
+    pixels: Tensor,
+    labels: Tensor,
+    classes: tuple[str, ...],
+    path: Path,
 ) -> None:
     """Draw images whose arrays are nearest to a query's, translated along v_{j-1}; paper, figure 3.
 
@@ -123,6 +135,7 @@ def translation_picture(
         labels: their classes.
         classes: class names.
         path: the PNG to write.
+
     """
     pyplot = _pyplot()
     j = len(model.layers) - 1  # the last depth whose attributes are not the classes
@@ -155,7 +168,12 @@ def translation_picture(
             if row == 0:
                 head = "query" if distance is None else f"τ = {shifts[column - 1]}"
                 top.annotate(
-                    head, (0.5, 1.32), xycoords="axes fraction", ha="center", fontsize=9, annotation_clip=False
+                    head,
+                    (0.5, 1.32),
+                    xycoords="axes fraction",
+                    ha="center",
+                    fontsize=9,
+                    annotation_clip=False,
                 )
         grid[2 * row + 1, 0].set_ylabel(f"v{j - 1}", fontsize=8)
         grid[2 * row + 1, 0].set_xlabel(f"v{j}", fontsize=8)

@@ -20,6 +20,7 @@ class Recipe:
         translation: largest random translation in pixels, filled with zeros.
         flip: mirror images left to right at random.
         precision: "float32", or "bfloat16" for the convolutions (statistics stay float32).
+
     """
 
     epochs: int = 30
@@ -68,6 +69,7 @@ def get_recipe(name: str, **overrides: Any) -> Recipe:
     Example:
         >>> get_recipe("digits", epochs=3).epochs
         3
+
     """
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=2)

@@ -22,6 +22,7 @@ class LayerRow:
         composed: of the composed filters.
         normalization: normalization parameters, or the logit scale.
         multiply_adds: of one image, in the dense form (with an inner ELU: of both steps).
+
     """
 
     name: str
@@ -53,6 +54,7 @@ def summarize(model: AttributeNetwork, image_size: Sequence[int]) -> list[LayerR
         >>> rows = summarize(create_model("hcnn_cifar10"), (32, 32))
         >>> sum(row.composed for row in rows), round(sum(row.multiply_adds for row in rows) / 1e9, 2)
         (97650, 1.93)
+
     """
     config = model.config
     if len(image_size) != config.spatial_axes:

@@ -44,6 +44,7 @@ def assert_covariant(
         >>> from hcnn.layers import AttributeConv
         >>> layer = AttributeConv(4, attribute_support=(3,), stride=(2, 1, 1), boundary="circular").eval()
         >>> assert_covariant(layer, torch.randn(2, 8, 5, 5), axis=1, stride=2)
+
     """
     target = axis if output_axis is None else output_axis
     with torch.no_grad():
@@ -80,6 +81,7 @@ def assert_invariant(
     Example:
         >>> from hcnn.functional import marginal
         >>> assert_invariant(lambda x: marginal(x, 1), torch.randn(2, 8, 5, 5), axis=1)
+
     """
     moved = translate(x, axis, shift)
     if torch.equal(moved, x):

@@ -38,6 +38,7 @@ class Progress:
         images_per_second: over this epoch so far.
         seconds_left: estimate for the whole run.
         epoch_done: the metrics of the epoch that just ended, or None.
+
     """
 
     epoch: int
@@ -60,6 +61,7 @@ class Preprocessing:
         std: per channel.
         size: spatial size of the images.
         classes: class names, in the order of the logits.
+
     """
 
     mean: tuple[float, ...]
@@ -74,6 +76,7 @@ class Preprocessing:
             >>> p = Preprocessing((0.5,), (0.25,), (1, 1), ("a", "b"))
             >>> p.standardize(torch.tensor([[[[255]]]], dtype=torch.uint8))
             tensor([[[[2.]]]])
+
         """
         shape = (1, -1, *[1] * (images.ndim - 2))
         mean = torch.tensor(self.mean, dtype=dtype, device=images.device).reshape(shape)
@@ -88,6 +91,7 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
         >>> recipe = Recipe(lr=1.0, warmup=0.5)
         >>> [round(learning_rate(recipe, step, 4), 2) for step in range(4)]
         [0.5, 1.0, 0.85, 0.15]
+
     """
     rise = max(1, round(recipe.warmup * steps))
     if step < rise:
@@ -109,6 +113,7 @@ def random_translations(images: Tensor, pixels: int, generator: torch.Generator)
     Example:
         >>> random_translations(torch.ones(1, 1, 3), 0, torch.Generator()).tolist()
         [[[1.0, 1.0, 1.0]]]
+
     """
     if not pixels:
         return images
@@ -151,6 +156,7 @@ def train_epochs(
 
     Raises:
         ValueError: if the loss stops being finite (step and learning rate are named), or there is no full batch.
+
     """
     count, device = len(images), images.device
     batches = count // recipe.batch_size
@@ -158,7 +164,10 @@ def train_epochs(
         raise ValueError(f"batch_size: {recipe.batch_size} is more than the {count} training images")
     steps = recipe.epochs * batches
     optimizer = torch.optim.SGD(
-        _groups(model, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0
+        _groups(model, recipe.weight_decay),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
     )
     model.train()
     start = time.perf_counter()
@@ -220,6 +229,7 @@ def predict_logits(model: nn.Module, images: Tensor, *, batch_size: int = 250) -
 
     Returns:
         (n, classes), float.
+
     """
     training = model.training
     model.eval()
@@ -242,6 +252,7 @@ class Run:
         model: the trained network, in eval mode.
         preprocessing: how its input is made.
         config: the contents of config.json.
+
     """
 
     folder: Path
@@ -284,9 +295,12 @@ def train_run(
     Raises:
         ValueError: if the folder cannot be used or the data do not fit the network.
         OSError: if the folder cannot be written.
+
     """
     if model_config.classes != len(preprocessing.classes):
-        raise ValueError(f"the network has {model_config.classes} classes; {data_name} has {len(preprocessing.classes)}")
+        raise ValueError(
+            f"the network has {model_config.classes} classes; {data_name} has {len(preprocessing.classes)}"
+        )
     if model_config.channels != train[0].shape[1]:
         raise ValueError(f"the network expects {model_config.channels} channels; {data_name} has {train[0].shape[1]}")
     folder = checkpoints.ensure_writable(folder)
@@ -328,7 +342,11 @@ def train_run(
             "train_seconds": round(seconds, 2),
             "parameters": asdict(count_parameters(model)),
             "weights_sha256": digest,
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+            },
             "hardware": {"machine": platform.machine(), "threads": torch.get_num_threads(), "device": device},
         }
         if test is not None:
@@ -350,6 +368,7 @@ def load_run(folder: Path) -> Run:
 
     Raises:
         ValueError: if the folder, its configuration or its weights are missing, damaged, or do not fit each other.
+
     """
     folder = Path(folder)
     for name in (CONFIG, WEIGHTS):
