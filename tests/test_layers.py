@@ -1,5 +1,7 @@
 """Layers against the two steps of the paper, written slowly and obviously; and the law that each states."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -164,12 +166,12 @@ def test_the_law_of_the_factorized_layer(boundary, inner_elu) -> None:
     layer.eval()
     assert_invariant(layer, x, 1)
     for axis, out, support, step in ((2, 1, 3, 2), (3, 2, 5, 2), (4, 4, 3, 1), (5, 5, 3, 2)):
-        check = dict(stride=step, support=support, boundary=boundary, output_axis=out)
+        check: dict[str, Any] = dict(stride=step, support=support, boundary=boundary, output_axis=out)
         assert_covariant(layer, x, axis, **check)
         assert_covariant(layer, x, axis, shift=2, **check)
         if step == 2:  # half a step is no translation of the output
             with pytest.raises(AssertionError, match=f"not covariant along axis {axis}"):
-                assert_covariant(layer, x, axis, **(check | {"stride": 1}))
+                assert_covariant(layer, x, axis, **{**check, "stride": 1})
 
 
 @pytest.mark.parametrize("boundary", ["zeros", "circular"])

@@ -314,7 +314,7 @@ def _summary(command: Summary, console: Console) -> None:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1, 0, 0),
-        title=f"{command.model}, boundary {model.config.boundary}, images {model.config.channels}x{side}x{side}"
+        title=f"{command.model}, boundary {model.config.boundary}, images {model.config.channels}x{side}x{side}",
     )
     for column in ("j", "attributes", "v, u sizes", "support", "stride"):
         table.add_column(column, no_wrap=True)
@@ -325,8 +325,9 @@ def _summary(command: Summary, console: Console) -> None:
         return "x".join(map(str, values)) or "-"
 
     for row in rows:
+        attributes = row.axes.replace(",", "").split(" u1")[0]
         table.add_row(
-            row.name, row.axes.replace(",", "").split(" u1")[0], times(row.sizes), times(row.support), times(row.stride), f"{row.trained:,}",
+            row.name, attributes, times(row.sizes), times(row.support), times(row.stride), f"{row.trained:,}",
             f"{row.composed:,}", f"{row.normalization:,}", f"{row.multiply_adds / 1e6:,.1f}M",
         )  # fmt: skip
     table.add_section()
@@ -334,7 +335,9 @@ def _summary(command: Summary, console: Console) -> None:
     table.add_row("", "total", "", "", "", *(f"{total:,}" for total in totals[:3]), f"{totals[3] / 1e6:,.1f}M")
     console.print(table)
     console.print(
-        "support and stride: attributes, then space; norm.: normalization parameters,\nat j = J the logit scale; mult-adds: of one image, dense form", highlight=False
+        "support and stride: attributes, then space; norm.: normalization parameters,\n"
+        "at j = J the logit scale; mult-adds: of one image, dense form",
+        highlight=False,
     )
 
 

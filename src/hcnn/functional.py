@@ -152,7 +152,7 @@ def dense_weight(
         # Contract the leading tap axis; its (out, in) pair is appended behind du. Taps are only placed: autocast
         # would round them for nothing.
         with torch.autocast(weight.device.type, enabled=False):
-            dense = torch.tensordot(dense, taps, dims=([2], [2]))  # (k, c, t…, du, o1, a1, …)
+            dense = torch.einsum("kct...,oat->kc...oa", dense, taps)  # (k, c, t…, du, o1, a1, …)
     pairs = range(3, 3 + 2 * len(sizes), 2)
     order = [*pairs, 0, *(axis + 1 for axis in pairs), 1, 2]  # (o…, k, a…, c, du)
     outputs = filters * math.prod([n // s for n, s in zip(sizes, stride, strict=True)])

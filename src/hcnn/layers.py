@@ -34,7 +34,7 @@ def _odd(support: Sequence[int], label: str, what: str) -> tuple[int, ...]:
     return entries
 
 
-class _AttributeLayer(nn.Module):
+class AttributeLayer(nn.Module):
     """What all layers share: the geometry of their axes, and the check of what comes in."""
 
     def __init__(
@@ -143,7 +143,7 @@ def _running(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     return norm.running_mean, norm.running_var
 
 
-class AttributeConv(_AttributeLayer):
+class AttributeConv(AttributeLayer):
     r"""Convolution along (u, v) with plain filters, normalization, ELU: ``x_j = ρ(x_{j-1} * w_{v_j})``, eq. (4).
 
     With `channels` it also sums over an axis of unordered channels, which makes it the first layer of eq. (3).
@@ -226,7 +226,7 @@ class AttributeConv(_AttributeLayer):
         return FoldedConv(self, weight.to(self.weight.dtype), shift.to(self.weight.dtype))
 
 
-class FactorizedConv(_AttributeLayer):
+class FactorizedConv(AttributeLayer):
     r"""Convolution along (u, v) with factorized filters, eq. (8), and normalizations between and after.
 
     ``x̃_q = (x * h_q - m_q) / σ_q``, ``x_j = ρ(N(Σ_q x̃_q * g_{v_j,q}))`` with N a batch normalization per v_j
@@ -386,7 +386,7 @@ class FactorizedConv(_AttributeLayer):
         return FoldedConv(self, weight.to(dtype), bias.to(dtype))
 
 
-class FoldedConv(_AttributeLayer):
+class FoldedConv(AttributeLayer):
     """An inference layer ``ρ(x * w + bias)``, as `fold` makes it; its convolution holds the composed filters only.
 
     Args:
@@ -396,7 +396,7 @@ class FoldedConv(_AttributeLayer):
 
     """
 
-    def __init__(self, source: _AttributeLayer, weight: Tensor, bias: Tensor) -> None:
+    def __init__(self, source: AttributeLayer, weight: Tensor, bias: Tensor) -> None:
         super().__init__(**_geometry(source))
         self.weight = nn.Parameter(weight.clone())
         self.bias = nn.Parameter(bias.clone())
@@ -419,7 +419,7 @@ class FoldedPlusConv(FactorizedConv):
     """
 
     def __init__(self, source: FactorizedConv, h: Tensor, shift: Tensor, g: Tensor, bias: Tensor) -> None:
-        _AttributeLayer.__init__(self, **_geometry(source))
+        AttributeLayer.__init__(self, **_geometry(source))
         self.inner_elu = True
         self.h = nn.Parameter(h.clone())
         self.shift = nn.Parameter(shift.clone())
@@ -432,7 +432,7 @@ class FoldedPlusConv(FactorizedConv):
         return F.elu(self._step_g(z, self.g, self.bias))
 
 
-def _geometry(source: _AttributeLayer) -> dict:
+def _geometry(source: AttributeLayer) -> dict:
     names = ("attribute_support", "spatial_support", "stride", "boundary", "averaged", "channels", "label")
     return {name: getattr(source, name) for name in names}
 
@@ -454,10 +454,10 @@ def _rows(tensor: Tensor, factor: Tensor) -> Tensor:
 def _edge_bias(g: Tensor, shift: Tensor, x: Tensor, stride: Sequence[int], boundary: Boundary) -> Tensor:
     """What the constants ``shift_q`` become behind g: ``Σ_q shift_q Σ_{taps inside} g(k, q, t)``, (*v', k)."""
     with torch.autocast(x.device.type, enabled=False):
-        bias = torch.tensordot(shift, g, dims=([0], [1]))  # (k, *kv)
+        bias = torch.einsum("q,kq...->k...", shift, g)  # (k, *kv)
         for axis, s in zip(range(g.ndim - 2), stride, strict=False):
             taps = placement(x.shape[1 + axis], g.shape[2 + axis], s, boundary, device=g.device, dtype=g.dtype)
-            bias = torch.tensordot(bias, taps.sum(1), dims=([1], [1]))  # contracts the leading taps, appends v'
+            bias = torch.einsum("kt...,ot->k...o", bias, taps.sum(1))  # contracts the leading taps, appends v'
         return bias.movedim(0, -1)
 
 

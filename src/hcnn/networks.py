@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hcnn.functional import BOUNDARIES, Boundary, axis_names, marginal
-from hcnn.layers import AttributeConv, FactorizedConv
+from hcnn.layers import AttributeConv, AttributeLayer, FactorizedConv
 
 
 class AttributeArray(NamedTuple):
@@ -262,6 +262,7 @@ class AttributeNetwork(nn.Module):
             raise ValueError(f"invariant_shift: expected one of {names[1:]} of x_{j}, not the classes; got {axis!r}")
         shift = 1
         for layer, index in zip(list(self.layers)[j:], range(j, len(self.layers)), strict=True):
+            assert isinstance(layer, AttributeLayer)
             before = self.axes(index)[1 + layer.averaged :]  # the axes this layer convolves
             if axis not in before:
                 break
@@ -289,13 +290,19 @@ class AttributeNetwork(nn.Module):
         if self.folded:
             raise ValueError("fold: this network is folded already")
         layers = [
-            layer.fold(((), *self.attribute_sizes)[index][layer.averaged :]) for index, layer in enumerate(self.layers)
+            _foldable(layer).fold(((), *self.attribute_sizes)[index][_foldable(layer).averaged :])
+            for index, layer in enumerate(self.layers)
         ]
         readout = Readout(self.attribute_sizes[-1][-1], _linear_classes(self.config), self.config.spatial_axes)
         readout.load_state_dict(self.readout.state_dict())
         parameter = next(self.parameters())
         folded = AttributeNetwork(self.config, layers, readout, self.attribute_sizes)
         return folded.to(parameter.device, parameter.dtype).eval()
+
+
+def _foldable(layer: nn.Module) -> AttributeConv | FactorizedConv:
+    assert isinstance(layer, AttributeConv | FactorizedConv)
+    return layer
 
 
 def _linear_classes(config: Any) -> int | None:

@@ -156,8 +156,8 @@ def translation_picture(
         cells = [(query, None)] + [nearest_to_translated(arrays, query, shift) for shift in shifts]
         for column, (index, distance) in enumerate(cells):
             top, bottom = grid[2 * row, column], grid[2 * row + 1, column]
-            top.imshow(pixels[index].permute(1, 2, 0).squeeze(-1), cmap="gray")
-            bottom.imshow(arrays[index], cmap="cividis", vmin=low, vmax=high, aspect="auto")
+            top.imshow(pixels[index].permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray")
+            bottom.imshow(arrays[index].numpy(), cmap="cividis", vmin=low, vmax=high, aspect="auto")
             same = labels[index] == labels[query]
             for axes in (top, bottom):
                 axes.set(xticks=[], yticks=[])

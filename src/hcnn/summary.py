@@ -67,13 +67,11 @@ def summarize(model: AttributeNetwork, image_size: Sequence[int]) -> list[LayerR
         extent = tuple(math.ceil(n / s) for n, s in zip(extent, layer.stride[layer.attributes :], strict=True))
         inputs, outputs = math.prod(sizes[layer.averaged :]), math.prod(model.attribute_sizes[j - 1])
         pixels, taps = math.prod(extent), math.prod(layer.spatial_support)
-        inner = isinstance(layer, FactorizedConv) and layer.inner_elu
-        if inner:
-            rank = layer.h.shape[0]
-            multiply_adds = pixels * inputs * rank * (taps + outputs)
+        if isinstance(layer, FactorizedConv) and layer.inner_elu:
+            rank = len(layer.h)
+            multiply_adds, composed = pixels * inputs * rank * (taps + outputs), own
         else:
-            multiply_adds = pixels * inputs * outputs * taps
-        composed = own if inner else layer.composed_weight().numel()
+            multiply_adds, composed = pixels * inputs * outputs * taps, layer.composed_weight().numel()
         norms = sum(p.numel() for p in layer.parameters()) - own
         sizes = model.attribute_sizes[j - 1]
         rows.append(
