@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import torch
 import tyro
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -311,7 +310,7 @@ def _summary(command: Summary, console: Console) -> None:
         raise ValueError(f"--image-size: expected a positive number; got {side}")
     rows = summarize(model, (side,) * model.config.spatial_axes)
     table = Table(
-        box=box.SIMPLE_HEAD,
+        box=None,
         pad_edge=False,
         padding=(0, 1, 0, 0),
         title=f"{command.model}, boundary {model.config.boundary}, images {model.config.channels}x{side}x{side}",
@@ -342,7 +341,7 @@ def _summary(command: Summary, console: Console) -> None:
 
 
 def _models(command: Models, console: Console) -> None:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for column in ("name", "K", "Q", "J", "classes"):
         table.add_column(column, no_wrap=True)
     for column in ("trained", "composed"):
