@@ -18,14 +18,15 @@ import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
 StrPath = str | os.PathLike[str]
+Progress = Callable[[int, int], None]
 
 _UNLISTED_LIMIT = 1 << 20  # bytes; a readme beside the data
 _OVERHEAD = 16 << 20  # bytes; tar headers, padding and unlisted members
@@ -81,7 +82,7 @@ def cache_folder(data_dir: StrPath | None = None) -> Path:
     return Path(data_dir or os.environ.get("HCNN_DATA") or "~/.cache/hcnn").expanduser()
 
 
-def fetch(spec: ArchiveSpec, folder: StrPath, *, progress: Any = None) -> Path:
+def fetch(spec: ArchiveSpec, folder: StrPath, *, progress: Progress | None = None) -> Path:
     """Download an archive into `folder`, unless a file of its name is there.
 
     A file that is there is returned as it is; `read_members` verifies it. A download that fails, is cut off, grows
@@ -90,7 +91,7 @@ def fetch(spec: ArchiveSpec, folder: StrPath, *, progress: Any = None) -> Path:
     Args:
         spec: the archive.
         folder: where it goes; created if missing.
-        progress: an object with `total`, `update(n)`, `reset()` and `close()`, as tqdm has, told of the bytes read.
+        progress: called with the bytes read so far and the bytes to come in all (0 if the site does not say).
 
     Returns:
         Path of the archive.
@@ -111,10 +112,17 @@ def fetch(spec: ArchiveSpec, folder: StrPath, *, progress: Any = None) -> Path:
     except ImportError as error:
         raise ImportError(f"downloading {spec.name} needs pooch: pip install 'hcnn[data]'. {by_hand}") from error
 
-    def download(url: str, output: Any, _: object) -> None:
-        with Path(output).open("wb") as file:
-            limited = _Limited(file, spec.size, f"{url}: more than the {spec.size:,} bytes expected; nothing kept")
-            pooch.HTTPDownloader(progressbar=progress or False, timeout=_TIMEOUT)(url, limited, None)
+    def download(url: str, output: StrPath, _: object) -> None:
+        # Not pooch's own downloader, which knows no bound and leaves its connection open where it fails.
+        with requests.get(url, stream=True, timeout=_TIMEOUT) as response, Path(output).open("wb") as file:
+            response.raise_for_status()
+            total = int(response.headers.get("content-length", 0))
+            for chunk in response.iter_content(1 << 16):
+                if file.tell() + len(chunk) > spec.size:
+                    raise ValueError(f"{url} sends more than the {spec.size:,} bytes expected")
+                file.write(chunk)
+                if progress:
+                    progress(file.tell(), total)
 
     try:
         with _quiet(pooch.get_logger()):
@@ -362,27 +370,17 @@ def _check_labels(labels: np.ndarray, count: int, where: str) -> None:
 
 
 class _Limited:
-    """Passes reads and writes on, and raises once more than `limit` bytes went through."""
+    """Passes reads on, and raises once more than `limit` bytes came."""
 
-    def __init__(self, file: IO[bytes] | gzip.GzipFile, limit: int, complaint: str):
+    def __init__(self, file: gzip.GzipFile, limit: int, complaint: str):
         self.file, self.left, self.complaint = file, limit, complaint
 
     def read(self, size: int) -> bytes:
         data = self.file.read(min(size, self.left + 1))
-        self._spend(len(data))
-        return data
-
-    def write(self, data: bytes) -> int:
-        self._spend(len(data))
-        return self.file.write(data)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-    def _spend(self, count: int) -> None:
-        self.left -= count
+        self.left -= len(data)
         if self.left < 0:
             raise ValueError(self.complaint)
+        return data
 
 
 @contextlib.contextmanager

@@ -3,7 +3,8 @@
 Every random number is a hash of seed, epoch, the image's index in the training set and the number of the draw, so an
 image is augmented alike in whatever batch, on whatever process and after however many restarts it comes. No
 generator is consulted and no state is kept. The one thing that a batch decides is which images mixup and CutMix
-mix: neighbours, 0 with 1, 2 with 3 and so on, so that cutting a batch in pieces of even length changes nothing either.
+mix: neighbours, 0 with 1, 2 with 3 and so on, so that cutting a batch in pieces of even length changes nothing but
+the last bit of a weight.
 """
 
 import functools
@@ -66,10 +67,10 @@ class Augmentation:
                     f"Augmentation: expected {name} to be a whole number of pixels, 0 or more; got {value!r}"
                 )
         for name in ("mixup", "cutmix"):
-            # Beyond 100 the distribution is a spike that the table of quantiles would not resolve.
-            if not 0 <= (value := getattr(self, name)) <= 100:
+            # Beyond these the distribution is all spikes, which the table of quantiles would not resolve.
+            if (value := getattr(self, name)) != 0 and not 0.01 <= value <= 100:
                 raise ValueError(
-                    f"Augmentation: expected {name} (α of a Beta distribution) from 0 to 100; got {value!r}"
+                    f"Augmentation: expected {name} (α of a Beta) to be 0 or from 0.01 to 100; got {value!r}"
                 )
         if self.fill not in ("zeros", "reflect"):
             raise ValueError(f"Augmentation: expected fill 'zeros' or 'reflect'; got {self.fill!r}")
@@ -323,18 +324,19 @@ def _beta_quantile(uniform: Tensor, alpha: float) -> Tensor:
     lower = uniform < 0.5  # the distribution is symmetric: the table covers its lower half
     place = torch.where(lower, uniform, 1 - uniform) * (2 * (len(table) - 1))
     left = place.long().clamp_(max=len(table) - 2)
-    small = torch.lerp(table[left], table[left + 1], place - left) ** (1 / alpha)
+    small = torch.lerp(table[left], table[left + 1], place - left) ** (1 / min(alpha, 1.0))
     return torch.where(lower, small, 1 - small)
 
 
 @functools.lru_cache(maxsize=16)
 def _beta_table(alpha: float, device: torch.device) -> Tensor:
-    """Quantiles of y = λ^α for λ ~ Beta(α, α) at probabilities evenly spaced from 0 to 1/2.
+    """Quantiles of y = λ^min(α, 1) for λ ~ Beta(α, α), at probabilities evenly spaced from 0 to 1/2.
 
-    In y the density (1 - λ)^(α-1) is bounded, while in λ it has a pole at 0 for α < 1.
+    The density in λ, (λ (1 - λ))^(α-1), has a pole at 0 for α < 1; in y it is bounded.
     """
-    y = np.linspace(0, 0.5**alpha, 1 << 16)
-    density = (1 - y ** (1 / alpha)) ** (alpha - 1)
+    power = min(alpha, 1.0)
+    y = np.linspace(0, 0.5**power, 1 << 16)
+    density = (4 * (1 - y ** (1 / power))) ** (alpha - 1) * y ** (alpha / power - 1)
     mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
     quantiles = np.interp(np.linspace(0, 1, _QUANTILES), mass / mass[-1], y)
     return torch.tensor(quantiles, dtype=torch.float32, device=device)
