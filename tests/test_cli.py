@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from hcnn import cli, training
-from hcnn.checkpoints import load_weights, save_weights
+from hcnn import cli
+from hcnn.weights import load_weights, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def _error(capsys, *arguments: str) -> str:
 def test_demo_leaves_a_complete_run(run) -> None:
     names = {path.name for path in run.iterdir()} - {".lock"}
     expected = {"config.json", "metrics.jsonl", "weights.safetensors", "result.json", "sample.png"}
-    assert names == expected | {"curves.png", "translations.png"}
+    assert names == expected | {"curves.png", "translations.png", "timing.jsonl", "checkpoints", "tensorboard"}
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
     assert rows[1]["loss"] < rows[0]["loss"]
@@ -147,36 +147,13 @@ for name in ("tyro", "rich", "PIL", "matplotlib", "sklearn", "scipy", "pooch", "
     sys.modules[name] = None  # importing it fails as if it were not installed
 import torch, hcnn
 from pathlib import Path
-from hcnn.training import Preprocessing, train_run, load_run
+from hcnn.datasets import ImageSet, Splits
+from hcnn.runs import RunSettings, load_run, train_run
 from hcnn.recipes import Recipe
-images = torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8)
-prep = Preprocessing((0.5,), (0.3,), (8, 8), tuple("0123456789"))
-train_run(Path(sys.argv[1]), hcnn.model_config("hcnn_digits"), Recipe(epochs=1, batch_size=4),
-          data_name="noise", train=(images, torch.arange(8)), test=None, preprocessing=prep)
+images = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8)
+data = Splits(ImageSet(images, torch.arange(20) % 10, tuple("0123456789"), "noise"))
+settings = RunSettings(hcnn.model_config("hcnn_digits"), Recipe(epochs=1, batch_size=4), "noise")
+train_run(Path(sys.argv[1]), settings, data)
 load_run(Path(sys.argv[1]))
 """
     subprocess.run([sys.executable, "-W", "error", "-c", script, str(tmp_path / "run")], check=True)
-
-
-def test_learning_rate_covers_one_cycle() -> None:
-    recipe = training.Recipe(lr=0.4)
-    rates = [training.learning_rate(recipe, step, 50) for step in range(50)]
-    assert max(rates) == pytest.approx(0.4)
-    assert rates[0] < 0.05
-    assert rates[-1] < 0.001
-
-
-def test_translations_move_images_and_fill_with_zeros() -> None:
-    images = torch.arange(1.0, 10).reshape(1, 1, 3, 3).expand(200, 1, 3, 3)
-    moved = training.random_translations(images, 1, torch.Generator().manual_seed(0))
-    centres = moved[:, 0, 1, 1]
-    assert set(centres.tolist()) == set(range(1, 10))
-    for image, centre in zip(moved[:, 0], centres, strict=True):
-        dy, dx = divmod(int(centre) - 1, 3)  # what came to the middle
-        expected = torch.zeros(3, 3)
-        for y in range(3):
-            for x in range(3):
-                sy, sx = y + dy - 1, x + dx - 1
-                if 0 <= sy < 3 and 0 <= sx < 3:
-                    expected[y, x] = images[0, 0, sy, sx]
-        assert torch.equal(image, expected)

@@ -1,4 +1,4 @@
-"""Files that survive: atomic writes, weights, checkpoints, the lock and the log of a run folder.
+"""Checkpoints: what a run goes on from, durable and verified, and nested state as tensors and JSON.
 
 Everything is safetensors or JSON; no pickle is ever opened. A checkpoint is two files in a run's
 ``checkpoints`` folder::
@@ -15,34 +15,20 @@ One process writes: rank 0 of a distributed group, holding the folder's `RunLock
 every temporary file it finds for the leftover of a dead writer and remove it.
 """
 
-import contextlib
-import errno
 import hashlib
-import io
 import json
 import math
-import os
-import pickletools
 import re
-import socket
-import sys
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import safetensors.torch
-import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
-
-StrPath = str | os.PathLike[str]
+from hcnn.files import StrPath, strict_json, sync_folder, write_atomically
+from hcnn.weights import parse_safetensors, safetensors_bytes, shortened
 
 _FORMAT = "hcnn-checkpoint-1"
 _MANIFEST = re.compile(r"step-(\d{9,})\.json")
@@ -71,273 +57,7 @@ class Rejected:
         return f"{self.path}: {self.reason}"
 
 
-class RunFolderBusy(RuntimeError):
-    """Another process holds the `RunLock` of this run folder."""
-
-
-# -------------------------------------------------------------------- atomic files
-
-
-def write_atomically(path: StrPath, data: bytes) -> None:
-    """Replace a file so that it always holds either the old bytes or the new, power cuts included.
-
-    The permissions are those the umask gives to any new file. Not for two threads writing one path at once.
-
-    Args:
-        path: the file to write; its folder must exist.
-        data: the whole content.
-
-    Raises:
-        OSError: with the errno of the failure, naming the path and the size; the previous file is intact
-            and the temporary one, ``.NAME.tmp-PID``, is removed.
-
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        # In a container a dead writer may well have had our process id: clear its leftover first.
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        try:
-            _write_all(descriptor, data)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            raise _named(error, f"while writing {len(data):,} bytes", path) from error
-        raise
-
-
-def write_json(path: StrPath, obj: object) -> None:
-    """Write strict JSON atomically: ASCII, indented by 2, keys in the order given, a newline at the end.
-
-    Args:
-        path: the file to write; its folder must exist.
-        obj: dicts with string keys, lists, tuples (written as lists), strings, numbers, booleans, None.
-
-    Raises:
-        ValueError: where ``obj`` has something JSON does not (NaN and infinities among them).
-        OSError: as `write_atomically` does.
-
-    """
-    write_atomically(path, (_strict_json(path, obj, indent=2) + "\n").encode())
-
-
-def ensure_writable(folder: StrPath) -> Path:
-    """Create an output folder, and prove before hours of work that files can be written into it.
-
-    Args:
-        folder: the folder that a run will write into; its parents are created too.
-
-    Returns:
-        The folder.
-
-    Raises:
-        OSError: naming the folder and the reason (no folder, read-only, full, forbidden …).
-
-    """
-    folder = Path(folder)
-    probe = folder / ".write-probe"
-    try:
-        if folder.exists() and not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(probe, b"hcnn asks whether this folder can be written\n")
-        probe.unlink()
-    except OSError as error:
-        raise _named(error, "(the output folder cannot be written)", folder) from error
-    return folder
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:  # os.write may take less than all of it: on a disk about to be full, or beyond 2 GiB
-        rest = rest[os.write(descriptor, rest) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames and removals in a folder durable, where folders can be opened at all (not on Windows)."""
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems know no sync of a folder.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _named(error: OSError, doing: str, path: Path) -> OSError:
-    """Make the same OSError (class and errno) say what was being done to which path."""
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    return OSError(error.errno or errno.EIO, f"{reason} {doing}", str(path))
-
-
-def _strict_json(path: StrPath, obj: object, **options: Any) -> str:
-    try:
-        return json.dumps(obj, allow_nan=False, **options)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: expected what strict JSON can hold; {error}") from error
-
-
-# ------------------------------------------------------------------------- weights
-
-
-def save_weights(path: StrPath, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Write tensors as a safetensors file, atomically; equal content gives equal bytes.
-
-    Values, shapes and dtypes are kept bit for bit; strides and shared storage are not.
-
-    Args:
-        path: the file to write; its folder must exist.
-        tensors: dense tensors by name, on any device.
-        metadata: text by name, for the file's header.
-
-    Returns:
-        SHA-256 of the file, in hexadecimal.
-
-    Raises:
-        ValueError: for a tensor that safetensors cannot hold, by name, or metadata that is not text.
-        OSError: as `write_atomically` does.
-
-    """
-    data = _safetensors_bytes(tensors, metadata, path)
-    write_atomically(path, data)
-    return hashlib.sha256(data).hexdigest()
-
-
-def load_weights(path: StrPath) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file, and nothing else: a pickle is recognized, refused and never unpickled.
-
-    Args:
-        path: the file to read.
-
-    Returns:
-        The tensors by name, on the CPU, and the metadata of the header.
-
-    Raises:
-        ValueError: naming the file and what it is instead: a pickle, a torch.save archive, a damaged
-            safetensors file …
-        OSError: where it cannot be read.
-
-    """
-    data = Path(path).read_bytes()
-    try:
-        return _parse_safetensors(data)
-    except ValueError as error:
-        raise ValueError(f"{path} {_looks_like(data)}: {error}") from error
-
-
-def match_state(expected: Mapping[str, Tensor | Sequence[int]], given: Mapping[str, Tensor], where: str) -> None:
-    """Check that given tensors have the names and shapes of the expected ones.
-
-    Args:
-        expected: a tensor, or its shape, by name.
-        given: the tensors that came.
-        where: what they are and where from; it opens the error text.
-
-    Raises:
-        ValueError: listing the keys that are missing, extra, or of another shape.
-
-    >>> match_state({"w": (2, 3)}, {"w": torch.zeros(3), "v": torch.zeros(1)}, "a.safetensors")
-    Traceback (most recent call last):
-    ValueError: a.safetensors does not fit:
-      1 extra: v (1,)
-      1 of another shape: w expected (2, 3), got (3,)
-
-    """
-    wanted = {name: tuple(like.shape if isinstance(like, Tensor) else like) for name, like in expected.items()}
-    got = {name: tuple(tensor.shape) for name, tensor in given.items()}
-    differences = {
-        "missing": [f"{name} {shape}" for name, shape in wanted.items() if name not in got],
-        "extra": [f"{name} {shape}" for name, shape in got.items() if name not in wanted],
-        "of another shape": [
-            f"{name} expected {shape}, got {got[name]}"
-            for name, shape in wanted.items()
-            if name in got and got[name] != shape
-        ],
-    }
-    lines = [f"\n  {len(found)} {kind}: {_shortened(found)}" for kind, found in differences.items() if found]
-    if lines:
-        raise ValueError(f"{where} does not fit:" + "".join(lines))
-
-
-def _shortened(items: Sequence[str], most: int = 8) -> str:
-    rest = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + rest
-
-
-def _safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], where: StrPath) -> bytes:
-    copies: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if name == "__metadata__" or tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
-            kind = "a reserved name" if name == "__metadata__" else f"{tensor.layout} on {tensor.device}"
-            raise ValueError(f"{where}: tensor {name!r}: expected a dense tensor with values, got {kind}")
-        # Contiguous, with storage of its own: safetensors refuses tensors that share memory.
-        copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu").copy_(tensor.detach())
-    if wrong := {key: text for key, text in metadata.items() if not (type(key) is type(text) is str)}:
-        raise ValueError(f"{where}: expected metadata of strings, got {wrong}")
-    try:
-        data = safetensors.torch.save(copies)
-    except (KeyError, ValueError, SafetensorError) as error:
-        dtypes = sorted({str(tensor.dtype) for tensor in copies.values()})
-        raise ValueError(f"{where}: expected dtypes of safetensors, got {', '.join(dtypes)}: {error}") from error
-    if not metadata:
-        return data
-    # safetensors writes metadata in an order that changes from process to process; the hash must not.
-    size = int.from_bytes(data[:8], "little")
-    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(data[8 : 8 + size])}
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + data[8 + size :]
-
-
-def _parse_safetensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        # The copy moves each tensor into torch's own aligned memory, so that kernels treat it like any other.
-        tensors = {name: tensor.clone() for name, tensor in safetensors.torch.load(data).items()}
-    except (KeyError, AssertionError, SafetensorError) as error:
-        raise ValueError(str(error)) from error
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return tensors, header.get("__metadata__") or {}
-
-
-def _looks_like(data: bytes) -> str:
-    """Say what a file is that is no whole safetensors file; asked only after parsing failed.
-
-    A sound safetensors file may well begin with the two bytes of a pickle: they are the length of its header.
-    """
-    only = "hcnn reads safetensors only and never unpickles; convert it where you trust it"
-    if data[8:9] == b"{":
-        return f"is a damaged or truncated safetensors file ({len(data):,} bytes)"
-    if data[:4] == b"PK\x03\x04":
-        kind = "a torch.save archive (a zip file around a pickle)" if b"data.pkl" in data[:256] else "a zip file"
-        return f"is {kind}; {only}"
-    if data[:2] == b"\x80\x02" and b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19" in data[:32]:
-        return f"is a torch.save archive (of the old kind, a pickle); {only}"
-    if _is_pickle(data):
-        return f"is a pickle; {only}"
-    return f"is no safetensors file ({len(data):,} bytes)"
-
-
-def _is_pickle(data: bytes) -> bool:
-    if data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return True
-    try:  # protocols 0 and 1 have no signature; genops reads the opcodes and executes none
-        return sum(1 for _ in pickletools.genops(io.BytesIO(data))) > 1
-    except Exception:  # it raises many kinds on what is no pickle, all of which mean just that
-        return False
-
-
-# --------------------------------------------------------- state as tensors + JSON
+# -------------------------------------------------------- state as tensors + JSON
 
 
 def flatten_state(obj: object) -> tuple[dict[str, Tensor], Any]:
@@ -357,6 +77,7 @@ def flatten_state(obj: object) -> tuple[dict[str, Tensor], Any]:
         ValueError: for any other type, with its path. NumPy scalars, enums and named tuples are other types:
             they would not come back as they were.
 
+    >>> import torch
     >>> tensors, tree = flatten_state({"betas": (0.9, 0.95), "state": {0: {"mean": torch.zeros(2)}}})
     >>> list(tensors), tree["state"]
     (['state/0/mean'], {'$dict': [[0, {'mean': {'$tensor': 'state/0/mean'}}]]})
@@ -422,10 +143,10 @@ def unflatten_state(tensors: Mapping[str, Tensor], tree: Any) -> Any:
             return {key: unflatten_state(tensors, value) for key, value in pairs}
         case {"$tensor": str(name)}:
             if name not in tensors:
-                raise ValueError(f"state: expected a tensor named {name!r}, got {_shortened(list(tensors))}")
+                raise ValueError(f"state: expected a tensor named {name!r}, got {shortened(list(tensors))}")
             return tensors[name]
     if unknown := [key for key in tree if key.startswith("$")]:
-        raise ValueError(f"state: expected $float, $tuple, $dict or $tensor, got {_shortened(unknown)}")
+        raise ValueError(f"state: expected $float, $tuple, $dict or $tensor, got {shortened(unknown)}")
     return {key: unflatten_state(tensors, value) for key, value in tree.items()}
 
 
@@ -433,7 +154,7 @@ def _below(path: str, key: object) -> str:
     return f"{path}/{key}" if path else str(key)
 
 
-# --------------------------------------------------------------------- checkpoints
+# -------------------------------------------------------------------- checkpoints
 
 
 def save_checkpoint(
@@ -464,9 +185,9 @@ def save_checkpoint(
         raise ValueError(f"{folder}: expected step ≥ 0 and keep ≥ 1, got step={step!r} and keep={keep!r}")
     home = Path(folder) / "checkpoints"
     path = home / f"step-{step:09d}.json"
-    if json.loads(_strict_json(path, state)) != state:
+    if json.loads(strict_json(path, state)) != state:
         raise ValueError(f"{path}: expected a state that JSON gives back unchanged, got tuples or keys not str")
-    data = _safetensors_bytes(tensors, {}, path)
+    data = safetensors_bytes(tensors, {}, path)
     sha256 = hashlib.sha256(data).hexdigest()
     manifest = _sealed(
         {
@@ -478,7 +199,7 @@ def save_checkpoint(
     )
     if not home.is_dir():
         home.mkdir(parents=True)
-        _sync_folder(home.parent)
+        sync_folder(home.parent)
     _refuse_later(home, step)
     _remove_leftovers(home)
 
@@ -518,7 +239,7 @@ def load_newest(folder: StrPath) -> tuple[Checkpoint | None, list[Rejected]]:
             continue
         try:
             body, data = _verified(path)
-            tensors, _ = _parse_safetensors(data)
+            tensors, _ = parse_safetensors(data)
         except (ValueError, OSError) as error:
             rejected.append(Rejected(path, str(error)))
             continue
@@ -607,178 +328,10 @@ def _prune(home: Path, newest: Path, keep: int) -> None:
     names = {json.loads(path.read_bytes())["tensors"]["file"] for path in kept}
     # Manifests first, and durably: a crash in between leaves tensors without a manifest, never the reverse.
     _remove(path for _, path in _files(home, _MANIFEST) if path not in kept)
-    _sync_folder(home)
+    sync_folder(home)
     _remove(path for _, path in _files(home, _TENSORS) if path.name not in names)
 
 
 def _remove(paths: Iterable[Path]) -> None:
     for path in list(paths):
         path.unlink(missing_ok=True)
-
-
-# -------------------------------------------------------- the lock of a run folder
-
-
-class RunLock:
-    """Holds a run folder for one process, as a context manager; a second run in the folder is refused.
-
-    The lock is the kernel's, on ``folder/.lock``, so a holder that is killed frees it; the file stays.
-    It is never inherited: not across exec, and forked children (data loader workers) close it, so that one
-    which outlives its killed parent does not keep the folder busy. On Windows ``msvcrt`` locks it.
-
-    Args:
-        folder: the run folder; it must exist.
-
-    Raises:
-        RunFolderBusy: on entry, naming the folder, and the process and host that hold it.
-        OSError: on entry, where the file cannot be created or the file system has no locks.
-
-    """
-
-    _held: "set[RunLock]" = set()  # noqa: RUF012 - what the fork hook has to close, for the whole process
-
-    def __init__(self, folder: StrPath) -> None:
-        self.folder = Path(folder)
-        self._descriptor: int | None = None
-
-    def __enter__(self) -> Self:
-        path = self.folder / ".lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # Python opens it close-on-exec
-        try:
-            _lock(descriptor)
-        except OSError as error:
-            holder = "" if sys.platform == "win32" else os.pread(descriptor, 4096, 0).decode(errors="replace").strip()
-            os.close(descriptor)
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise _named(error, "while locking", path) from error
-            holder = holder or "a process that did not say which"
-            raise RunFolderBusy(
-                f"{self.folder}: another run holds this folder: {holder}; wait for it, stop it, or use another folder"
-            ) from None
-        self._descriptor = descriptor
-        self._held.add(self)
-        with contextlib.suppress(OSError):  # who holds it is a courtesy; a full disk must not lose the lock for it
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._descriptor is not None:  # None in a forked child, whose parent goes on holding it
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, 0)
-            self._close()
-            self._held.discard(self)
-
-    def _close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)  # not unlock: that would free the parent's lock from a forked child
-            self._descriptor = None
-
-    @classmethod
-    def _close_in_child(cls) -> None:
-        for lock in cls._held:
-            lock._close()
-        cls._held.clear()
-
-
-if sys.platform != "win32":
-    os.register_at_fork(after_in_child=RunLock._close_in_child)
-
-
-def _lock(descriptor: int) -> None:
-    if sys.platform == "win32":
-        os.lseek(descriptor, 1 << 20, os.SEEK_SET)  # Windows locks bytes; this one is beyond any content
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-    else:
-        # flock, not lockf: a lockf lock vanishes once any part of the process opens and closes the file.
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-# ---------------------------------------------------------------- the log of a run
-
-
-def append_line(path: StrPath, obj: object) -> int:
-    """Append one line of strict JSON to a log, whole or not at all.
-
-    Args:
-        path: the JSONL file; created where it is missing.
-        obj: as for `write_json`.
-
-    Returns:
-        The size of the log after the line, in bytes.
-
-    Raises:
-        ValueError: where ``obj`` has something JSON does not.
-        OSError: naming the path and the size of the line; what was written of it is cut off again.
-
-    """
-    line = (_strict_json(path, obj) + "\n").encode()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
-    try:
-        size = os.fstat(descriptor).st_size
-        try:
-            _write_all(descriptor, line)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.ftruncate(descriptor, size)
-            raise _named(error, f"while appending {len(line):,} bytes", Path(path)) from error
-    finally:
-        os.close(descriptor)
-    return size + len(line)
-
-
-def sync_log(path: StrPath) -> int:
-    """Make all of a log durable, which it must be before a checkpoint records its size.
-
-    Args:
-        path: the JSONL file; one that does not exist yet has size 0.
-
-    Returns:
-        Its size in bytes: what to keep in the checkpoint's state, for `truncate_log`.
-
-    Raises:
-        OSError: naming the path, where it cannot be synced.
-
-    """
-    path = Path(path)
-    if not path.exists():
-        return 0
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-        size = os.fstat(descriptor).st_size
-    except OSError as error:
-        raise _named(error, "while syncing", path) from error
-    finally:
-        os.close(descriptor)
-    _sync_folder(path.parent)
-    return size
-
-
-def truncate_log(path: StrPath, size: int) -> None:
-    """Cut a log back, durably, to the size the checkpoint recorded, so that a resumed run repeats no line.
-
-    Args:
-        path: the JSONL file; it may be missing where ``size`` is 0.
-        size: the recorded size in bytes.
-
-    Raises:
-        ValueError: naming the file and both sizes, where the log is shorter; and where no line ends at
-            ``size``, so that it is not the log that was recorded.
-        OSError: where it cannot be written.
-
-    """
-    path = Path(path)
-    found = path.stat().st_size if path.exists() else 0
-    if size < 0 or found < size:
-        raise ValueError(f"{path}: expected a log of at least {size:,} bytes, as the checkpoint says, found {found:,}")
-    if not path.exists():
-        return
-    with path.open("r+b") as log:
-        log.seek(max(size - 1, 0))
-        if size and log.read(1) != b"\n":
-            raise ValueError(f"{path}: expected a line to end at byte {size:,}, as the checkpoint says; none does")
-        log.truncate(size)
-        log.flush()
-        os.fsync(log.fileno())

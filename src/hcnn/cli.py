@@ -1,10 +1,12 @@
 """The command `hcnn`: the only module that prints."""
 
+import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -12,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hcnn import datasets, training
+from hcnn import datasets, files, runs, training
+from hcnn.files import RunFolderBusy
 from hcnn.networks import (
     HierarchicalCNNConfig,
     MultiscaleConfig,
@@ -22,7 +25,9 @@ from hcnn.networks import (
     model_config,
 )
 from hcnn.recipes import RECIPES, Recipe, get_recipe
+from hcnn.signals import Interrupted
 from hcnn.summary import summarize
+from hcnn.training import Progress as StepProgress
 
 _DEFAULT_MODELS = {"digits": "hcnn_digits", "cifar10": "hcnn_small_cifar10", "cifar100": "hcnn_cifar100"}
 
@@ -41,15 +46,31 @@ class Train:
     model: str = "hcnn_digits"
     """A named network; see `hcnn models`."""
     recipe: str = "digits"
-    """A named recipe: digits or fast."""
+    """A named recipe: paper, published, fast or digits."""
     output: Path | None = None
     """The run folder; runs/DATA-MODEL-SEED if not given."""
     seed: int = 0
     """Of initialization, order and augmentation."""
+    seeds: int = 1
+    """Train with this many seeds, one after the other, and report mean and spread."""
+    resume: bool = False
+    """Go on from the newest valid checkpoint in the folder; start anew if there is none."""
+    validation: int = 0
+    """Training images set aside by seed and looked at after each epoch."""
+    test: bool = True
+    """Read the test set, once, after training; --no-test while choosing settings."""
+    test_flips: bool = False
+    """Also report test accuracy with mirrored images averaged in."""
     device: str = "cpu"
-    """A torch device."""
+    """A torch device; cuda takes the GPU of the local rank."""
+    threads: int | None = None
+    """CPU threads of torch; its own choice if not given."""
     data_dir: Path | None = None
-    """Where data sets lie."""
+    """Where data sets lie or are downloaded to; else $HCNN_DATA, else a cache folder."""
+    bad_images: Literal["refuse", "skip"] = "refuse"
+    """What to do with damaged files in a folder of images."""
+    checkpoint_seconds: float = 300.0
+    """A checkpoint after each epoch, and whenever this many seconds have passed."""
     network: tyro.conf.OmitArgPrefixes[HierarchicalCNNConfig | MultiscaleConfig] = field(
         default_factory=HierarchicalCNNConfig
     )
@@ -123,33 +144,54 @@ class Models:
 
 
 def _train(command: Train, console: Console) -> None:
-    splits = datasets.load(command.data, data_dir=command.data_dir)
-    train = splits.train
-    channels, classes = train.images.shape[1], len(train.classes)
-    network = replace(command.network, channels=channels, classes=classes)
+    if command.seeds < 1:
+        raise ValueError(f"--seeds: expected 1 or more; got {command.seeds}")
+    if command.threads is not None:
+        if command.threads < 1:
+            raise ValueError(f"--threads: expected 1 or more; got {command.threads}")
+        torch.set_num_threads(command.threads)
+    splits = datasets.load(
+        command.data, data_dir=command.data_dir, validation=command.validation, on_bad=command.bad_images
+    )
+    for path, reason in splits.skipped:
+        console.print(f"skipped {path}: {reason}", soft_wrap=True, highlight=False)
+    if not command.test:
+        splits = replace(splits, test=None)
+    network = replace(command.network, channels=splits.train.images.shape[1], classes=len(splits.train.classes))
     name = Path(command.data).stem or "data"
-    folder = command.output or Path("runs") / f"{name}-{command.model}-{command.seed}"
-    _run_training(folder, network, command.training, splits, command.data, command.seed, command.device, console)
+    results = []
+    for seed in range(command.seed, command.seed + command.seeds):
+        base = command.output or Path("runs") / f"{name}-{command.model}-{command.seed}"
+        folder = base if command.seeds == 1 else base / f"seed-{seed}"
+        settings = runs.RunSettings(
+            network,
+            command.training,
+            command.data,
+            seed,
+            command.device,
+            command.checkpoint_seconds,
+            command.test_flips,
+        )
+        results.append(_run_training(folder, settings, splits, console, resume=command.resume))
+    if command.seeds > 1 and _is_first_process():
+        summary = runs.summarize_seeds(results)
+        path = (command.output or Path("runs") / f"{name}-{command.model}-{command.seed}") / "seeds.json"
+        files.write_json(path, summary)
+        for key in ("validation_accuracy", "test_accuracy", "test_accuracy_with_flips"):
+            if key in summary:
+                one = summary[key]
+                console.print(f"{key.replace('_', ' ')}: {one['mean']:.2%} ± {one['std']:.2%}, {command.seeds} seeds")
+        console.print(f"wrote {path}", soft_wrap=True, highlight=False)
+
+
+def _is_first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _run_training(
-    folder: Path,
-    network: HierarchicalCNNConfig | MultiscaleConfig,
-    recipe: Recipe,
-    splits: datasets.Splits,
-    data_name: str,
-    seed: int,
-    device: str,
-    console: Console,
+    folder: Path, settings: runs.RunSettings, splits: datasets.Splits, console: Console, *, resume: bool = False
 ) -> dict[str, Any]:
-    train, test = splits.train, splits.test
-    mean, std = train.channel_statistics()
-    preprocessing = training.Preprocessing(
-        tuple(float(m) for m in mean),
-        tuple(float(s) for s in std),
-        tuple(train.images.shape[2:]),
-        train.classes,
-    )
+    recipe, data_name = settings.recipe, settings.data_name
     with Progress(
         TextColumn("epoch {task.fields[epoch]}"),
         BarColumn(),
@@ -157,12 +199,13 @@ def _run_training(
         TextColumn("{task.fields[speed]:,.0f} images/s"),
         TimeRemainingColumn(),
         console=console,
+        disable=not _is_first_process(),
     ) as bar:
         task = bar.add_task(
             "", total=None, epoch=f"0/{recipe.epochs}", loss=float("nan"), accuracy=0.0, speed=0.0, start=True
         )
 
-        def show(progress: training.Progress) -> None:
+        def show(progress: StepProgress) -> None:
             bar.update(
                 task,
                 total=progress.steps,
@@ -180,27 +223,29 @@ def _run_training(
                     f"{progress.seconds_left:.0f} s left"
                 )
 
-        result = training.train_run(
+        result = runs.train_run(
             folder,
-            network,
-            recipe,
-            data_name=data_name,
-            train=(train.images, train.labels),
-            test=None if test is None else (test.images, test.labels),
-            preprocessing=preprocessing,
-            seed=seed,
-            device=device,
+            settings,
+            splits,
+            resume=resume,
             on_step=show,
+            say=lambda text: console.print(text, soft_wrap=True, highlight=False),
         )
-    table = Table(title=f"{type(build(network)).__name__} on {data_name}", show_header=False)
+    if not _is_first_process():
+        return result
+    table = Table(title=f"{folder.name}: {data_name}, seed {settings.seed}", show_header=False)
     counts = result["parameters"]
     table.add_row("weights, trained / composed", f"{counts['trained']:,} / {counts['composed']:,}")
     table.add_row("normalization, logit scale", f"{counts['normalization']:,}, {counts['logit_scale']}")
-    table.add_row("training", f"{result['train_images']:,} images, {result['train_seconds']:.1f} s")
+    table.add_row("training", f"{result['train_images']:,} images, {result['seconds']:.1f} s")
+    if "validation_accuracy" in result:
+        table.add_row("validation", f"{result['validation_accuracy']:.2%} of {result['validation_images']:,} images")
     if "test_accuracy" in result:
         table.add_row("test accuracy", f"{result['test_accuracy']:.2%} of {result['test_images']:,} images")
+    if "test_accuracy_with_flips" in result:
+        table.add_row("the same with test-time flips", f"{result['test_accuracy_with_flips']:.2%}")
     console.print(table)
-    written = [folder / n for n in (training.CONFIG, training.METRICS, training.WEIGHTS, training.RESULT)]
+    written = [folder / n for n in (runs.CONFIG, runs.METRICS, runs.WEIGHTS, runs.RESULT)]
     written += _pictures(folder, splits, result.get("test_accuracy"), console)
     for path in written:
         console.print(f"wrote {path}", soft_wrap=True, highlight=False)
@@ -213,11 +258,11 @@ def _pictures(folder: Path, splits: datasets.Splits, test_accuracy: float | None
         from hcnn import pictures
 
         curves, translations = folder / "curves.png", folder / "translations.png"
-        pictures.learning_curves(folder / training.METRICS, curves, test_accuracy=test_accuracy)
+        pictures.learning_curves(folder / runs.METRICS, curves, test_accuracy=test_accuracy)
         shown = splits.test or splits.train
         if shown.images.ndim != 4 or shown.images.shape[1] not in (1, 3):
             return [curves]
-        run = training.load_run(folder)
+        run = runs.load_run(folder)
         standardized = run.preprocessing.standardize(shown.images)
         pictures.translation_picture(run.model, standardized, shown.images, shown.labels, shown.classes, translations)
     except ImportError as error:
@@ -241,8 +286,8 @@ def _demo(command: Demo, console: Console) -> None:
     )
     recipe = get_recipe("digits", epochs=command.epochs)
     folder = command.output or _free_folder(Path("runs/demo"))
-    network = model_config("hcnn_digits")
-    _run_training(folder, network, recipe, splits, "digits", command.seed, "cpu", console)
+    settings = runs.RunSettings(model_config("hcnn_digits"), recipe, "digits", command.seed)
+    _run_training(folder, settings, splits, console)
     assert splits.test is not None
     sample = folder / "sample.png"
     Image.fromarray(splits.test.images[0, 0].numpy()).save(sample)
@@ -251,7 +296,7 @@ def _demo(command: Demo, console: Console) -> None:
 
 
 def _evaluate(command: Evaluate, console: Console) -> None:
-    run = training.load_run(command.run)
+    run = runs.load_run(command.run)
     name = command.data or run.config["data"]
     splits = datasets.load(name, data_dir=command.data_dir)
     if splits.test is None:
@@ -268,7 +313,7 @@ def _predict(command: Predict, console: Console) -> None:
         raise ValueError("predict: expected at least one image file")
     if command.top < 1:
         raise ValueError(f"--top: expected a positive number; got {command.top}")
-    run = training.load_run(command.run)
+    run = runs.load_run(command.run)
     inputs = [_read_input(path, run) for path in command.images]  # all are read before anything is printed
     probabilities = training.predict_logits(run.model, torch.cat(inputs)).softmax(1)
     for path, row in zip(command.images, probabilities, strict=True):
@@ -280,7 +325,7 @@ def _predict(command: Predict, console: Console) -> None:
         console.print(f"{path}: {shown}", soft_wrap=True, highlight=False)
 
 
-def _read_input(path: Path, run: training.Run) -> torch.Tensor:
+def _read_input(path: Path, run: runs.Run) -> torch.Tensor:
     """A standardized input (1, c, *u) from an image file, or from a float or uint8 .npy array (c, *u)."""
     import numpy as np
 
@@ -373,6 +418,9 @@ def _option(arguments: Sequence[str], name: str) -> str | None:
 
 
 def _train_defaults(arguments: Sequence[str]) -> Train:
+    for name in ("channels", "classes"):
+        if _option(arguments, name) is not None:
+            raise ValueError(f"--{name}: follows from the data and cannot be set")
     data = next((name for name in _DEFAULT_MODELS if name in arguments), None)
     model = _option(arguments, "model") or _DEFAULT_MODELS.get(data or "digits", "hcnn_small_cifar10")
     recipe = _option(arguments, "recipe") or ("digits" if model == "hcnn_digits" else "fast")
@@ -409,9 +457,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command = _parse(list(sys.argv[1:] if arguments is None else arguments))
         _ACTIONS[type(command)](command, Console())
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        if type(error) is RuntimeError:  # not one of ours: keep the traceback
-            raise
+    except Interrupted as stopped:
+        words = [word for word in (sys.argv[1:] if arguments is None else arguments) if word != "--resume"]
+        errors.print(
+            f"hcnn: {stopped}\nto go on: {shlex.join(['hcnn', *words, '--resume'])}", soft_wrap=True, markup=False
+        )
+        return stopped.exit_code
+    except (ValueError, OSError, ImportError, MemoryError, RunFolderBusy) as error:
         errors.print(f"hcnn: {error}", style="red", soft_wrap=True, highlight=False, markup=False)
         return 2
     except KeyboardInterrupt:

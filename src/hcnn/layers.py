@@ -25,6 +25,15 @@ from hcnn.functional import (
     per_axis,
     placement,
 )
+from hcnn.normalization import (
+    batch_statistics,
+    in_double,
+    merge_moments,
+    normalize,
+    running,
+    scale_shift,
+    update_running,
+)
 
 
 def _odd(support: Sequence[int], label: str, what: str) -> tuple[int, ...]:
@@ -123,26 +132,6 @@ class AttributeLayer(nn.Module):
         return f"({names}), support={support}, stride={self.stride}, boundary={self.boundary!r}"
 
 
-def _normalize(norm: nn.BatchNorm1d, y: Tensor, spatial: int) -> Tensor:
-    """Batch normalization per value of the newest attribute of y (b, *v, k, *u)."""
-    return norm(y.reshape(-1, y.shape[-1 - spatial], y.shape[-spatial:].numel())).reshape(y.shape)
-
-
-def _scale_shift(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """The affine map ``scale · y + shift`` that a batch normalization with these statistics is."""
-    scale = torch.rsqrt(variance.clamp_min(0) + norm.eps)
-    if norm.affine:
-        scale = scale * norm.weight
-        return scale, norm.bias - scale * mean
-    return scale, -scale * mean
-
-
-def _running(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-    if norm.running_mean is None or norm.running_var is None:
-        raise ValueError("a normalization without running statistics cannot be folded")
-    return norm.running_mean, norm.running_var
-
-
 class AttributeConv(AttributeLayer):
     r"""Convolution along (u, v) with plain filters, normalization, ELU: ``x_j = ρ(x_{j-1} * w_{v_j})``, eq. (4).
 
@@ -203,7 +192,7 @@ class AttributeConv(AttributeLayer):
     def forward(self, x: Tensor) -> Tensor:
         """Compute x_j from x_{j-1}."""
         y = self._conv(self._enter(x, self.weight.dtype), self.weight)
-        return F.elu(_normalize(self.norm, y, self.spatial))
+        return F.elu(normalize(self.norm, y, self.spatial))
 
     def composed_weight(self) -> Tensor:
         """The filters w_{v_j}, (K, *kv, *ku); here the parameter itself."""
@@ -220,8 +209,8 @@ class AttributeConv(AttributeLayer):
             A `FoldedConv` with equal outputs in eval mode.
 
         """
-        norm = _in_double(self.norm)
-        scale, shift = _scale_shift(norm, *_running(norm))
+        norm = in_double(self.norm)
+        scale, shift = scale_shift(norm, *running(norm))
         weight = self.weight.double() * scale.reshape(-1, *[1] * (self.weight.ndim - 1))
         return FoldedConv(self, weight.to(self.weight.dtype), shift.to(self.weight.dtype))
 
@@ -305,7 +294,7 @@ class FactorizedConv(AttributeLayer):
             y = self._step_g(F.elu(self._step_h(x, _rows(self.h, scale), shift)), self.g)
         else:
             y = self._conv(x, self._compose(scale), _edge_bias(self.g, shift, x, self.stride, self.boundary))
-        return F.elu(_normalize(self.norm, y, self.spatial))
+        return F.elu(normalize(self.norm, y, self.spatial))
 
     def _compose(self, scale: Tensor) -> Tensor:
         """``w(k, v, u) = Σ_q g(k, q, v) scale(q) h(q, u)``."""
@@ -315,16 +304,16 @@ class FactorizedConv(AttributeLayer):
     def _inner_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and shift of the inner normalization of x * h_q, and the update of its running statistics."""
         norm = self.inner_norm
-        if not (norm.training or norm.running_mean is None):
-            return _scale_shift(norm, *_running(norm))
+        if not batch_statistics(norm):
+            return scale_shift(norm, *running(norm))
         patch_mean, covariance = patch_moments(x, self.spatial_support, boundary=self.boundary)
+        patch_mean, covariance, processes = merge_moments(norm, patch_mean, covariance)
         with torch.autocast(x.device.type, enabled=False):
             h = self.h.flatten(1).to(covariance.dtype)  # (q, P)
             mean = h @ patch_mean
             variance = ((h @ covariance) * h).sum(1)
-        if norm.training and norm.running_mean is not None:
-            _update_running(norm, mean, variance, x.numel())
-        scale, shift = _scale_shift(norm, mean, variance)
+        update_running(norm, mean, variance, processes * x.numel())
+        scale, shift = scale_shift(norm, mean, variance)
         return scale.to(self.h.dtype), shift.to(self.h.dtype)
 
     def _step_h(self, x: Tensor, h: Tensor, shift: Tensor) -> Tensor:
@@ -358,7 +347,7 @@ class FactorizedConv(AttributeLayer):
         """
         if self.inner_elu:
             raise ValueError(f"{self.label}: with an inner ELU the filters h and g do not compose to w")
-        return self._compose(_scale_shift(self.inner_norm, *_running(self.inner_norm))[0])
+        return self._compose(scale_shift(self.inner_norm, *running(self.inner_norm))[0])
 
     @torch.no_grad()
     def fold(self, sizes: Sequence[int]) -> "FoldedConv | FoldedPlusConv":
@@ -372,9 +361,9 @@ class FactorizedConv(AttributeLayer):
 
         """
         dtype = self.h.dtype
-        norm, inner = _in_double(self.norm), _in_double(self.inner_norm)
-        outer_scale, outer_shift = _scale_shift(norm, *_running(norm))
-        scale, shift = _scale_shift(inner, *_running(inner))
+        norm, inner = in_double(self.norm), in_double(self.inner_norm)
+        outer_scale, outer_shift = scale_shift(norm, *running(norm))
+        scale, shift = scale_shift(inner, *running(inner))
         h, g = _rows(self.h.double(), scale), _rows(self.g.double(), outer_scale)
         if self.inner_elu:
             return FoldedPlusConv(self, h.to(dtype), shift.to(dtype), g.to(dtype), outer_shift.to(dtype))
@@ -437,15 +426,6 @@ def _geometry(source: AttributeLayer) -> dict:
     return {name: getattr(source, name) for name in names}
 
 
-def _in_double(norm: nn.BatchNorm1d) -> nn.BatchNorm1d:
-    """A float64 copy, so that folding rounds once."""
-    twin = nn.BatchNorm1d(norm.num_features, eps=norm.eps, affine=norm.affine, device=_running(norm)[0].device)
-    twin.load_state_dict(norm.state_dict())
-    twin = twin.double()
-    twin.load_state_dict(norm.state_dict())
-    return twin
-
-
 def _rows(tensor: Tensor, factor: Tensor) -> Tensor:
     """Multiply each entry of the first axis by its own factor."""
     return tensor * factor.reshape(-1, *[1] * (tensor.ndim - 1))
@@ -459,18 +439,3 @@ def _edge_bias(g: Tensor, shift: Tensor, x: Tensor, stride: Sequence[int], bound
             taps = placement(x.shape[1 + axis], g.shape[2 + axis], s, boundary, device=g.device, dtype=g.dtype)
             bias = torch.einsum("kt...,ot->k...o", bias, taps.sum(1))  # contracts the leading taps, appends v'
         return bias.movedim(0, -1)
-
-
-@torch.no_grad()
-def _update_running(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, count: int) -> None:
-    """Move the running statistics as `torch.nn.BatchNorm1d` does: unbiased variance, momentum or plain average."""
-    running_mean, running_var = _running(norm)
-    assert norm.num_batches_tracked is not None
-    norm.num_batches_tracked.add_(1)
-    if norm.momentum is None:
-        step = 1.0 / norm.num_batches_tracked.to(mean.dtype)
-    else:
-        step = torch.full_like(mean, norm.momentum)
-    unbiased = variance * (count / max(count - 1, 1))
-    running_mean.copy_(torch.lerp(running_mean.to(mean.dtype), mean, step))
-    running_var.copy_(torch.lerp(running_var.to(mean.dtype), unbiased, step))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hcnn.checkpoints import write_atomically
+from hcnn.files import write_atomically
 from hcnn.functional import marginal, translate
 from hcnn.networks import AttributeNetwork
 

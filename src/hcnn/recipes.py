@@ -1,55 +1,149 @@
 """Frozen training recipes. A recipe is data: what a run did can be read from it, and changed by name."""
 
 import difflib
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+from hcnn.augment import Augmentation
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: SGD with Nesterov momentum under a one-cycle learning rate.
+    """How a network is trained.
 
     Attributes:
         epochs: passes over the training set.
-        batch_size: images per step.
-        lr: largest learning rate; it rises linearly from 0 and falls to 0 along a half cosine.
-        warmup: fraction of all steps in which it rises.
-        momentum: of SGD.
-        weight_decay: on convolution weights only, not on normalizations and the logit scale.
+        batch_size: images per step, over all processes and all accumulated parts.
+        optimizer: "sgd", "adamw", or "muon" (on weights as matrices, SGD on everything else).
+        lr: learning rate at its highest.
+        momentum: of SGD and Muon.
+        nesterov: Nesterov's form of it.
+        weight_decay: λ of the gradient ``λ w`` (decoupled in AdamW and Muon), on convolution and linear weights only.
+        schedule: "one_cycle" (linear rise over `warmup`, then half a cosine to 0), "cosine" (the same with the rise
+            over `warmup`, kept short), or "step".
+        warmup: fraction of all steps in which the learning rate rises; ignored by "step".
+        milestones: epochs at which a "step" schedule changes.
+        factors: what the learning rate is multiplied by from each milestone on, relative to `lr`.
         label_smoothing: probability mass spread evenly over all classes.
-        translation: largest random translation in pixels, filled with zeros.
-        flip: mirror images left to right at random.
-        precision: "float32", or "bfloat16" for the convolutions (statistics stay float32).
-
+        augmentation: what is done to the images.
+        ema: decay per step of an exponential moving average of the weights, which is then the result; 0 for none.
+        precision: "float32", or "bfloat16" for the convolutions (weights and statistics stay float32).
+        accumulate: parts that a batch is cut into, one after the other, to save memory; each part is normalized by
+            its own statistics.
+        compile: run the network through `torch.compile`.
+        channels_last: store images channels last.
     """
 
     epochs: int = 30
     batch_size: int = 100
+    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
     lr: float = 0.3
-    warmup: float = 0.2
     momentum: float = 0.9
+    nesterov: bool = True
     weight_decay: float = 2e-4
+    schedule: Literal["one_cycle", "cosine", "step"] = "one_cycle"
+    warmup: float = 0.2
+    milestones: tuple[int, ...] = ()
+    factors: tuple[float, ...] = ()
     label_smoothing: float = 0.05
-    translation: int = 0
-    flip: bool = False
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    ema: float = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
+    accumulate: int = 1
+    compile: bool = False
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "lr"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: expected a positive number; got {getattr(self, name)}")
-        for name in ("warmup", "momentum", "label_smoothing"):
+        for name in ("epochs", "batch_size", "accumulate"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected a whole number, 1 or more; got {getattr(self, name)!r}")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ValueError(f"lr: expected a positive number; got {self.lr}")
+        for name in ("warmup", "momentum", "label_smoothing", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected a number in [0, 1); got {getattr(self, name)}")
-        if self.weight_decay < 0 or self.translation < 0:
-            raise ValueError(f"weight_decay and translation: expected numbers >= 0; got {self}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision: expected 'float32' or 'bfloat16'; got {self.precision!r}")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay: expected 0 or more; got {self.weight_decay}")
+        for name, known in (
+            ("optimizer", ("sgd", "adamw", "muon")),
+            ("schedule", ("one_cycle", "cosine", "step")),
+            ("precision", ("float32", "bfloat16")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: expected one of {known}; got {getattr(self, name)!r}")
+        if len(self.milestones) != len(self.factors) or list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(
+                f"milestones and factors: expected rising epochs and one factor for each; got {self.milestones} "
+                f"and {self.factors}"
+            )
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate: {self.accumulate} does not divide the batch size {self.batch_size}")
+
+
+def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
+    """The learning rate of a step.
+
+    Args:
+        recipe: the schedule.
+        step: steps done before, from 0.
+        steps: steps of the whole run.
+
+    Returns:
+        The learning rate.
+
+    Example:
+        >>> recipe = Recipe(lr=1.0, warmup=0.5)
+        >>> [round(learning_rate(recipe, step, 4), 2) for step in range(4)]
+        [0.5, 1.0, 0.85, 0.15]
+        >>> paper = RECIPES["paper"]
+        >>> [round(learning_rate(paper, 1000 * epoch, 240_000), 4) for epoch in (0, 39, 40, 80)]
+        [0.25, 0.25, 0.025, 0.0025]
+    """
+    if recipe.schedule == "step":
+        epoch = step * recipe.epochs // steps
+        passed = [factor for start, factor in zip(recipe.milestones, recipe.factors, strict=True) if epoch >= start]
+        return recipe.lr * (passed[-1] if passed else 1.0)
+    rise = max(1, round(recipe.warmup * steps))
+    if step < rise:
+        return recipe.lr * (step + 1) / rise
+    return recipe.lr * (1 + math.cos(math.pi * (step - rise + 0.5) / max(1, steps - rise))) / 2
 
 
 RECIPES: dict[str, Recipe] = {
-    "digits": Recipe(epochs=40, batch_size=64, lr=0.1, translation=1),
-    "fast": Recipe(epochs=30, batch_size=100, lr=0.3, translation=4, flip=True, precision="bfloat16"),
+    # Paper, section 4.2.
+    "paper": Recipe(
+        epochs=240,
+        batch_size=50,
+        lr=0.25,
+        nesterov=False,
+        weight_decay=2e-4,
+        schedule="step",
+        milestones=(40, 80, 120, 160, 200),
+        factors=(1e-1, 1e-2, 1e-3, 1e-4, 1e-5),
+        label_smoothing=0.0,
+        augmentation=Augmentation(translation=6, flip="random"),
+    ),
+    # The published Keras script. Its drop by a factor of 20 at epoch 280 looks like a slip; it is kept.
+    "published": Recipe(
+        epochs=320,
+        batch_size=50,
+        lr=0.35,
+        weight_decay=6e-4,
+        schedule="step",
+        milestones=(40, 80, 120, 160, 200, 240, 260, 280, 300),
+        factors=(0.5, 0.25, 0.12, 0.06, 0.03, 0.015, 0.007, 0.00035, 0.00017),
+        label_smoothing=0.0,
+        augmentation=Augmentation(translation=4, flip="random"),
+    ),
+    "fast": Recipe(
+        epochs=30,
+        batch_size=100,
+        lr=0.3,
+        augmentation=Augmentation(translation=4, flip="alternating"),
+        precision="bfloat16",
+    ),
+    "digits": Recipe(epochs=40, batch_size=64, lr=0.1, augmentation=Augmentation(translation=1)),
 }
 
 
@@ -69,7 +163,6 @@ def get_recipe(name: str, **overrides: Any) -> Recipe:
     Example:
         >>> get_recipe("digits", epochs=3).epochs
         3
-
     """
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=2)

@@ -1,55 +1,26 @@
-"""The training loop: plain PyTorch over arrays that fit in memory. Needs torch, numpy and safetensors only."""
+"""The training loop: plain PyTorch, over images that lie on the training device as bytes.
 
-import json
+Everything random derives from (seed, epoch, index of the image), so a run that goes on from a checkpoint, at any
+step, is bit for bit the run that was never interrupted.
+"""
+
 import math
-import platform
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hcnn import checkpoints
-from hcnn.networks import AttributeNetwork, HierarchicalCNNConfig, MultiscaleConfig, build, count_parameters
-from hcnn.recipes import Recipe
-
-WEIGHTS = "weights.safetensors"
-CONFIG = "config.json"
-METRICS = "metrics.jsonl"
-RESULT = "result.json"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What the loop tells its observer after every step.
-
-    Attributes:
-        epoch: current epoch, from 1.
-        epochs: how many there are.
-        step: steps done in all.
-        steps: steps there are in all.
-        loss: mean training loss of this epoch so far.
-        accuracy: training accuracy of this epoch so far, a fraction.
-        images_per_second: over this epoch so far.
-        seconds_left: estimate for the whole run.
-        epoch_done: the metrics of the epoch that just ended, or None.
-
-    """
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    loss: float
-    accuracy: float
-    images_per_second: float
-    seconds_left: float
-    epoch_done: dict[str, Any] | None = None
+from hcnn.augment import augment, standardize
+from hcnn.datasets import epoch_order
+from hcnn.distributed import average_gradients, rank_and_size
+from hcnn.normalization import synchronize
+from hcnn.optimizers import RecipeOptimizer, WeightAverage
+from hcnn.recipes import Recipe, learning_rate
 
 
 @dataclass(frozen=True)
@@ -61,7 +32,6 @@ class Preprocessing:
         std: per channel.
         size: spatial size of the images.
         classes: class names, in the order of the logits.
-
     """
 
     mean: tuple[float, ...]
@@ -69,324 +39,243 @@ class Preprocessing:
     size: tuple[int, ...]
     classes: tuple[str, ...]
 
-    def standardize(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """uint8 images (b, c, *u) to standardized floats.
+    def standardize(self, images: Tensor) -> Tensor:
+        """uint8 images (b, c, *u) to standardized float32.
 
         Example:
             >>> p = Preprocessing((0.5,), (0.25,), (1, 1), ("a", "b"))
             >>> p.standardize(torch.tensor([[[[255]]]], dtype=torch.uint8))
             tensor([[[[2.]]]])
-
         """
-        shape = (1, -1, *[1] * (images.ndim - 2))
-        mean = torch.tensor(self.mean, dtype=dtype, device=images.device).reshape(shape)
-        std = torch.tensor(self.std, dtype=dtype, device=images.device).reshape(shape)
-        return (images.to(dtype) / 255 - mean) / std
+        return standardize(images, self.mean, self.std)
 
 
-def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
-    """The one-cycle learning rate of a step: linear rise, then half a cosine to 0.
+class Diverged(ValueError):
+    """The loss became NaN or infinite."""
 
-    Example:
-        >>> recipe = Recipe(lr=1.0, warmup=0.5)
-        >>> [round(learning_rate(recipe, step, 4), 2) for step in range(4)]
-        [0.5, 1.0, 0.85, 0.15]
 
+@dataclass(frozen=True)
+class Progress:
+    """What is known after a step.
+
+    Attributes:
+        epoch: current epoch, from 1.
+        epochs: how many there are.
+        step: steps done in all.
+        steps: steps there are in all.
+        loss: mean training loss of this epoch so far.
+        accuracy: training accuracy of this epoch so far, a fraction; against the likelier label where images are mixed.
+        images_per_second: since this process began the epoch.
+        seconds_left: estimate for the whole run.
+        epoch_done: the metrics of the epoch that just ended, or None.
+        stop: some process was asked to stop.
     """
-    rise = max(1, round(recipe.warmup * steps))
-    if step < rise:
-        return recipe.lr * (step + 1) / rise
-    return recipe.lr * (1 + math.cos(math.pi * (step - rise + 0.5) / max(1, steps - rise))) / 2
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    accuracy: float
+    images_per_second: float
+    seconds_left: float
+    epoch_done: dict[str, Any] | None
+    stop: bool
 
 
-def random_translations(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
-    """Translate each image by its own random shift of up to `pixels` along every spatial axis, zeros coming in.
+class Trainer:
+    """Trains a network step by step; its whole state can be taken out and put back between any two steps.
+
+    With a process group every process takes an equal, contiguous share of each batch; statistics are taken over the
+    whole batch and gradients averaged, so that the number of processes changes rounding only.
 
     Args:
-        images: (b, c, *u).
-        pixels: largest shift, 0 for none.
-        generator: source of randomness, on the CPU.
-
-    Returns:
-        An array of the same shape.
-
-    Example:
-        >>> random_translations(torch.ones(1, 1, 3), 0, torch.Generator()).tolist()
-        [[[1.0, 1.0, 1.0]]]
-
-    """
-    if not pixels:
-        return images
-    for axis in range(2, images.ndim):
-        size = images.shape[axis]
-        shift = torch.randint(-pixels, pixels + 1, (len(images), 1), generator=generator)
-        source = (torch.arange(size) - shift).to(images.device)  # (b, u)
-        inside = (source >= 0) & (source < size)
-        shape = [len(images), *[1] * (axis - 1), size, *[1] * (images.ndim - axis - 1)]
-        index = source.clamp(0, size - 1).reshape(shape).expand_as(images)
-        images = images.gather(axis, index) * inside.reshape(shape)
-    return images
-
-
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Convolution weights decay; normalizations, biases and the logit scale (one axis or none) do not."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def train_epochs(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    recipe: Recipe,
-    *,
-    seed: int = 0,
-    on_step: Callable[[Progress], None] | None = None,
-) -> None:
-    """Train a network in place. Order and augmentation of every epoch derive from (seed, epoch).
-
-    Args:
-        model: maps (b, c, *u) to logits.
-        images: standardized floats (n, c, *u), on the model's device.
+        model: the network, on the device of the images.
+        images: uint8 (n, c, *u).
         labels: int64 (n,).
-        recipe: how.
+        preprocessing: of the images.
+        recipe: how to train.
         seed: of order and augmentation.
-        on_step: called after every step.
+        group: the processes that train together, or None.
 
     Raises:
-        ValueError: if the loss stops being finite (step and learning rate are named), or there is no full batch.
-
+        ValueError: if there are fewer images than one batch, or the batch cannot be shared out evenly.
     """
-    count, device = len(images), images.device
-    batches = count // recipe.batch_size
-    if not batches:
-        raise ValueError(f"batch_size: {recipe.batch_size} is more than the {count} training images")
-    steps = recipe.epochs * batches
-    optimizer = torch.optim.SGD(
-        _groups(model, recipe.weight_decay),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-    )
-    model.train()
-    start = time.perf_counter()
-    for epoch in range(recipe.epochs):
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
-        order = torch.randperm(count, generator=generator).to(device)
-        epoch_start = time.perf_counter()
-        loss_sum = torch.zeros((), device=device)
-        hits = torch.zeros((), device=device)
-        for batch in range(batches):
-            step = epoch * batches + batch
-            rate = learning_rate(recipe, step, steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            index = order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
-            x = random_translations(images[index], recipe.translation, generator)
-            if recipe.flip:
-                mirrored = torch.rand(len(x), generator=generator).to(device) < 0.5
-                x = torch.where(mirrored.reshape(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-                logits = model(x)
-            loss = F.cross_entropy(logits.float(), labels[index], label_smoothing=recipe.label_smoothing)
-            if not math.isfinite(loss.item()):
-                raise ValueError(f"the loss became {loss.item()} at step {step + 1} of {steps}, learning rate {rate:g}")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            loss_sum += loss.detach()
-            hits += (logits.argmax(1) == labels[index]).sum()
-            if on_step:
-                now, seen = time.perf_counter(), batch + 1
-                last = seen == batches
-                mean_loss = loss_sum.item() / seen
-                accuracy = hits.item() / (seen * recipe.batch_size)
-                done = {"epoch": epoch + 1, "loss": mean_loss, "train_accuracy": accuracy, "lr": rate} if last else None
-                on_step(
-                    Progress(
-                        epoch + 1,
-                        recipe.epochs,
-                        step + 1,
-                        steps,
-                        mean_loss,
-                        accuracy,
-                        seen * recipe.batch_size / (now - epoch_start),
-                        (now - start) / (step + 1) * (steps - step - 1),
-                        done,
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        preprocessing: Preprocessing,
+        recipe: Recipe,
+        *,
+        seed: int = 0,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        self.rank, self.processes = rank_and_size(group)
+        if len(images) < recipe.batch_size:
+            raise ValueError(f"batch_size: {recipe.batch_size} is more than the {len(images)} training images")
+        if recipe.batch_size % (self.processes * recipe.accumulate):
+            raise ValueError(
+                f"batch_size: {recipe.batch_size} does not divide into {self.processes} processes "
+                f"times {recipe.accumulate} accumulated parts"
+            )
+        self.model, self.images, self.labels = model, images, labels
+        self.preprocessing, self.recipe, self.seed, self.group = preprocessing, recipe, seed, group
+        self.device = images.device
+        synchronize(model, group)
+        self.forward = torch.compile(model) if recipe.compile else model
+        self.optimizer = RecipeOptimizer(model, recipe)
+        self.average = WeightAverage(model, recipe.ema) if recipe.ema else None
+        self.batches = len(images) // recipe.batch_size
+        self.steps = self.batches * recipe.epochs
+        self.step = 0
+        self.stop_requested = False
+        # loss · images, hits, images of the epoch so far, over all processes
+        self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        self._order: tuple[int, Tensor] = (-1, labels)
+
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on, as nested dicts and lists of tensors and numbers."""
+        return {
+            "step": self.step,
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else dict(self.average.state),
+            "sums": self.sums,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.step = int(state["step"])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.sums.copy_(state["sums"])
+
+    def result_state(self) -> dict[str, Tensor]:
+        """The weights that the run is about: the moving average if there is one."""
+        return dict(self.model.state_dict()) if self.average is None else dict(self.average.state)
+
+    def run(self) -> Iterator[Progress]:
+        """Train to the end, giving the word back after every step.
+
+        Yields:
+            What is known after each step.
+
+        Raises:
+            Diverged: when the loss is NaN or infinite (looked at every step on a CPU, every 50th on a GPU, where each
+                look waits for it).
+        """
+        self.model.train()
+        start, first, epoch_start, epoch_first = time.perf_counter(), self.step, time.perf_counter(), self.step
+        while self.step < self.steps:
+            epoch, batch = divmod(self.step, self.batches)
+            if batch == 0:
+                self.sums.zero_()
+                epoch_start, epoch_first = time.perf_counter(), self.step
+            rate = learning_rate(self.recipe, self.step, self.steps)
+            numbers = self._train_step(epoch, batch, rate)
+            self.step += 1
+            done = batch + 1 == self.batches
+            if self.device.type == "cpu" or done or self.step % 50 == 0:
+                loss, hits, stop = numbers.tolist()
+                if not math.isfinite(loss) or not math.isfinite(float(self.sums[0])):
+                    raise Diverged(
+                        f"the loss became {loss} at step {self.step} of {self.steps}, learning rate {rate:g}"
                     )
-                )
+                del hits
+            else:
+                stop = 0.0
+            mean_loss, accuracy = (self.sums[:2] / self.sums[2]).tolist() if done or self._looks() else (math.nan, 0.0)
+            now = time.perf_counter()
+            row = {"epoch": epoch + 1, "loss": mean_loss, "train_accuracy": accuracy, "lr": rate} if done else None
+            yield Progress(
+                epoch + 1,
+                self.recipe.epochs,
+                self.step,
+                self.steps,
+                mean_loss,
+                accuracy,
+                (self.step - epoch_first) * self.recipe.batch_size / (now - epoch_start),
+                (now - start) / (self.step - first) * (self.steps - self.step),
+                row,
+                stop > 0,
+            )
+
+    def _looks(self) -> bool:
+        """Whether reading a number off the device is free, or due."""
+        return self.device.type == "cpu" or self.step % 50 == 0
+
+    def _indices(self, epoch: int, batch: int) -> Tensor:
+        if self._order[0] != epoch:
+            self._order = (epoch, epoch_order(len(self.images), self.seed, epoch).to(self.device))
+        size = self.recipe.batch_size
+        share = size // self.processes
+        start = batch * size + self.rank * share
+        return self._order[1][start : start + share]
+
+    def _train_step(self, epoch: int, batch: int, rate: float) -> Tensor:
+        """One step of all processes; returns mean loss, fraction of hits, and whether some process wants to stop."""
+        recipe = self.recipe
+        numbers = torch.zeros(3, device=self.device)
+        numbers[2] = float(self.stop_requested)
+        self.optimizer.zero_grad()
+        for index in self._indices(epoch, batch).chunk(recipe.accumulate):
+            x = self.preprocessing.standardize(self.images[index])
+            x, targets = augment(
+                x,
+                self.labels[index],
+                classes=len(self.preprocessing.classes),
+                augmentation=recipe.augmentation,
+                seed=self.seed,
+                epoch=epoch,
+                index=index,
+            )
+            if recipe.channels_last and x.ndim == 4:
+                x = x.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+                logits = self.forward(x)
+            logits = logits.float()
+            loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+            (loss / recipe.accumulate).backward()
+            with torch.no_grad():
+                numbers[0] += loss / recipe.accumulate
+                numbers[1] += (logits.argmax(1) == targets.argmax(1)).float().mean() / recipe.accumulate
+        numbers = average_gradients(self.optimizer.parameters, numbers, self.group)
+        self.optimizer.step(rate)
+        if self.average is not None:
+            self.average.update(self.model)
+        size = recipe.batch_size
+        self.sums += torch.stack([numbers[0], numbers[1], torch.ones_like(numbers[0])]).double() * size
+        return numbers
 
 
 @torch.no_grad()
-def predict_logits(model: nn.Module, images: Tensor, *, batch_size: int = 250) -> Tensor:
+def predict_logits(model: nn.Module, images: Tensor, *, batch_size: int = 250, flip: bool = False) -> Tensor:
     """Logits of standardized images in eval mode, batch by batch.
 
     Args:
         model: maps (b, c, *u) to logits; left in the mode it was in.
         images: (n, c, *u).
         batch_size: images at a time.
+        flip: average with the logits of the mirrored images (test-time augmentation).
 
     Returns:
         (n, classes), float.
-
     """
     training = model.training
     model.eval()
-    logits = torch.cat([model(part).float() for part in images.split(batch_size)])
+    parts = []
+    for part in images.split(batch_size):
+        logits = model(part).float()
+        parts.append((logits + model(part.flip(-1)).float()) / 2 if flip else logits)
     model.train(training)
-    return logits
+    return torch.cat(parts)
 
 
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor, *, flip: bool = False) -> float:
     """Fraction of standardized images that are classified correctly."""
-    return (predict_logits(model, images).argmax(1) == labels).float().mean().item()
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run folder, loaded.
-
-    Attributes:
-        folder: where it lies.
-        model: the trained network, in eval mode.
-        preprocessing: how its input is made.
-        config: the contents of config.json.
-
-    """
-
-    folder: Path
-    model: AttributeNetwork
-    preprocessing: Preprocessing
-    config: dict[str, Any]
-
-
-def train_run(
-    folder: Path,
-    model_config: HierarchicalCNNConfig | MultiscaleConfig,
-    recipe: Recipe,
-    *,
-    data_name: str,
-    train: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor] | None,
-    preprocessing: Preprocessing,
-    seed: int = 0,
-    device: str = "cpu",
-    on_step: Callable[[Progress], None] | None = None,
-) -> dict[str, Any]:
-    """Train from scratch into a run folder: config.json, metrics.jsonl, weights.safetensors, result.json.
-
-    Args:
-        folder: made if missing; checked for writing before training, refused while another run holds it or if it
-            has a finished run in it.
-        model_config: the network.
-        recipe: how to train it.
-        data_name: what the data are called in the records.
-        train: uint8 images (n, c, *u) and labels.
-        test: the same, read once after training; or None.
-        preprocessing: fitted on the training images.
-        seed: of initialization, order and augmentation.
-        device: a torch device.
-        on_step: called after every step.
-
-    Returns:
-        The contents of result.json.
-
-    Raises:
-        ValueError: if the folder cannot be used or the data do not fit the network.
-        OSError: if the folder cannot be written.
-
-    """
-    if model_config.classes != len(preprocessing.classes):
-        raise ValueError(
-            f"the network has {model_config.classes} classes; {data_name} has {len(preprocessing.classes)}"
-        )
-    if model_config.channels != train[0].shape[1]:
-        raise ValueError(f"the network expects {model_config.channels} channels; {data_name} has {train[0].shape[1]}")
-    folder = checkpoints.ensure_writable(folder)
-    if (folder / WEIGHTS).exists():
-        raise ValueError(f"{folder} already holds a finished run; give another --output or remove it")
-    with checkpoints.RunLock(folder):
-        torch.manual_seed(seed)
-        model = build(model_config).to(device)
-        config = {
-            "format": 1,
-            "network": type(model).__name__,
-            "model": asdict(model_config),
-            "recipe": asdict(recipe),
-            "data": data_name,
-            "preprocessing": asdict(preprocessing),
-            "seed": seed,
-        }
-        checkpoints.write_json(folder / CONFIG, config)
-        checkpoints.write_atomically(folder / METRICS, b"")
-
-        def observe(progress: Progress) -> None:
-            if progress.epoch_done:
-                checkpoints.append_line(folder / METRICS, progress.epoch_done)
-            if on_step:
-                on_step(progress)
-
-        images = preprocessing.standardize(train[0].to(device))
-        start = time.perf_counter()
-        train_epochs(model, images, train[1].to(device), recipe, seed=seed, on_step=observe)
-        seconds = time.perf_counter() - start
-        model.eval()
-        state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-        digest = checkpoints.save_weights(folder / WEIGHTS, state, {"format": "hcnn-1"})
-        result: dict[str, Any] = {
-            "data": data_name,
-            "seed": seed,
-            "epochs": recipe.epochs,
-            "train_images": len(images),
-            "train_seconds": round(seconds, 2),
-            "parameters": asdict(count_parameters(model)),
-            "weights_sha256": digest,
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-            },
-            "hardware": {"machine": platform.machine(), "threads": torch.get_num_threads(), "device": device},
-        }
-        if test is not None:
-            test_images = preprocessing.standardize(test[0].to(device))
-            result["test_images"] = len(test_images)
-            result["test_accuracy"] = accuracy(model, test_images, test[1].to(device))
-        checkpoints.write_json(folder / RESULT, result)
-    return result
-
-
-def load_run(folder: Path) -> Run:
-    """Load the network of a run folder.
-
-    Args:
-        folder: as `train_run` leaves it.
-
-    Returns:
-        The run, its network in eval mode.
-
-    Raises:
-        ValueError: if the folder, its configuration or its weights are missing, damaged, or do not fit each other.
-
-    """
-    folder = Path(folder)
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder} is not a finished run: expected {name} in it, as `hcnn train` leaves")
-    try:
-        config = json.loads((folder / CONFIG).read_text())
-        kind = {"HierarchicalCNN": HierarchicalCNNConfig, "MultiscaleHierarchicalCNN": MultiscaleConfig}
-        model_config = kind[config["network"]](**_tuples(config["model"]))
-        preprocessing = Preprocessing(**_tuples(config["preprocessing"]))
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder / CONFIG}: expected a run's configuration; {error!r}") from error
-    model = build(model_config)
-    state, _ = checkpoints.load_weights(folder / WEIGHTS)
-    checkpoints.match_state(model.state_dict(), state, str(folder / WEIGHTS))
-    model.load_state_dict(state)
-    return Run(folder, model.eval(), preprocessing, config)
-
-
-def _tuples(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    return (predict_logits(model, images, flip=flip).argmax(1) == labels).float().mean().item()

@@ -1,0 +1,126 @@
+"""Batch normalization of attribute arrays: from moments, with running statistics as PyTorch keeps them.
+
+Parameters and running statistics live in ordinary `torch.nn.BatchNorm1d` modules, so that a state dict looks as users
+know it. Where a process group is set (`synchronize`), statistics are those of the batches of all its processes, each
+of the same size; only the moments travel: P + P² numbers for an inner normalization, 2 K for an outer one.
+"""
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_nn
+from torch import Tensor, nn
+
+
+def synchronize(model: nn.Module, group: dist.ProcessGroup | None) -> None:
+    """Let all normalizations of a network use the statistics of all processes of a group.
+
+    Args:
+        model: any module with `BatchNorm1d` modules that this package's layers use.
+        group: the processes, each of which must see batches of the same size; None for this process alone.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            vars(module)["hcnn_group"] = group  # not a parameter, a buffer or a child
+
+
+def merge_moments(norm: nn.BatchNorm1d, mean: Tensor, second: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Moments over all processes from those of each: mean, central second moment, number of processes.
+
+    ``E = mean of E_i``, ``C = mean of (C_i + (E_i - E)(E_i - E)ᵀ)``, for batches of equal size.
+
+    Args:
+        norm: whose group counts.
+        mean: (n,) of this process.
+        second: covariance (n, n) or variance (n,) of this process.
+
+    Returns:
+        The two over all processes, and how many there are.
+    """
+    group = getattr(norm, "hcnn_group", None)
+    if group is None:
+        return mean, second, 1
+    size = group.size()
+    total = dist_nn.all_reduce(mean, group=group) / size
+    off = mean - total
+    spread = torch.outer(off, off) if second.ndim == 2 else off * off
+    return total, dist_nn.all_reduce(second + spread, group=group) / size, size
+
+
+def normalize(norm: nn.BatchNorm1d, y: Tensor, spatial: int) -> Tensor:
+    """Batch normalization per value of the newest attribute.
+
+    Args:
+        norm: holds parameters and running statistics.
+        y: (b, *v, k, *u).
+        spatial: number of spatial axes.
+
+    Returns:
+        An array of the same shape.
+    """
+    flat = y.reshape(-1, y.shape[-1 - spatial], y.shape[-spatial:].numel())  # (b·v, k, u)
+    if getattr(norm, "hcnn_group", None) is None or not batch_statistics(norm):
+        return norm(flat).reshape(y.shape)
+    wide = flat.to(torch.promote_types(flat.dtype, torch.float32))
+    variance, mean = torch.var_mean(wide, dim=(0, 2), correction=0)
+    mean, variance, processes = merge_moments(norm, mean, variance)
+    update_running(norm, mean, variance, processes * flat.numel() // flat.shape[1])
+    scale, shift = scale_shift(norm, mean, variance)
+    return (wide * scale[:, None] + shift[:, None]).to(y.dtype).reshape(y.shape)
+
+
+def batch_statistics(norm: nn.BatchNorm1d) -> bool:
+    """Whether a normalization uses the statistics of the batch now."""
+    return norm.training or norm.running_mean is None
+
+
+def scale_shift(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """The affine map ``scale · y + shift`` that a batch normalization with these statistics is."""
+    scale = torch.rsqrt(variance.clamp_min(0) + norm.eps)
+    if norm.affine:
+        scale = scale * norm.weight
+        return scale, norm.bias - scale * mean
+    return scale, -scale * mean
+
+
+def running(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """Running mean and variance.
+
+    Raises:
+        ValueError: if the normalization keeps none.
+    """
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError("a normalization without running statistics cannot be folded")
+    return norm.running_mean, norm.running_var
+
+
+def in_double(norm: nn.BatchNorm1d) -> nn.BatchNorm1d:
+    """A float64 copy, so that folding rounds once."""
+    twin = nn.BatchNorm1d(
+        norm.num_features, eps=norm.eps, affine=norm.affine, device=running(norm)[0].device, dtype=torch.float64
+    )
+    twin.load_state_dict(norm.state_dict())
+    return twin
+
+
+@torch.no_grad()
+def update_running(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Move the running statistics as `torch.nn.BatchNorm1d` does: unbiased variance, momentum or plain average.
+
+    Args:
+        norm: in training mode; nothing happens if it keeps no running statistics.
+        mean: of the batch.
+        variance: of the batch, biased.
+        count: numbers that they were taken from.
+    """
+    if not norm.training or norm.running_mean is None:
+        return
+    running_mean, running_var = running(norm)
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.add_(1)
+    if norm.momentum is None:
+        step = 1.0 / norm.num_batches_tracked.to(mean.dtype)
+    else:
+        step = torch.full_like(mean, norm.momentum)
+    unbiased = variance * (count / max(count - 1, 1))
+    running_mean.copy_(torch.lerp(running_mean.to(mean.dtype), mean, step))
+    running_var.copy_(torch.lerp(running_var.to(mean.dtype), unbiased, step))
