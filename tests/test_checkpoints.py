@@ -1,44 +1,25 @@
-"""Checkpoints, weights, log and lock under kills, full disks, damage and malice: real processes and disks."""
+"""Checkpoints under kills, full disks and damage: real processes and disks."""
 
-import contextlib
 import errno
-import io
 import json
 import math
 import os
-import pickle
 import random
 import shutil
 import signal
-import subprocess
 import sys
-import textwrap
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
-from hcnn.checkpoints import (
-    RunFolderBusy,
-    RunLock,
-    append_line,
-    ensure_writable,
-    flatten_state,
-    load_newest,
-    load_weights,
-    match_state,
-    save_checkpoint,
-    save_weights,
-    sync_log,
-    truncate_log,
-    unflatten_state,
-    write_atomically,
-    write_json,
-)
+from hcnn.checkpoints import flatten_state, load_newest, save_checkpoint, unflatten_state
+
+if TYPE_CHECKING:
+    from conftest import Zygote
 
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="needs fork, SIGKILL and tmpfs")
 
@@ -81,87 +62,13 @@ def tensors_file(manifest: Path) -> Path:
     return manifest.with_name(json.loads(manifest.read_text())["tensors"]["file"])
 
 
-class Zygote:
-    """A process with torch and hcnn imported, which forks a child for each piece of code."""
-
-    LOOP = """
-        import json, os, sys, traceback
-        import torch
-        from hcnn import checkpoints
-        torch.set_num_threads(1)
-        for line in sys.stdin:
-            if (pid := os.fork()) == 0:
-                print(os.getpid(), flush=True)
-                try:
-                    exec(json.loads(line), {})
-                except BaseException:
-                    traceback.print_exc()
-                    os._exit(1)
-                os._exit(0)
-            status = os.waitpid(pid, 0)[1]
-            print("exit", os.waitstatus_to_exitcode(status), flush=True)
-    """
-
-    def __init__(self) -> None:
-        command = [sys.executable, "-c", textwrap.dedent(self.LOOP)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def start(self, code: str) -> int:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(textwrap.dedent(code)) + "\n")
-        self.process.stdin.flush()
-        return int(self.line())
-
-    def line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def finish(self) -> tuple[int, list[str]]:
-        """The exit code of the child, and what it printed since."""
-        lines: list[str] = []
-        while not (line := self.line()).startswith("exit "):
-            assert self.process.poll() is None
-            lines.append(line)
-        return int(line.split()[1]), lines
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    zygote = Zygote()
-    yield zygote
-    with zygote.process:
-        zygote.process.kill()
-
-
-@contextlib.contextmanager
-def mounted(folder: Path, options: str) -> Iterator[Path]:
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("no mount command")
-    if done.returncode:
-        pytest.skip(f"mounting a tmpfs is not permitted: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    with mounted(tmp_path / "disk", "size=2m") as folder:
-        yield folder
-
-
-# ---------------------------------------------------------------- kills
+# ------------------------------------------------------------------------ kills
 
 
 @needs_posix
 @pytest.mark.parametrize("rounds", [8, pytest.param(100, marks=pytest.mark.slow)])
 def test_kill_9_at_random_moments_loses_at_most_the_save_in_progress(
-    tmp_path: Path, zygote: Zygote, rounds: int
+    tmp_path: Path, zygote: "Zygote", rounds: int
 ) -> None:
     size = 250_000  # 1 MB: writes and syncs that take long enough to be hit
     code = f"""
@@ -195,18 +102,19 @@ def test_kill_9_at_random_moments_loses_at_most_the_save_in_progress(
 @pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("again", [False, True], ids=["next step", "same step again"])
 def test_kill_9_at_every_line_of_a_save_leaves_a_valid_checkpoint(
-    tmp_path: Path, zygote: Zygote, again: bool, stride: int
+    tmp_path: Path, zygote: "Zygote", again: bool, stride: int
 ) -> None:
     """Even with keep=1, and even where the only checkpoint is replaced by another of its own step."""
     before = tmp_path / "before"
     save_checkpoint(before, 1, {"x": torch.tensor(1)}, {"version": 1})
     code = """
         import os, signal, sys, torch
-        from hcnn import checkpoints
+        from hcnn import checkpoints, files, weights
+        traced = {module.__file__ for module in (checkpoints, files, weights)}
         lines = 0
         def trace(frame, event, arg):
             global lines
-            if frame.f_code.co_filename != checkpoints.__file__:
+            if frame.f_code.co_filename not in traced:
                 return None
             if event == "line":
                 lines += 1
@@ -242,7 +150,7 @@ def test_kill_9_at_every_line_of_a_save_leaves_a_valid_checkpoint(
     assert leftovers > 10 / stride  # and kills did hit between its renames and removals
 
 
-# ---------------------------------------------------------- full and read-only disks
+# ------------------------------------------------------------------- full disks
 
 
 @needs_posix
@@ -265,50 +173,7 @@ def test_a_full_disk_leaves_the_previous_checkpoints_and_nothing_else(small_disk
     assert steps_on_disk(small_disk) == [2, 3]
 
 
-@needs_posix
-def test_a_full_disk_leaves_file_and_log_as_they_were(small_disk: Path) -> None:
-    write_json(small_disk / "result.json", {"accuracy": 0.5})
-    size = append_line(small_disk / "log.jsonl", {"step": 1})
-    with pytest.raises(OSError, match=r"while writing 3,000,000 bytes: '.*result\.json'"):
-        write_atomically(small_disk / "result.json", bytes(3_000_000))
-    with pytest.raises(OSError, match=r"while appending 3,000,014 bytes: '.*log\.jsonl'") as caught:
-        append_line(small_disk / "log.jsonl", {"notes": "x" * 3_000_000})
-    assert caught.value.errno == errno.ENOSPC
-    assert json.loads((small_disk / "result.json").read_text()) == {"accuracy": 0.5}
-    assert (small_disk / "log.jsonl").stat().st_size == size
-    assert names(small_disk) == ["log.jsonl", "result.json"]
-
-
-@needs_posix
-def test_ensure_writable_on_a_full_and_on_a_read_only_disk(small_disk: Path) -> None:
-    with contextlib.suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
-        while filler.write(bytes(4096)):
-            pass
-    with pytest.raises(OSError, match=r"No space left on device \(the output folder cannot be written\): '.*run'"):
-        ensure_writable(small_disk / "run")
-    (small_disk / "filler").unlink()
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    with pytest.raises(OSError, match=r"Read-only file system \(the output folder .*run'") as caught:
-        ensure_writable(small_disk / "run")
-    assert caught.value.errno == errno.EROFS
-
-
-def test_ensure_writable_makes_folders_and_leaves_them_empty(tmp_path: Path) -> None:
-    assert ensure_writable(tmp_path / "a" / "b") == tmp_path / "a" / "b"
-    assert ensure_writable(tmp_path / "a" / "b").is_dir()
-    assert names(tmp_path / "a" / "b") == []
-
-
-@pytest.mark.parametrize("below", ["", "run", "run/one"])
-def test_ensure_writable_refuses_a_file_and_what_is_below_one(tmp_path: Path, below: str) -> None:
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(NotADirectoryError, match=r"Not a directory \(the output folder .*file") as caught:
-        ensure_writable(tmp_path / "file" / below)
-    assert caught.value.filename == str(tmp_path / "file" / below)
-    assert (tmp_path / "file").read_text() == "mine"
-
-
-# ------------------------------------------------------------------- damage
+# ----------------------------------------------------------------------- damage
 
 
 def flipped(data: bytes, bit: int) -> bytes:
@@ -386,7 +251,7 @@ def test_no_folder_and_no_valid_checkpoint(tmp_path: Path) -> None:
     assert [item.path for item in rejected] == manifests[::-1]
 
 
-# ------------------------------------------------------------- saving checkpoints
+# ----------------------------------------------------------- saving checkpoints
 
 
 def test_old_checkpoints_go_and_a_damaged_one_is_no_spare(tmp_path: Path) -> None:
@@ -436,170 +301,7 @@ def test_arguments_of_save_checkpoint(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-# ------------------------------------------------------------------- tensors
-
-
-def bits(tensor: torch.Tensor) -> bytes:
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def test_tensors_come_back_bit_for_bit(tmp_path: Path) -> None:
-    base = torch.arange(24, dtype=torch.float32)
-    tensors = {
-        "bfloat16": torch.randn(5, 3).bfloat16(),
-        "float16": torch.randn(7).half(),
-        "float64": torch.tensor([math.pi, -0.0, math.inf, 5e-324], dtype=torch.float64),
-        "nan payload": torch.tensor([0x7FC01234, -1], dtype=torch.int32).view(torch.float32),
-        "int64": torch.tensor([2**63 - 1, -(2**63)]),
-        "uint8": torch.get_rng_state()[:17],
-        "bool": torch.tensor([True, False]),
-        "0-d": torch.tensor(3.25),
-        "empty": torch.empty(0, 3),
-        "empty 1-d": torch.empty(0, dtype=torch.int64),
-        "parameter": torch.nn.Parameter(torch.randn(2, 2)),
-        "transposed": base.view(4, 6).T,
-        "channels last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
-        "expanded": torch.ones(1).expand(4),
-        "whole": base,
-        "same again": base,
-        "part": base[5:9],
-    }
-    save_checkpoint(tmp_path, 0, tensors, {})
-    newest, _ = load_newest(tmp_path)
-    assert newest is not None
-    save_weights(tmp_path / "w.safetensors", tensors, {})
-    for found in (newest.tensors, load_weights(tmp_path / "w.safetensors")[0]):
-        assert found.keys() == tensors.keys()
-        for name, tensor in tensors.items():
-            assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape), name
-            assert bits(found[name]) == bits(tensor), name
-        found["whole"].zero_()  # writable, and nobody else's memory
-        assert bits(found["same again"]) == bits(base)
-
-
-def test_what_safetensors_cannot_hold_is_refused_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "w.safetensors"
-    for tensor, got in [
-        (torch.eye(2).to_sparse(), "torch.sparse_coo"),
-        (torch.empty(2, device="meta"), "on meta"),
-    ]:
-        with pytest.raises(ValueError, match=rf"tensor 'x': expected a dense tensor with values, got .*{got}"):
-            save_weights(path, {"x": tensor}, {})
-    with pytest.raises(ValueError, match=r"'__metadata__': .* got a reserved name"):
-        save_weights(path, {"__metadata__": torch.zeros(1)}, {})
-    with pytest.raises(ValueError, match=r"expected dtypes of safetensors, got torch\.complex128"):
-        save_weights(path, {"x": torch.zeros(1, dtype=torch.complex128)}, {})
-    with pytest.raises(ValueError, match=r"expected metadata of strings, got \{'epoch': 3\}"):
-        save_weights(path, {}, {"epoch": 3})  # pyright: ignore[reportArgumentType]
-    assert names(tmp_path) == []
-
-
-def test_weights_are_the_same_bytes_whatever_the_process_and_the_order(tmp_path: Path, zygote: Zygote) -> None:
-    metadata = {key: f"é {key}" for key in "qwertyuiop"}
-    ours = save_weights(tmp_path / "a.safetensors", content(3), metadata)
-    code = f"""
-        from hcnn.checkpoints import load_weights, save_weights
-        tensors, metadata = load_weights({str(tmp_path / "a.safetensors")!r})
-        tensors, metadata = (dict(reversed(found.items())) for found in (tensors, metadata))
-        print(save_weights({str(tmp_path / "b.safetensors")!r}, tensors, metadata), flush=True)
-    """
-    zygote.start(code)
-    assert zygote.finish() == (0, [ours])
-    assert load_weights(tmp_path / "b.safetensors")[1] == metadata
-
-
-# --------------------------------------------------------- pickles, and other files
-
-
-class Malicious:
-    """Creates a file when unpickled."""
-
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.canary,)
-
-
-def torch_saved(obj: object, new: bool) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(obj, buffer, _use_new_zipfile_serialization=new)
-    return buffer.getvalue()
-
-
-PICKLES = {f"pickle protocol {protocol}": "a pickle" for protocol in range(6)} | {
-    "torch.save": r"a torch.save archive \(a zip file around a pickle\)",
-    "old torch.save": r"a torch.save archive \(of the old kind, a pickle\)",
-}
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
-@pytest.mark.parametrize("kind", PICKLES)
-def test_a_pickle_is_refused_by_name_and_never_unpickled(tmp_path: Path, kind: str, suffix: str) -> None:
-    canary = tmp_path / "canary"
-    evil = {"weight": Malicious(canary)}
-    if kind.startswith("pickle"):
-        data = pickle.dumps(evil, protocol=int(kind[-1]))
-    else:
-        data = torch_saved(evil, new=kind == "torch.save")
-    path = tmp_path / f"weights{suffix}"
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match=rf"weights\{suffix} is {PICKLES[kind]}; hcnn reads safetensors only"):
-        load_weights(path)
-    assert not canary.exists()
-    with contextlib.closing(io.BytesIO(data)) as file:
-        torch.load(file, weights_only=False) if "torch" in kind else pickle.load(file)
-    assert canary.exists()  # it was a real one
-
-
-def test_files_that_are_no_safetensors(tmp_path: Path) -> None:
-    path = tmp_path / "w.safetensors"
-    save_weights(path, content(1), {"note": "x"})
-    good = path.read_bytes()
-    whole = r"w\.safetensors is a damaged or truncated safetensors file \(\d"
-    cases = [(good[:length], whole) for length in (9, 50, len(good) // 2, len(good) - 1)]
-    cases += [(good + b"x", whole), (good[:20] + b"\xff" + good[21:], whole)]
-    cases += [(good.replace(b'"F32"', b'"F99"'), whole)]
-    cases += [(b"", r"is no safetensors file \(0 bytes\)"), (good[:5], r"is no safetensors file \(5 bytes\)")]
-    cases += [
-        (b"hello, world" * 9, "is no safetensors file"),
-        (b"PK\x03\x04" + bytes(99), "is a zip file; hcnn"),
-    ]
-    for data, message in cases:
-        path.write_bytes(data)
-        with pytest.raises(ValueError, match=message):
-            load_weights(path)
-
-
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_a_header_whose_length_looks_like_a_pickle_is_still_read(tmp_path: Path, protocol: int) -> None:
-    path = tmp_path / "w.safetensors"
-    for filler in range(256 * protocol, 256 * protocol + 256):
-        save_weights(path, {"x": torch.ones(1)}, {"note": "x" * filler})
-        if path.read_bytes()[:2] == bytes([0x80, protocol]):
-            assert torch.equal(load_weights(path)[0]["x"], torch.ones(1))
-            break
-    else:
-        pytest.fail("no header had the length that was looked for")
-    os.truncate(path, path.stat().st_size - 1)
-    with pytest.raises(ValueError, match="damaged or truncated safetensors"):
-        load_weights(path)
-
-
-def test_match_state_lists_what_differs_and_shortens_the_list() -> None:
-    expected: dict[str, Any] = {"a": torch.zeros(2), "b": (3, 4)} | {f"c{index}": (1,) for index in range(10)}
-    match_state(expected, {name: torch.zeros(getattr(like, "shape", like)) for name, like in expected.items()}, "")
-    with pytest.raises(ValueError, match="does not fit") as caught:
-        match_state(expected, {"a": torch.zeros(3), "b": torch.zeros(3, 4), "d": torch.tensor(1)}, "w.safetensors")
-    assert str(caught.value) == (
-        "w.safetensors does not fit:\n"
-        "  10 missing: c0 (1,), c1 (1,), c2 (1,), c3 (1,), c4 (1,), c5 (1,), c6 (1,), c7 (1,) and 2 more\n"
-        "  1 extra: d ()\n"
-        "  1 of another shape: a expected (2,), got (3,)"
-    )
-
-
-# -------------------------------------------------------------------- state
+# ------------------------------------------------------------------------ state
 
 
 def same(left: Any, right: Any) -> bool:
@@ -614,6 +316,10 @@ def same(left: Any, right: Any) -> bool:
     if isinstance(left, list | tuple):
         return len(left) == len(right) and all(map(same, left, right))
     return repr(left) == repr(right)
+
+
+def bits(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def through_json(obj: object) -> Any:
@@ -679,129 +385,3 @@ def test_state_of_other_types_is_refused_with_its_path() -> None:
         unflatten_state({"a": torch.ones(1)}, {"$tensor": "b"})
     with pytest.raises(ValueError, match=r"expected \$float, \$tuple, \$dict or \$tensor, got \$new"):
         unflatten_state({}, {"$new": 1})
-
-
-# ------------------------------------------------------------------- the lock
-
-
-@needs_posix
-def test_a_second_run_is_refused_until_the_first_is_killed(tmp_path: Path, zygote: Zygote) -> None:
-    pid = zygote.start(f"""
-        import time
-        from hcnn.checkpoints import RunLock
-        with RunLock({str(tmp_path)!r}):
-            print("locked", flush=True)
-            time.sleep(60)
-    """)
-    assert zygote.line() == "locked"
-    with pytest.raises(RunFolderBusy, match=f"another run holds this folder: process {pid} on ") as caught:
-        RunLock(tmp_path).__enter__()
-    assert str(tmp_path) in str(caught.value)
-    assert os.uname().nodename in str(caught.value)
-    os.kill(pid, signal.SIGKILL)
-    zygote.finish()
-    with RunLock(tmp_path), pytest.raises(RunFolderBusy, match=f"process {os.getpid()} on"):
-        RunLock(tmp_path).__enter__()
-    with RunLock(tmp_path):
-        pass
-
-
-@needs_posix
-def test_forked_children_neither_keep_nor_free_the_lock(tmp_path: Path, zygote: Zygote) -> None:
-    pid = zygote.start(f"""
-        import os, time
-        from hcnn.checkpoints import RunLock
-        with RunLock({str(tmp_path)!r}):
-            leaver = os.fork()
-            if leaver:
-                os.waitpid(leaver, 0)
-                sleeper = os.fork()
-                if sleeper:
-                    print(sleeper, flush=True)
-                time.sleep(60)
-        os._exit(0)  # the leaver has left the with block
-    """)
-    sleeper = int(zygote.line())
-    with pytest.raises(RunFolderBusy, match=f"process {pid} on"):
-        RunLock(tmp_path).__enter__()
-    os.kill(pid, signal.SIGKILL)
-    zygote.finish()
-    with RunLock(tmp_path):
-        os.kill(sleeper, signal.SIGKILL)  # which raises where the sleeper is not alive
-
-
-# ----------------------------------------------------------- plain files and the log
-
-
-@needs_posix
-@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
-def test_files_get_the_permissions_of_ordinary_files(tmp_path: Path, umask: int, mode: int) -> None:
-    before = os.umask(umask)
-    try:
-        save_weights(tmp_path / "w.safetensors", content(1), {})
-        write_json(tmp_path / "a.json", {})
-        append_line(tmp_path / "log.jsonl", {})
-        manifest = save(tmp_path, 1)
-    finally:
-        os.umask(before)
-    for path in [*tmp_path.glob("*.*"), manifest, tensors_file(manifest)]:
-        if path.is_file():
-            assert path.stat().st_mode & 0o777 == mode, path
-
-
-def test_write_atomically_names_path_and_size_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"while writing 1,234 bytes: '.*nowhere.*x'"):
-        write_atomically(tmp_path / "nowhere" / "x", bytes(1234))
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(IsADirectoryError, match=r"while writing 3 bytes: '.*folder'"):
-        write_atomically(tmp_path / "folder", b"abc")
-    (tmp_path / f".x.tmp-{os.getpid()}").symlink_to(tmp_path / "victim")  # a leftover, at worst a trap
-    write_atomically(tmp_path / "x", b"new")
-    assert (tmp_path / "x").read_bytes() == b"new"
-    assert names(tmp_path) == ["folder", "x"]
-
-
-def test_json_is_strict_and_stable(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    write_json(path, {"b": [1, 2.5], "a": "é"})
-    assert path.read_bytes() == b'{\n  "b": [\n    1,\n    2.5\n  ],\n  "a": "\\u00e9"\n}\n'
-    for obj, reason in [({"x": math.nan}, "nan"), ({"x": {1}}, "type set is not JSON serializable")]:
-        with pytest.raises(ValueError, match=rf"a\.json: expected what strict JSON can hold; .*{reason}"):
-            write_json(path, obj)
-        with pytest.raises(ValueError, match=r"a\.json: expected what strict JSON can hold"):
-            append_line(path, obj)
-    assert path.read_bytes().startswith(b'{\n  "b"')
-
-
-def test_an_interrupted_and_resumed_log_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole, resumed = tmp_path / "whole.jsonl", tmp_path / "resumed.jsonl"
-    for step in range(6):
-        append_line(whole, {"step": step, "loss": 1 / (step + 3)})
-    recorded = 0
-    for step in range(4):
-        if step == 2:
-            recorded = sync_log(resumed)
-        size = append_line(resumed, {"step": step, "loss": 1 / (step + 3)})
-        assert size == resumed.stat().st_size
-    with resumed.open("ab") as log:
-        log.write(b'{"step": 4, "lo')  # killed halfway through a line
-    truncate_log(resumed, recorded)
-    for step in range(2, 6):
-        append_line(resumed, {"step": step, "loss": 1 / (step + 3)})
-    assert resumed.read_bytes() == whole.read_bytes()
-
-
-def test_truncate_log_refuses_a_log_that_is_not_the_recorded_one(tmp_path: Path) -> None:
-    path = tmp_path / "log.jsonl"
-    assert sync_log(path) == 0
-    truncate_log(path, 0)
-    with pytest.raises(ValueError, match=r"log\.jsonl: expected a log of at least 9 bytes, .* found 0$"):
-        truncate_log(path, 9)
-    size = append_line(path, {"step": 1})
-    with pytest.raises(ValueError, match=rf"expected a log of at least 1,000 bytes, .* found {size}$"):
-        truncate_log(path, 1000)
-    with pytest.raises(ValueError, match=r"expected a line to end at byte 5, .* none does"):
-        truncate_log(path, 5)
-    assert path.stat().st_size == size
-    truncate_log(path, 0)
-    assert path.read_bytes() == b""

@@ -57,7 +57,7 @@ class Rejected:
         return f"{self.path}: {self.reason}"
 
 
-# -------------------------------------------------------- state as tensors + JSON
+# --------------------------------------------------------- state as tensors + JSON
 
 
 def flatten_state(obj: object) -> tuple[dict[str, Tensor], Any]:
@@ -154,7 +154,7 @@ def _below(path: str, key: object) -> str:
     return f"{path}/{key}" if path else str(key)
 
 
-# -------------------------------------------------------------------- checkpoints
+# --------------------------------------------------------------------- checkpoints
 
 
 def save_checkpoint(

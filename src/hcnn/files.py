@@ -22,7 +22,7 @@ else:
 StrPath = str | os.PathLike[str]
 
 
-# ------------------------------------------------------------------- atomic files
+# -------------------------------------------------------------------- atomic files
 
 
 def write_atomically(path: StrPath, data: bytes) -> None:
@@ -136,7 +136,7 @@ def strict_json(path: StrPath, obj: object, indent: int | None = None) -> str:
         raise ValueError(f"{path}: expected what strict JSON can hold; {error}") from error
 
 
-# ------------------------------------------------------- the lock of a run folder
+# -------------------------------------------------------- the lock of a run folder
 
 
 class RunFolderBusy(RuntimeError):
@@ -219,7 +219,7 @@ def _lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-# --------------------------------------------------------------- the log of a run
+# ---------------------------------------------------------------- the log of a run
 
 
 def append_line(path: StrPath, obj: object) -> int:

@@ -136,10 +136,16 @@ RECIPES: dict[str, Recipe] = {
         label_smoothing=0.0,
         augmentation=Augmentation(translation=4, flip="random"),
     ),
+    # Chosen on 2,500 validation images after 4 epochs of 15,000 training images (hcnn_small_cifar10, 2026-11):
+    # Muon 62.8 % at lr 0.05 and at 0.1; SGD at lr 0.3 55.5 %.
     "fast": Recipe(
         epochs=30,
         batch_size=100,
-        lr=0.3,
+        optimizer="muon",
+        lr=0.05,
+        momentum=0.95,
+        weight_decay=5e-4,
+        label_smoothing=0.0,
         augmentation=Augmentation(translation=4, flip="alternating"),
         precision="bfloat16",
     ),

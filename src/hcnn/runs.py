@@ -266,7 +266,9 @@ class _Writer:
             self.save()
 
     def save(self) -> None:
-        """Write a checkpoint of the trainer as it is."""
+        """Write a checkpoint of the trainer as it is, unless its weights are beyond use already."""
+        if not all(bool(value.isfinite().all()) for value in self.trainer.model.parameters()):
+            return
         tensors, tree = checkpoints.flatten_state(self.trainer.state())
         log_size = files.sync_log(self.folder / METRICS)
         state = {"tree": tree, "log_size": log_size, "seconds": self.seconds}
@@ -365,7 +367,8 @@ def _memory_advice(recipe: Recipe) -> Iterator[None]:
         yield
     except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
         text = str(error)
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "not enough memory" not in text:
+        known = ("not enough memory", "can't allocate memory", "bad_alloc", "could not create a memory")
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(one in text for one in known):
             raise
         raise MemoryError(
             f"out of memory with {recipe.batch_size} images a step in {recipe.accumulate} part(s): lower --batch-size, "
