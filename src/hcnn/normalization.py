@@ -5,9 +5,10 @@ know it. Where a process group is set (`synchronize`), statistics are those of t
 of the same size; only the moments travel: P + P² numbers for an inner normalization, 2 K for an outer one.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_nn
 from torch import Tensor, nn
 
 
@@ -21,6 +22,29 @@ def synchronize(model: nn.Module, group: dist.ProcessGroup | None) -> None:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d):
             vars(module)["hcnn_group"] = group  # not a parameter, a buffer or a child
+
+
+class _SumOverGroup(torch.autograd.Function):
+    """Sum over all processes; the gradient of a sum that every process uses is the sum of their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        total = value.contiguous().clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        total = grads[0].contiguous().clone()
+        dist.all_reduce(total, group=ctx.group)
+        return total, None
+
+
+def _mean_over_group(value: Tensor, group: dist.ProcessGroup) -> Tensor:
+    total = _SumOverGroup.apply(value, group)
+    assert isinstance(total, Tensor)
+    return total / group.size()
 
 
 def merge_moments(norm: nn.BatchNorm1d, mean: Tensor, second: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -39,11 +63,10 @@ def merge_moments(norm: nn.BatchNorm1d, mean: Tensor, second: Tensor) -> tuple[T
     group = getattr(norm, "hcnn_group", None)
     if group is None:
         return mean, second, 1
-    size = group.size()
-    total = dist_nn.all_reduce(mean, group=group) / size
+    total = _mean_over_group(mean, group)
     off = mean - total
     spread = torch.outer(off, off) if second.ndim == 2 else off * off
-    return total, dist_nn.all_reduce(second + spread, group=group) / size, size
+    return total, _mean_over_group(second + spread, group), group.size()
 
 
 def normalize(norm: nn.BatchNorm1d, y: Tensor, spatial: int) -> Tensor:

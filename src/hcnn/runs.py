@@ -139,12 +139,14 @@ def train_run(
     )
     with process_group(device) as group, StopRequest() as stop, ExitStack() as stack:
         rank, processes = rank_and_size(group)
+        finished: dict[str, Any] | None = None
         if rank == 0:
             folder = files.ensure_writable(folder)
             stack.enter_context(files.RunLock(folder))
             finished = _prepare(folder, config, resume)
-            if finished is not None:
-                return finished
+        finished = share(finished, group, device)
+        if finished is not None:
+            return finished
         torch.manual_seed(settings.seed)
         with _memory_advice(settings.recipe):
             model = build(settings.network).to(device)
@@ -315,7 +317,7 @@ class _Writer:
             "seconds": round(self.seconds, 2),
             "processes": processes,
             "hardware": hardware(trainer.device),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+            "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
             "commit": commit(),
         }
         files.write_json(self.folder / RESULT, result)
