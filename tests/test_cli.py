@@ -1,6 +1,7 @@
 """The command as a user types it: a real run on digits, then every kind of wrong input."""
 
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -157,3 +158,53 @@ train_run(Path(sys.argv[1]), settings, data)
 load_run(Path(sys.argv[1]))
 """
     subprocess.run([sys.executable, "-W", "error", "-c", script, str(tmp_path / "run")], check=True)
+
+
+def _write_images(folder: Path, classes: tuple[str, ...], per_class: int) -> None:
+    noise = np.random.default_rng(0)
+    for shade, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for number in range(per_class):
+            pixels = np.clip(noise.normal(60 + 120 * shade, 20, (8, 8)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+
+
+def test_a_folder_of_images_trains_and_predicts(tmp_path, capsys) -> None:
+    _write_images(tmp_path / "data" / "train", ("dark", "light"), 20)
+    _write_images(tmp_path / "data" / "test", ("dark", "light"), 3)
+    (tmp_path / "data" / "train" / "dark" / "broken.png").write_bytes(b"\x89PNG but no more")
+    command = ["train", tmp_path / "data", "--model", "hcnn_digits", "--recipe", "digits", "--batch-size", "20"]
+    command += ["--epochs", "8", "--output", tmp_path / "run"]
+    assert "broken.png" in _error(capsys, *command)
+    assert cli.main([*map(str, command), "--bad-images", "skip"]) == 0
+    out = capsys.readouterr().out
+    assert "skipped" in out
+    assert "broken.png" in out
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["test_accuracy"] == 1
+    image = tmp_path / "data" / "test" / "light" / "0.png"
+    assert cli.main(["predict", str(tmp_path / "run"), str(image)]) == 0
+    assert "0.png: light" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_arrays_train_and_pickles_are_refused(tmp_path, capsys) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", images=images, labels=np.arange(40) % 2)
+    command = ["train", tmp_path / "data.npz", "--model", "hcnn_digits", "--recipe", "digits", "--batch-size", "20"]
+    assert cli.main([*map(str, command), "--epochs", "1", "--output", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    (tmp_path / "data.pkl").write_bytes(pickle.dumps({"images": images}))
+    assert "pickle" in _error(capsys, "train", tmp_path / "data.pkl", "--model", "hcnn_digits")
+    (tmp_path / "run" / "weights.safetensors").write_bytes(pickle.dumps({"weight": 1}))
+    assert "pickle" in _error(capsys, "evaluate", tmp_path / "run")
+
+
+def test_what_follows_from_the_data_cannot_be_set(capsys) -> None:
+    assert "--classes: follows from the data" in _error(capsys, "train", "digits", "--classes", "5")
+
+
+@pytest.mark.slow
+def test_compiled_and_channels_last_training(tmp_path) -> None:
+    for option in ("--compile", "--channels-last"):
+        folder = tmp_path / option
+        assert cli.main(["train", "digits", "--epochs", "2", option, "--output", str(folder)]) == 0
+        assert json.loads((folder / "result.json").read_text())["test_accuracy"] > 0.6

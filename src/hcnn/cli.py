@@ -24,6 +24,7 @@ from hcnn.networks import (
     list_models,
     model_config,
 )
+from hcnn.pretrained import list_pretrained, load_pretrained
 from hcnn.recipes import RECIPES, Recipe, get_recipe
 from hcnn.signals import Interrupted
 from hcnn.summary import summarize
@@ -100,7 +101,7 @@ class Evaluate:
     """
 
     run: tyro.conf.Positional[Path]
-    """A run folder."""
+    """A run folder, or a model whose trained weights lie in the package."""
     data: str | None = None
     """Other data with the same classes; the run's own by default."""
     data_dir: Path | None = None
@@ -115,7 +116,7 @@ class Predict:
     """
 
     run: tyro.conf.Positional[Path]
-    """A run folder."""
+    """A run folder, or a model whose trained weights lie in the package."""
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Image files (PNG, JPEG, WebP) or .npy arrays (c, *u)."""
     top: int = 3
@@ -295,8 +296,16 @@ def _demo(command: Demo, console: Console) -> None:
     console.print(f"try: hcnn predict {folder} {sample}", soft_wrap=True, highlight=False)
 
 
+def _load(run: Path) -> runs.Run:
+    """A run folder, or the name of a model whose weights lie in the package."""
+    if not run.exists() and str(run) in list_pretrained():
+        found = load_pretrained(str(run))
+        return runs.Run(run, found.model, found.preprocessing, found.card["config"])
+    return runs.load_run(run)
+
+
 def _evaluate(command: Evaluate, console: Console) -> None:
-    run = runs.load_run(command.run)
+    run = _load(command.run)
     name = command.data or run.config["data"]
     splits = datasets.load(name, data_dir=command.data_dir)
     if splits.test is None:
@@ -313,7 +322,7 @@ def _predict(command: Predict, console: Console) -> None:
         raise ValueError("predict: expected at least one image file")
     if command.top < 1:
         raise ValueError(f"--top: expected a positive number; got {command.top}")
-    run = runs.load_run(command.run)
+    run = _load(command.run)
     inputs = [_read_input(path, run) for path in command.images]  # all are read before anything is printed
     probabilities = training.predict_logits(run.model, torch.cat(inputs)).softmax(1)
     for path, row in zip(command.images, probabilities, strict=True):

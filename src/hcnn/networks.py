@@ -465,25 +465,35 @@ def build(config: HierarchicalCNNConfig | MultiscaleConfig) -> AttributeNetwork:
     return HierarchicalCNN(config) if isinstance(config, HierarchicalCNNConfig) else MultiscaleHierarchicalCNN(config)
 
 
-def create_model(name: str, **overrides: Any) -> AttributeNetwork:
-    """Build a named model, freshly initialized from torch's global random state.
+def create_model(name: str, *, pretrained: bool = False, **overrides: Any) -> AttributeNetwork:
+    """Build a named model, freshly initialized from torch's global random state, or with its trained weights.
 
     Args:
         name: one of `list_models`.
-        **overrides: fields of its configuration, for example ``boundary="circular"``.
+        pretrained: load the weights that lie in the package (no network needed; their digest is checked). How its
+            images must be standardized, and how it was trained, is in `hcnn.pretrained.load_pretrained`.
+        **overrides: fields of its configuration, for example ``boundary="circular"``; not with `pretrained`.
 
     Returns:
-        The network, in training mode.
+        The network, in training mode; with `pretrained` in eval mode.
 
     Raises:
-        ValueError: for an unknown name or setting.
+        ValueError: for an unknown name or setting, and where there are no trained weights.
 
     Example:
         >>> create_model("hcnn_small_cifar10")(torch.randn(2, 3, 32, 32)).shape
         torch.Size([2, 10])
 
     """
-    return build(model_config(name, **overrides))
+    config = model_config(name, **overrides)
+    if pretrained:
+        from hcnn.pretrained import load_pretrained  # it imports this module
+
+        model = load_pretrained(name).model
+        if model.config != config:
+            raise ValueError(f"{name}: its trained weights are for {model.config}; overrides {overrides} do not fit")
+        return model
+    return build(config)
 
 
 @dataclass(frozen=True)

@@ -401,8 +401,7 @@ def load_run(folder: Path) -> Run:
             raise ValueError(f"{folder} is not a finished run: expected {name} in it, as `hcnn train` leaves")
     try:
         config = json.loads((folder / CONFIG).read_text())
-        network = _NETWORKS[config["network"]](**_tuples(config["model"]))
-        preprocessing = Preprocessing(**_tuples(config["preprocessing"]))
+        network, preprocessing = network_config(config), preprocessing_of(config)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{folder / CONFIG}: expected a run's configuration; {error!r}") from error
     model = build(network)
@@ -410,6 +409,16 @@ def load_run(folder: Path) -> Run:
     weights.match_state(model.state_dict(), state, str(folder / WEIGHTS))
     model.load_state_dict(state)
     return Run(folder, model.eval(), preprocessing, config)
+
+
+def network_config(config: dict[str, Any]) -> HierarchicalCNNConfig | MultiscaleConfig:
+    """The network in a run's config.json."""
+    return _NETWORKS[config["network"]](**_tuples(config["model"]))
+
+
+def preprocessing_of(config: dict[str, Any]) -> Preprocessing:
+    """The preprocessing in a run's config.json."""
+    return Preprocessing(**_tuples(config["preprocessing"]))
 
 
 def load_recipe(config: dict[str, Any]) -> Recipe:

@@ -1,0 +1,64 @@
+"""Trained weights that lie in the package: loaded without a network, checked against their digest."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from hcnn.networks import AttributeNetwork, build
+from hcnn.runs import network_config, preprocessing_of
+from hcnn.training import Preprocessing
+from hcnn.weights import match_state, parse_safetensors
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A named network with its trained weights.
+
+    Attributes:
+        model: in eval mode.
+        preprocessing: how its input is made.
+        card: the records of its training: data, recipe, accuracy, digest.
+    """
+
+    model: AttributeNetwork
+    preprocessing: Preprocessing
+    card: dict[str, Any]
+
+
+def list_pretrained() -> list[str]:
+    """Names of the models whose weights lie in the package."""
+    return sorted(
+        entry.name.removesuffix(".json") for entry in files(__name__).iterdir() if entry.name.endswith(".json")
+    )
+
+
+def load_pretrained(name: str) -> Pretrained:
+    """Load a model's weights from the package.
+
+    Args:
+        name: one of `list_pretrained`.
+
+    Returns:
+        The network in eval mode, its preprocessing and its card.
+
+    Raises:
+        ValueError: if there are no such weights, or the file's digest is not the one on the card.
+    """
+    folder = files(__name__)
+    card_file, weights_file = folder / f"{name}.json", folder / f"{name}.safetensors"
+    if name not in list_pretrained():
+        raise ValueError(
+            f"{name}: no trained weights in this package; there are {', '.join(list_pretrained()) or 'none'}"
+        )
+    card = json.loads(card_file.read_text())
+    data = weights_file.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != card["result"]["weights_sha256"]:
+        raise ValueError(f"{weights_file}: SHA-256 {digest}, expected {card['result']['weights_sha256']}: damaged")
+    state, _ = parse_safetensors(data)
+    model = build(network_config(card["config"]))
+    match_state(model.state_dict(), state, str(weights_file))
+    model.load_state_dict(state)
+    return Pretrained(model.eval(), preprocessing_of(card["config"]), card)
