@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hcnn.folded import fold_layer
 from hcnn.functional import attribute_conv
 from hcnn.layers import AttributeConv, FactorizedConv
 from hcnn.testing import assert_covariant, assert_invariant
@@ -105,7 +106,7 @@ def test_factorized_layer_equals_the_two_steps(geometry, boundary, inner) -> Non
             torch.testing.assert_close(parameter.grad, slow[name].grad, rtol=1e-10, atol=1e-10, msg=name)
         for name, buffer in layer.named_buffers():
             torch.testing.assert_close(buffer, dict(oracle.named_buffers())[name], rtol=1e-10, atol=1e-10, msg=name)
-    torch.testing.assert_close(layer.fold(_sizes(geometry))(x), layer(x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(fold_layer(layer, _sizes(geometry))(x), layer(x), rtol=1e-12, atol=1e-12)
 
 
 def _sizes(geometry: str) -> tuple[int, ...]:

@@ -27,7 +27,6 @@ from hcnn.functional import (
 )
 from hcnn.normalization import (
     batch_statistics,
-    in_double,
     merge_moments,
     normalize,
     running,
@@ -80,7 +79,7 @@ class AttributeLayer(nn.Module):
         """Number of attribute axes that are convolved."""
         return len(self.attribute_support)
 
-    def _enter(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def enter(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Check the input and average its oldest attributes out, eq. (6)."""
         ndim = 1 + self.averaged + self.attributes + (self.channels is not None) + self.spatial
         names = axis_names(self.averaged + self.attributes, self.spatial, channel=self.channels is not None)
@@ -106,7 +105,7 @@ class AttributeLayer(nn.Module):
             )
         return marginal(x, range(1, first))
 
-    def _conv(
+    def convolve(
         self,
         x: Tensor,
         weight: Tensor,
@@ -115,6 +114,7 @@ class AttributeLayer(nn.Module):
         stride: Sequence[int] | None = None,
         channel_axis: bool | None = None,
     ) -> Tensor:
+        """`attribute_conv` with this layer's geometry."""
         return attribute_conv(
             x,
             weight,
@@ -124,6 +124,25 @@ class AttributeLayer(nn.Module):
             boundary=self.boundary,
             channel_axis=self.channels is not None if channel_axis is None else channel_axis,
         )
+
+    def step_h(self, x: Tensor, h: Tensor, shift: Tensor) -> Tensor:
+        """(b, *v, *u) -> (b, *v, q, *u'): every attribute's maps convolved with each h_q."""
+        sv = self.attributes
+        y = attribute_conv(
+            x.reshape(-1, *x.shape[1 + sv :]),  # (b·v, *u)
+            h,
+            shift,
+            spatial=self.spatial,
+            stride=self.stride[sv:],
+            boundary=self.boundary,
+        )
+        return y.reshape(*x.shape[: 1 + sv], *y.shape[1:])
+
+    def step_g(self, z: Tensor, g: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(b, *v, q, *u) -> (b, *v', k, *u): pointwise in space."""
+        pointwise = g.reshape(*g.shape, *[1] * self.spatial)
+        stride = (*self.stride[: self.attributes], *[1] * self.spatial)
+        return self.convolve(z, pointwise, bias, stride=stride, channel_axis=True)
 
     def extra_repr(self) -> str:
         """Geometry in the package's grammar of axes."""
@@ -191,28 +210,12 @@ class AttributeConv(AttributeLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute x_j from x_{j-1}."""
-        y = self._conv(self._enter(x, self.weight.dtype), self.weight)
+        y = self.convolve(self.enter(x, self.weight.dtype), self.weight)
         return F.elu(normalize(self.norm, y, self.spatial))
 
     def composed_weight(self) -> Tensor:
         """The filters w_{v_j}, (K, *kv, *ku); here the parameter itself."""
         return self.weight
-
-    @torch.no_grad()
-    def fold(self, sizes: Sequence[int]) -> "FoldedConv":
-        """The equivalent inference layer, its running statistics folded into weight and bias.
-
-        Args:
-            sizes: ignored here; lengths of the convolved attribute axes.
-
-        Returns:
-            A `FoldedConv` with equal outputs in eval mode.
-
-        """
-        norm = in_double(self.norm)
-        scale, shift = scale_shift(norm, *running(norm))
-        weight = self.weight.double() * scale.reshape(-1, *[1] * (self.weight.ndim - 1))
-        return FoldedConv(self, weight.to(self.weight.dtype), shift.to(self.weight.dtype))
 
 
 class FactorizedConv(AttributeLayer):
@@ -288,18 +291,18 @@ class FactorizedConv(AttributeLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute x_j from x_{j-1}."""
-        x = self._enter(x, self.h.dtype)
+        x = self.enter(x, self.h.dtype)
         scale, shift = self._inner_statistics(x)
         if self.inner_elu:
-            y = self._step_g(F.elu(self._step_h(x, _rows(self.h, scale), shift)), self.g)
+            y = self.step_g(F.elu(self.step_h(x, scale_rows(self.h, scale), shift)), self.g)
         else:
-            y = self._conv(x, self._compose(scale), _edge_bias(self.g, shift, x, self.stride, self.boundary))
+            y = self.convolve(x, self._compose(scale), edge_bias(self.g, shift, x, self.stride, self.boundary))
         return F.elu(normalize(self.norm, y, self.spatial))
 
     def _compose(self, scale: Tensor) -> Tensor:
         """``w(k, v, u) = Σ_q g(k, q, v) scale(q) h(q, u)``."""
         with torch.autocast(scale.device.type, enabled=False):
-            return torch.tensordot(self.g.movedim(1, -1), _rows(self.h, scale), dims=1)  # (k, *kv, *ku)
+            return torch.tensordot(self.g.movedim(1, -1), scale_rows(self.h, scale), dims=1)  # (k, *kv, *ku)
 
     def _inner_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and shift of the inner normalization of x * h_q, and the update of its running statistics."""
@@ -316,25 +319,6 @@ class FactorizedConv(AttributeLayer):
         scale, shift = scale_shift(norm, mean, variance)
         return scale.to(self.h.dtype), shift.to(self.h.dtype)
 
-    def _step_h(self, x: Tensor, h: Tensor, shift: Tensor) -> Tensor:
-        """(b, *v, *u) -> (b, *v, q, *u'): every attribute's maps convolved with each h_q."""
-        sv = self.attributes
-        y = attribute_conv(
-            x.reshape(-1, *x.shape[1 + sv :]),  # (b·v, *u)
-            h,
-            shift,
-            spatial=self.spatial,
-            stride=self.stride[sv:],
-            boundary=self.boundary,
-        )
-        return y.reshape(*x.shape[: 1 + sv], *y.shape[1:])
-
-    def _step_g(self, z: Tensor, g: Tensor, bias: Tensor | None = None) -> Tensor:
-        """(b, *v, q, *u) -> (b, *v', k, *u): pointwise in space."""
-        pointwise = g.reshape(*g.shape, *[1] * self.spatial)
-        stride = (*self.stride[: self.attributes], *[1] * self.spatial)
-        return self._conv(z, pointwise, bias, stride=stride, channel_axis=True)
-
     def composed_weight(self) -> Tensor:
         """The filters w_{v_j}, (K, *kv, *ku), at the running statistics; only without an inner ELU.
 
@@ -349,89 +333,13 @@ class FactorizedConv(AttributeLayer):
             raise ValueError(f"{self.label}: with an inner ELU the filters h and g do not compose to w")
         return self._compose(scale_shift(self.inner_norm, *running(self.inner_norm))[0])
 
-    @torch.no_grad()
-    def fold(self, sizes: Sequence[int]) -> "FoldedConv | FoldedPlusConv":
-        """The equivalent inference layer: w and a bias, or with an inner ELU the scaled h and g and their biases.
 
-        Args:
-            sizes: lengths of the convolved attribute axes, on which the bias depends under zeros.
-
-        Returns:
-            A layer with equal outputs in eval mode.
-
-        """
-        dtype = self.h.dtype
-        norm, inner = in_double(self.norm), in_double(self.inner_norm)
-        outer_scale, outer_shift = scale_shift(norm, *running(norm))
-        scale, shift = scale_shift(inner, *running(inner))
-        h, g = _rows(self.h.double(), scale), _rows(self.g.double(), outer_scale)
-        if self.inner_elu:
-            return FoldedPlusConv(self, h.to(dtype), shift.to(dtype), g.to(dtype), outer_shift.to(dtype))
-        weight = torch.tensordot(g.movedim(1, -1), h, dims=1)  # (k, *kv, *ku)
-        empty = g.new_empty(1, *sizes)
-        bias = _edge_bias(g, shift, empty, self.stride, self.boundary) + outer_shift  # (*v', k)
-        if self.boundary == "circular":  # constant along v'
-            bias = bias.reshape(-1, bias.shape[-1])[0]
-        return FoldedConv(self, weight.to(dtype), bias.to(dtype))
-
-
-class FoldedConv(AttributeLayer):
-    """An inference layer ``ρ(x * w + bias)``, as `fold` makes it; its convolution holds the composed filters only.
-
-    Args:
-        source: the layer whose geometry it takes over.
-        weight: (K, *kv, *ku), or (K, c, *kv, *ku).
-        bias: (K,), or (*v', K) under zeros, where the constant of the inner normalization meets the border.
-
-    """
-
-    def __init__(self, source: AttributeLayer, weight: Tensor, bias: Tensor) -> None:
-        super().__init__(**_geometry(source))
-        self.weight = nn.Parameter(weight.clone())
-        self.bias = nn.Parameter(bias.clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute x_j from x_{j-1}."""
-        return F.elu(self._conv(self._enter(x, self.weight.dtype), self.weight, self.bias))
-
-
-class FoldedPlusConv(FactorizedConv):
-    """An inference layer of HCNN(+), ``ρ(Σ_q ρ(x * h_q + shift_q) * g_{k,q} + bias)``, as `fold` makes it.
-
-    Args:
-        source: the layer whose geometry it takes over.
-        h: (Q, *ku), the inner scale folded in.
-        shift: (Q,).
-        g: (K, Q, *kv), the outer scale folded in.
-        bias: (K,).
-
-    """
-
-    def __init__(self, source: FactorizedConv, h: Tensor, shift: Tensor, g: Tensor, bias: Tensor) -> None:
-        AttributeLayer.__init__(self, **_geometry(source))
-        self.inner_elu = True
-        self.h = nn.Parameter(h.clone())
-        self.shift = nn.Parameter(shift.clone())
-        self.g = nn.Parameter(g.clone())
-        self.bias = nn.Parameter(bias.clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute x_j from x_{j-1}."""
-        z = F.elu(self._step_h(self._enter(x, self.h.dtype), self.h, self.shift))
-        return F.elu(self._step_g(z, self.g, self.bias))
-
-
-def _geometry(source: AttributeLayer) -> dict:
-    names = ("attribute_support", "spatial_support", "stride", "boundary", "averaged", "channels", "label")
-    return {name: getattr(source, name) for name in names}
-
-
-def _rows(tensor: Tensor, factor: Tensor) -> Tensor:
+def scale_rows(tensor: Tensor, factor: Tensor) -> Tensor:
     """Multiply each entry of the first axis by its own factor."""
     return tensor * factor.reshape(-1, *[1] * (tensor.ndim - 1))
 
 
-def _edge_bias(g: Tensor, shift: Tensor, x: Tensor, stride: Sequence[int], boundary: Boundary) -> Tensor:
+def edge_bias(g: Tensor, shift: Tensor, x: Tensor, stride: Sequence[int], boundary: Boundary) -> Tensor:
     """What the constants ``shift_q`` become behind g: ``Σ_q shift_q Σ_{taps inside} g(k, q, t)``, (*v', k)."""
     with torch.autocast(x.device.type, enabled=False):
         bias = torch.einsum("q,kq...->k...", shift, g)  # (k, *kv)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hcnn.folded import fold_layer
 from hcnn.functional import BOUNDARIES, Boundary, axis_names, marginal
 from hcnn.layers import AttributeConv, AttributeLayer, FactorizedConv
 
@@ -290,7 +291,7 @@ class AttributeNetwork(nn.Module):
         if self.folded:
             raise ValueError("fold: this network is folded already")
         layers = [
-            _foldable(layer).fold(((), *self.attribute_sizes)[index][_foldable(layer).averaged :])
+            fold_layer(_foldable(layer), ((), *self.attribute_sizes)[index][_foldable(layer).averaged :])
             for index, layer in enumerate(self.layers)
         ]
         readout = Readout(self.attribute_sizes[-1][-1], _linear_classes(self.config), self.config.spatial_axes)

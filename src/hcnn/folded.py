@@ -1,0 +1,106 @@
+"""Folding: from a trained layer to the equivalent inference layer, its normalizations inside its weights."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hcnn.layers import AttributeConv, AttributeLayer, FactorizedConv, edge_bias, scale_rows
+from hcnn.normalization import in_double, running, scale_shift
+
+
+@torch.no_grad()
+def fold_layer(layer: AttributeConv | FactorizedConv, sizes: Sequence[int]) -> "FoldedConv | FoldedPlusConv":
+    """The inference layer with equal outputs: w and a bias, or with an inner ELU the scaled h and g and their biases.
+
+    Everything is composed in float64 and rounded once.
+
+    Args:
+        layer: in eval mode or not; its running statistics count.
+        sizes: lengths of the convolved attribute axes, on which the bias depends under zeros.
+
+    Returns:
+        A layer whose outputs equal those of `layer` in eval mode.
+
+    Raises:
+        ValueError: if a normalization keeps no running statistics.
+
+    Example:
+        >>> layer = FactorizedConv(4, 9, attribute_support=(3,), stride=(2, 1, 1)).eval()
+        >>> x = torch.randn(2, 8, 5, 5)
+        >>> bool(torch.allclose(fold_layer(layer, (8,))(x), layer(x), atol=1e-5))
+        True
+
+    """
+    norm = in_double(layer.norm)
+    outer_scale, outer_shift = scale_shift(norm, *running(norm))
+    if isinstance(layer, AttributeConv):
+        return _folded(layer, scale_rows(layer.weight.double(), outer_scale), outer_shift)
+    inner = in_double(layer.inner_norm)
+    scale, shift = scale_shift(inner, *running(inner))
+    h, g = scale_rows(layer.h.double(), scale), scale_rows(layer.g.double(), outer_scale)
+    if layer.inner_elu:
+        dtype = layer.h.dtype
+        return FoldedPlusConv(layer, h.to(dtype), shift.to(dtype), g.to(dtype), outer_shift.to(dtype))
+    weight = torch.tensordot(g.movedim(1, -1), h, dims=1)  # (k, *kv, *ku)
+    bias = edge_bias(g, shift, g.new_empty(1, *sizes), layer.stride, layer.boundary) + outer_shift  # (*v', k)
+    if layer.boundary == "circular":  # constant along v'
+        bias = bias.reshape(-1, bias.shape[-1])[0]
+    return _folded(layer, weight, bias)
+
+
+def _folded(layer: AttributeConv | FactorizedConv, weight: Tensor, bias: Tensor) -> "FoldedConv":
+    dtype = layer.norm.weight.dtype
+    return FoldedConv(layer, weight.to(dtype), bias.to(dtype))
+
+
+class FoldedConv(AttributeLayer):
+    """An inference layer ``ρ(x * w + bias)``, as `fold_layer` makes it, whose convolution holds composed filters only.
+
+    Args:
+        source: the layer whose geometry it takes over.
+        weight: (K, *kv, *ku), or (K, c, *kv, *ku).
+        bias: (K,), or (*v', K) under zeros, where the constant of the inner normalization meets the border.
+
+    """
+
+    def __init__(self, source: AttributeLayer, weight: Tensor, bias: Tensor) -> None:
+        super().__init__(**_geometry(source))
+        self.weight = nn.Parameter(weight.clone())
+        self.bias = nn.Parameter(bias.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute x_j from x_{j-1}."""
+        return F.elu(self.convolve(self.enter(x, self.weight.dtype), self.weight, self.bias))
+
+
+class FoldedPlusConv(AttributeLayer):
+    """An inference layer of HCNN(+), ``ρ(Σ_q ρ(x * h_q + shift_q) * g_{k,q} + bias)``, as `fold_layer` makes it.
+
+    Args:
+        source: the layer whose geometry it takes over.
+        h: (Q, *ku), the inner scale folded in.
+        shift: (Q,).
+        g: (K, Q, *kv), the outer scale folded in.
+        bias: (K,).
+
+    """
+
+    def __init__(self, source: FactorizedConv, h: Tensor, shift: Tensor, g: Tensor, bias: Tensor) -> None:
+        super().__init__(**_geometry(source))
+        self.h = nn.Parameter(h.clone())
+        self.shift = nn.Parameter(shift.clone())
+        self.g = nn.Parameter(g.clone())
+        self.bias = nn.Parameter(bias.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute x_j from x_{j-1}."""
+        z = F.elu(self.step_h(self.enter(x, self.h.dtype), self.h, self.shift))
+        return F.elu(self.step_g(z, self.g, self.bias))
+
+
+def _geometry(source: AttributeLayer) -> dict[str, Any]:
+    names = ("attribute_support", "spatial_support", "stride", "boundary", "averaged", "channels", "label")
+    return {name: getattr(source, name) for name in names}
