@@ -51,6 +51,21 @@ def test_attribute_conv_equals_nested_sums(v, u, kv, ku, stride, boundary) -> No
 
 
 @pytest.mark.parametrize("boundary", ["zeros", "circular"])
+@pytest.mark.parametrize(("v", "u", "kv", "ku", "stride"), [case for case in CASES if case[0]])
+def test_spectral_form_equals_the_dense_form(v, u, kv, ku, stride, boundary) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, *v, *u, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, *kv, *ku, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    results = []
+    for method in ("dense", "spectral"):
+        y = attribute_conv(x, weight, bias, spatial=len(u), stride=stride, boundary=boundary, method=method)
+        results.append((y, *torch.autograd.grad((y * y).sum(), (x, weight, bias))))
+    for dense, spectral in zip(*results, strict=True):
+        torch.testing.assert_close(spectral, dense, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("boundary", ["zeros", "circular"])
 def test_attribute_conv_sums_over_channels_and_adds_bias(boundary) -> None:
     x = torch.randn(2, 4, 5, 4, 4, dtype=torch.float64)  # b v c u1 u2
     weight = torch.randn(3, 5, 3, 3, 3, dtype=torch.float64)
@@ -161,6 +176,8 @@ BAD = [
     ),
     (dict(x=(2, 3, 6, 6), w=(4, 5, 3, 3), channel_axis=True), "sums over 5 channels"),
     (dict(x=(2, 8, 6, 6), w=(4, 3, 3, 3), spatial=4), "expected 1, 2 or 3 spatial axes; got 4"),
+    (dict(x=(2, 8, 6, 6), w=(4, 3, 3, 3), method="fft"), "expected method 'auto', 'dense' or 'spectral'; got 'fft'"),
+    (dict(x=(2, 6, 6), w=(4, 3, 3), method="spectral"), "the spectral method needs attributes"),
 ]
 
 

@@ -1,0 +1,39 @@
+"""Pure functions on attribute arrays: convolution, patch moments, translation, marginals.
+
+One grammar of axes holds throughout the package::
+
+    x : (b, *v, *u)    b batch · v attributes, oldest first, newest last · u spatial axes
+
+Nothing here owns a parameter or keeps state between calls.
+"""
+
+from hcnn.functional.axes import (
+    BOUNDARIES,
+    Boundary,
+    axis_names,
+    check_boundary,
+    marginal,
+    pad_spatial,
+    per_axis,
+    translate,
+)
+from hcnn.functional.conv import Method, attribute_conv, choose_method
+from hcnn.functional.dense import dense_weight, placement
+from hcnn.functional.moments import patch_moments
+
+__all__ = [
+    "BOUNDARIES",
+    "Boundary",
+    "Method",
+    "attribute_conv",
+    "axis_names",
+    "check_boundary",
+    "choose_method",
+    "dense_weight",
+    "marginal",
+    "pad_spatial",
+    "patch_moments",
+    "per_axis",
+    "placement",
+    "translate",
+]

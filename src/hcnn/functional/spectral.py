@@ -1,0 +1,146 @@
+"""The spectral form: a Fourier transform along the attributes makes the convolution one small matrix per frequency.
+
+With X̂ the transform of x along its attributes (lengths n), ``ŵ_k(ω) = Σ_t w_k(t) e^{2πi ω·(t-p)/n}`` and s the
+strides, keeping every s-th position folds the frequencies ``ω' + r n/s`` onto ω':
+
+    ŷ_k(ω') = Σ_r ŵ_k(ω' + r n/s) X̂(ω' + r n/s),      y_k(v') = 1/n Σ_{ω'} ŷ_k(ω') e^{2πi ω'·v' s/n}
+
+so each output frequency is a spatial convolution from prod(s) complex channels to K. For real arrays one of each pair
+of conjugate frequencies is enough. All of them together are one grouped convolution of real channels.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hcnn.functional.axes import Boundary
+
+
+@dataclass(frozen=True)
+class SpectralPlan:
+    """The constant matrices of one geometry, in float64.
+
+    Attributes:
+        analysis: (groups · 2 prod(s), prod(n)): x to real and imaginary parts of its folded frequencies.
+        filters: (groups, 2 prod(s), prod(kv)): w to real and imaginary parts of ŵ at the same frequencies.
+        synthesis: (prod(n'), groups · 2): real and imaginary parts of ŷ to y.
+        groups: number of output frequencies kept, one of each conjugate pair.
+    """
+
+    analysis: np.ndarray
+    filters: np.ndarray
+    synthesis: np.ndarray
+    groups: int
+
+
+def period(size: int, support: int, stride: int, boundary: Boundary) -> int:
+    """Length of the periodic axis that a convolution along an axis is embedded in.
+
+    A periodic axis is its own. With zeros, the reach of the filter on one side is appended, so that nothing wraps
+    from one end to the other; rounded up to a multiple of the stride.
+
+    Example:
+        >>> period(16, 11, 2, "circular"), period(16, 11, 2, "zeros")
+        (16, 22)
+    """
+    return size if boundary == "circular" else math.ceil((size + support // 2) / stride) * stride
+
+
+@lru_cache(maxsize=64)
+def spectral_plan(
+    sizes: tuple[int, ...], support: tuple[int, ...], stride: tuple[int, ...], boundary: Boundary
+) -> SpectralPlan:
+    """Build the matrices of one geometry.
+
+    Args:
+        sizes: lengths of the attribute axes of x.
+        support: odd filter supports along them.
+        stride: strides along them, dividing the sizes.
+        boundary: "zeros" or "circular".
+
+    Returns:
+        The plan; cached, as it depends on the geometry only.
+    """
+    periods = [period(n, k, s, boundary) for n, k, s in zip(sizes, support, stride, strict=True)]
+    folded = [n // s for n, s in zip(periods, stride, strict=True)]  # output frequencies along each axis
+    positions = np.array(list(itertools.product(*map(range, sizes)))).reshape(-1, len(sizes))
+    taps = np.array(list(itertools.product(*map(range, support)))).reshape(-1, len(sizes)) - np.array(support) // 2
+    outputs = np.array(list(itertools.product(*(range(n // s) for n, s in zip(sizes, stride, strict=True))))).reshape(
+        -1, len(sizes)
+    )
+    analysis, filters, synthesis = [], [], []
+    for omega in itertools.product(*map(range, folded)):
+        conjugate = tuple(-w % n for w, n in zip(omega, folded, strict=True))
+        if conjugate < omega:
+            continue
+        for alias in itertools.product(*map(range, stride)):
+            turns = np.array([(w + r * m) / n for w, r, m, n in zip(omega, alias, folded, periods, strict=True)])
+            phase = 2 * np.pi * (positions @ turns)
+            analysis += [np.cos(phase), -np.sin(phase)]
+            phase = 2 * np.pi * (taps @ turns)
+            filters += [np.cos(phase), np.sin(phase)]
+        phase = 2 * np.pi * (outputs @ np.array([w / n for w, n in zip(omega, folded, strict=True)]))
+        weight = (1 if conjugate == omega else 2) / math.prod(periods)
+        synthesis += [weight * np.cos(phase), -weight * np.sin(phase)]
+    groups = len(synthesis) // 2
+    rows = 2 * math.prod(stride)
+    return SpectralPlan(
+        np.stack(analysis), np.stack(filters).reshape(groups, rows, len(taps)), np.stack(synthesis, 1), groups
+    )
+
+
+def spectral_weight(weight: Tensor, plan: SpectralPlan, attributes: int) -> Tensor:
+    """The grouped spatial convolution that stands for filters w.
+
+    Real and imaginary parts follow the complex product: (re, im) of ŷ from (re, im) of X̂ by [[a, -b], [b, a]].
+
+    Args:
+        weight: (k, *kv, *ku).
+        plan: of the geometry.
+        attributes: number of attribute axes.
+
+    Returns:
+        (groups · 2 k, 2 prod(s), *ku).
+    """
+    k, spatial = weight.shape[0], weight.shape[1 + attributes :]
+    basis = torch.as_tensor(plan.filters, dtype=weight.dtype, device=weight.device)  # (g, 2s, t)
+    with torch.autocast(weight.device.type, enabled=False):
+        parts = torch.einsum("grt,ktd->gkrd", basis, weight.reshape(k, basis.shape[2], -1))
+    real, imaginary = parts.unflatten(2, (-1, 2)).unbind(3)  # (g, k, s, d) each
+    upper = torch.stack([real, -imaginary], 3)  # (g, k, s, 2, d): to the real part
+    lower = torch.stack([imaginary, real], 3)  # to the imaginary part
+    return torch.stack([upper, lower], 1).reshape(plan.groups * 2 * k, basis.shape[1], *spatial)
+
+
+def spectral_multiply_adds(
+    sizes: Sequence[int], support: Sequence[int], stride: Sequence[int], boundary: Boundary, filters: int, taps: int
+) -> int:
+    """Multiply-adds per spatial position (of a layer without spatial stride) in the spectral form.
+
+    Args:
+        sizes: lengths of the attribute axes of x.
+        support: filter supports along them.
+        stride: strides along them.
+        boundary: "zeros" or "circular".
+        filters: K.
+        taps: number of spatial taps.
+
+    Returns:
+        Those of analysis, grouped convolution and synthesis.
+
+    Example:
+        >>> spectral_multiply_adds((8, 16), (7, 11), (2, 2), "circular", 16, 9)
+        78336
+    """
+    folded = [period(n, k, s, boundary) // s for n, k, s in zip(sizes, support, stride, strict=True)]
+    own = math.prod([2 if n % 2 == 0 else 1 for n in folded])  # frequencies that are their own conjugates
+    groups = (math.prod(folded) + own) // 2
+    rows = 2 * math.prod(stride)
+    outputs = math.prod([n // s for n, s in zip(sizes, stride, strict=True)])
+    return groups * (rows * math.prod(sizes) + rows * 2 * filters * taps + 2 * filters * outputs)
