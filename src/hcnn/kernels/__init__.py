@@ -13,9 +13,14 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+if TYPE_CHECKING:
+    from hcnn.functional.axes import Boundary
 
 _TRITON = find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's own switch: its kernels then run on the CPU
@@ -63,5 +68,135 @@ def disabled() -> Iterator[None]:
         _enabled = before
 
 
-# The twins use `hcnn.functional`, which asks `available`: it comes first.
-from hcnn.kernels import normalize, reference  # noqa: E402
+# They use `hcnn.functional`, which asks `available`: it comes first.
+from hcnn.kernels import moments, normalize, plus, reference  # noqa: E402
+
+
+def patch_moments(x: Tensor, boundary: "Boundary" = "zeros") -> tuple[Tensor, Tensor]:
+    """Mean and covariance of all 3×3 patches of an array, as `hcnn.functional.patch_moments` takes them.
+
+    Args:
+        x: (..., u1, u2).
+        boundary: "zeros" or "circular".
+
+    Returns:
+        mean (9,) and covariance (9, 9), float32 or wider.
+
+    Example:
+        >>> mean, covariance = patch_moments(torch.ones(2, 4, 4), "circular")
+        >>> mean.sum().item(), covariance.abs().sum().item()
+        (9.0, 0.0)
+
+    """
+    return moments.patch_moments(x, boundary) if available(x) else reference.patch_moments(x, boundary)
+
+
+def channel_statistics(y: Tensor, spatial: int) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance per value of the newest attribute, reading y once.
+
+    Args:
+        y: (b, *v, k, *u), channels first or channels last.
+        spatial: number of spatial axes.
+
+    Returns:
+        mean (k,) and variance (k,), float32 or wider.
+
+    Example:
+        >>> channel_statistics(torch.tensor([[[1.0, 3.0], [5.0, 5.0]]]), 1)
+        (tensor([2., 5.]), tensor([1., 0.]))
+
+    """
+    return (normalize if available(y) else reference).channel_statistics(y, spatial)
+
+
+def normalize_elu(y: Tensor, scale: Tensor, shift: Tensor, spatial: int, average_oldest: bool = False) -> Tensor:
+    """``ELU(scale_k y + shift_k)``, averaged over the oldest attribute if wanted; keeps y only for its gradient.
+
+    Args:
+        y: (b, *v, k, *u), channels first or channels last; the result lies as y does.
+        scale: (k,).
+        shift: (k,).
+        spatial: number of spatial axes.
+        average_oldest: whether to average over axis 1, as the next layer does first, eq. (6).
+
+    Returns:
+        (b, *v, k, *u) without axis 1 if averaged, in the type of y.
+
+    Example:
+        >>> y = torch.tensor([[[[1.0], [-1.0]], [[3.0], [-1.0]]]])       # b v1 k u
+        >>> normalize_elu(y, torch.ones(2), torch.tensor([0.0, 1.0]), 1, average_oldest=True)
+        tensor([[[2.],
+                 [0.]]])
+
+    """
+    return (normalize if available(y) else reference).normalize_elu(y, scale, shift, spatial, average_oldest)
+
+
+def batch_normalize_elu(
+    y: Tensor, weight: Tensor, bias: Tensor, eps: float, spatial: int, average_oldest: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`channel_statistics` and `normalize_elu` as one batch normalization, whose backward pass is fused too.
+
+    Args:
+        y: (b, *v, k, *u), channels first or channels last.
+        weight: (k,).
+        bias: (k,).
+        eps: added to the variance.
+        spatial: number of spatial axes.
+        average_oldest: whether to average over axis 1.
+
+    Returns:
+        What `normalize_elu` returns; mean and biased variance, for running statistics, without gradient.
+
+    Example:
+        >>> out, mean, variance = batch_normalize_elu(torch.randn(2, 4, 8, 8), torch.ones(4), torch.zeros(4), 1e-5, 2)
+        >>> out.shape, mean.shape
+        (torch.Size([2, 4, 8, 8]), torch.Size([4]))
+
+    """
+    chosen = normalize if available(y) else reference
+    return chosen.batch_normalize_elu(y, weight, bias, eps, spatial, average_oldest)
+
+
+def plus_step(
+    x: Tensor,
+    h: Tensor,
+    shift: Tensor,
+    matrix: Tensor,
+    stride: Sequence[int] = (1, 1),
+    boundary: "Boundary" = "zeros",
+    *,
+    images: int = 8,
+) -> Tensor:
+    """The inner step of HCNN(+), ``y(o, u) = Σ_{v,q} matrix(o, v q) ELU((x_v * h_q)(u) + shift_q)``.
+
+    Neither way keeps the Q-fold intermediate for the backward pass; the kernel never writes it.
+
+    Args:
+        x: (b, v, u1, u2), v all attributes flattened.
+        h: (q, 3, 3), the inner scale folded in.
+        shift: (q,).
+        matrix: (o, v · q), o all output attributes flattened; `hcnn.functional.dense_weight` of g makes it.
+        stride: along u1 and u2.
+        boundary: "zeros" or "circular", along u.
+        images: how many go through the twin at a time.
+
+    Returns:
+        (b, o, u1', u2'), in the type of x; under autocast that is autocast's.
+
+    Example:
+        >>> plus_step(torch.randn(2, 8, 6, 6), torch.randn(4, 3, 3), torch.zeros(4), torch.randn(5, 32), (2, 2)).shape
+        torch.Size([2, 5, 3, 3])
+
+    """
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        x = x.to(torch.get_autocast_dtype(kind))
+    with torch.autocast(kind, enabled=False):
+        if available(x):
+            return plus.plus_step(x, h, shift, matrix, stride, boundary)
+        parts = [
+            checkpoint(reference.plus_step, part, h, shift, matrix, stride, boundary, use_reentrant=False)
+            for part in x.split(images)
+        ]
+        return torch.cat(parts)

@@ -8,8 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_PROGRAMS = 1024  # at most; each leaves one partial product
-_TILE = 128  # positions that one step of a program multiplies
+_PROGRAMS = 2048  # at most; each leaves one partial product
+_TILE = 64  # positions that one step of a program multiplies
 _ELEMENTS = 256  # per program of the gradient
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 # Tiles (positions, outputs, least v·q) and warps. Chosen by counting registers and shared memory, not by timing.
 FORWARD = (128, 256, 32, 8)
-INPUTS = (128, 64, 128, 8)
+INPUTS = (128, 64, 64, 8)
 MATRIX = (64, 128, 128, 8)
 _PATCHES = 1 << 28  # bytes of patch gradients at a time
 _PROGRAMS = 264  # that a launch should have at least: two on each multiprocessor of a large GPU
