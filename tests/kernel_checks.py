@@ -1,17 +1,19 @@
-"""The Triton kernels against their plain twins, in Triton's interpreter; `test_kernels` runs this in a process of its own.
+"""The Triton kernels against their plain twins, in Triton's interpreter; `test_kernels` runs this in its own process.
 
 Gradients are those of a random linear functional. float64 goes straight to the operators, which `available` refuses it.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from hcnn import HierarchicalCNN, HierarchicalCNNConfig, kernels
-from hcnn.kernels import moments, normalize, plus, reference
+from hcnn import FactorizedConv, HierarchicalCNN, HierarchicalCNNConfig, kernels
+from hcnn.kernels import moments, normalize, plus, reference, triton_moments, triton_normalize, triton_plus
 
 BOUNDARIES = ["zeros", "circular"]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 2e-2}  # of the largest element
@@ -51,8 +53,9 @@ def test_patch_moments(shape, channels_last, dtype, boundary) -> None:
     )  # fmt: skip
 
 
-def test_patch_moments_of_many_tiles_far_from_zero() -> None:
-    x = torch.randn(8, 40, 21, 20) + 300  # E[p²] alone would leave a variance no correct digit
+def test_patch_moments_of_many_tiles_far_from_zero(monkeypatch) -> None:
+    monkeypatch.setattr(triton_moments, "_PROGRAMS", 8)
+    x = torch.randn(8, 10, 21, 20) + 300  # E[p²] alone would leave a variance no correct digit
     mean, covariance = moments.patch_moments(x, "circular")
     expected_mean, expected = reference.patch_moments(x.double(), "circular")
     torch.testing.assert_close(mean.double(), expected_mean, rtol=1e-6, atol=0)
@@ -85,15 +88,16 @@ def test_normalization_of_other_sizes(shape, spatial) -> None:
     """Signals and volumes; 100 and 17 values; more numbers than one program takes."""
     y, k = torch.randn(shape), shape[-1 - spatial]
     assert_equal(
-        lambda *given: normalize.batch_normalize_elu(*given, 1e-5, spatial, False),
-        lambda *given: reference.batch_normalize_elu(*given, 1e-5, spatial, False),
+        lambda *given: normalize.batch_normalize_elu(*given, eps=1e-5, spatial=spatial, average_oldest=False),
+        lambda *given: reference.batch_normalize_elu(*given, eps=1e-5, spatial=spatial, average_oldest=False),
         [y, torch.rand(k), torch.randn(k)],
     )
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
-def test_statistics_of_many_tiles(offset) -> None:
-    y = torch.randn(64, 2, 3, 33, 31) + offset
+def test_statistics_of_many_tiles(offset, monkeypatch) -> None:
+    monkeypatch.setattr(triton_normalize, "_PARTS", 16)
+    y = torch.randn(32, 2, 3, 33, 31) + offset
     for given in (y, y.flatten(1, 2).contiguous(memory_format=torch.channels_last).view(y.shape)):
         for actual, expected in zip(
             normalize.channel_statistics(given, 2), reference.channel_statistics(given.double(), 2), strict=True
@@ -117,20 +121,18 @@ def test_inner_step(b, v, q, o, u, stride, dtype, boundary) -> None:
     x, h, shift = torch.randn(b, v, *u).to(dtype), torch.randn(q, 3, 3) / 3, torch.randn(q) / 2
     matrix = torch.randn(o, v * q) / (v * q) ** 0.5
     assert_equal(
-        lambda *given: plus.plus_step(*given, stride, boundary),
-        lambda *given: reference.plus_step(*given, stride, boundary),
+        lambda *given: plus.plus_step(*given, stride=stride, boundary=boundary),
+        lambda *given: reference.plus_step(*given, stride=stride, boundary=boundary),
         [x, h, shift, matrix],
     )
 
 
 def test_inner_step_at_odd_sizes_and_in_several_parts(monkeypatch) -> None:
-    from hcnn.kernels import triton_plus
-
     monkeypatch.setattr(triton_plus, "_PATCHES", 1)  # one image at a time
     given = [torch.randn(3, 4, 5, 7), torch.randn(32, 3, 3), torch.randn(32), torch.randn(8, 128)]
     assert_equal(
-        lambda *one: plus.plus_step(*one, (2, 2), "zeros"),
-        lambda *one: reference.plus_step(*one, (2, 2), "zeros"),
+        lambda *one: plus.plus_step(*one, stride=(2, 2), boundary="zeros"),
+        lambda *one: reference.plus_step(*one, stride=(2, 2), boundary="zeros"),
         given,
     )
 
@@ -166,27 +168,57 @@ def test_operators_are_what_compilers_expect(index) -> None:
     torch.library.opcheck(operator, inputs)
 
 
-@pytest.mark.parametrize("inner_elu", [False, True])
-def test_a_network_with_kernels_equals_one_without(inner_elu) -> None:
+class Seen(TorchDispatchMode):
+    """Which of this package's operators run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "hcnn":
+            self.names.add(func._opname)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("inner_elu", "boundary"), [(False, "zeros"), (True, "circular")])
+def test_a_network_with_kernels_equals_one_without(inner_elu, boundary) -> None:
     config = HierarchicalCNNConfig(
-        width=4, rank=3, depth=5, attribute_support=(3, 3), downsample=(4,), inner_elu=inner_elu
+        width=4, rank=3, depth=5, attribute_support=(3, 3), downsample=(4,), inner_elu=inner_elu, boundary=boundary
     )
     torch.manual_seed(0)
     model, x = HierarchicalCNN(config), torch.randn(2, 3, 6, 6)
     start = {name: value.clone() for name, value in model.state_dict().items()}
     found = []
-    for block in (False, True):
+    for block in (contextlib.nullcontext(), kernels.disabled()):
         model.load_state_dict(start)
+        model.train()
         model.zero_grad()
-        if block:
-            with kernels.disabled():
-                model(x).square().sum().backward()
-        else:
-            calls = []
-            original = kernels.moments._patch_moments
+        with block, Seen() as seen:
             model(x).square().sum().backward()
-            del calls, original
-        found.append([*(p.grad.clone() for p in model.parameters() if p.grad is not None), *model.state_dict().values()])
-    assert len(found[0]) == len(found[1])
+            state = [value.clone() for value in model.state_dict().values()]
+            logits = model.eval()(x).detach()
+        expected = {"patch_moments", "batch_normalize_elu", "normalize_elu"} | ({"plus_step"} if inner_elu else set())
+        assert (expected <= seen.names) == (not found)
+        assert not found or not expected & seen.names
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        found.append([logits, *gradients, *state])
     for actual, expected in zip(*found, strict=True):
-        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_layer_with_kernels_compiles_in_one_piece() -> None:
+    layer = FactorizedConv(4, 3, attribute_support=(3,), stride=(2, 1, 1), inner_elu=True)
+    x = torch.randn(2, 4, 5, 5)
+    with torch.no_grad():
+        layer(x)  # the kernels are imported
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    results = []
+    for run in (layer, compiled):
+        layer.zero_grad()
+        layer.inner_norm.reset_running_stats()
+        y = run(x)
+        y.square().sum().backward()
+        results.append([y.detach(), *(p.grad.clone() for p in layer.parameters() if p.grad is not None)])
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected)

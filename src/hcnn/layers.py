@@ -15,11 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hcnn import kernels
 from hcnn.functional import (
     Boundary,
     attribute_conv,
     axis_names,
     check_boundary,
+    dense_weight,
     marginal,
     patch_moments,
     per_axis,
@@ -28,7 +30,7 @@ from hcnn.functional import (
 from hcnn.normalization import (
     batch_statistics,
     merge_moments,
-    normalize,
+    normalize_elu,
     running,
     scale_shift,
     update_running,
@@ -144,6 +146,16 @@ class AttributeLayer(nn.Module):
         stride = (*self.stride[: self.attributes], *[1] * self.spatial)
         return self.convolve(z, pointwise, bias, stride=stride, channel_axis=True)
 
+    def step_plus(self, x: Tensor, h: Tensor, shift: Tensor, g: Tensor) -> Tensor:
+        """Both steps with an ELU between them, (b, *v, *u) -> (b, *v', k, *u'); by a kernel where there is one."""
+        n, sizes = self.attributes, x.shape[1 : 1 + self.attributes]
+        if self.spatial_support != (3, 3) or not kernels.available(x):
+            return self.step_g(F.elu(self.step_h(x, h, shift)), g)
+        matrix = dense_weight(g, sizes, self.stride[:n], self.boundary, channel_axis=True)  # (v'·k, v·q)
+        y = kernels.plus_step(x.flatten(1, n), h, shift, matrix, self.stride[n:], self.boundary)
+        outputs = (size // s for size, s in zip(sizes, self.stride, strict=False))
+        return y.reshape(len(x), *outputs, len(g), *y.shape[2:])
+
     def extra_repr(self) -> str:
         """Geometry in the package's grammar of axes."""
         names = axis_names(self.averaged + self.attributes, self.spatial, channel=self.channels is not None)
@@ -211,7 +223,7 @@ class AttributeConv(AttributeLayer):
     def forward(self, x: Tensor) -> Tensor:
         """Compute x_j from x_{j-1}."""
         y = self.convolve(self.enter(x, self.weight.dtype), self.weight)
-        return F.elu(normalize(self.norm, y, self.spatial))
+        return normalize_elu(self.norm, y, self.spatial)
 
     def composed_weight(self) -> Tensor:
         """The filters w_{v_j}, (K, *kv, *ku); here the parameter itself."""
@@ -294,10 +306,10 @@ class FactorizedConv(AttributeLayer):
         x = self.enter(x, self.h.dtype)
         scale, shift = self._inner_statistics(x)
         if self.inner_elu:
-            y = self.step_g(F.elu(self.step_h(x, scale_rows(self.h, scale), shift)), self.g)
+            y = self.step_plus(x, scale_rows(self.h, scale), shift, self.g)
         else:
             y = self.convolve(x, self._compose(scale), edge_bias(self.g, shift, x, self.stride, self.boundary))
-        return F.elu(normalize(self.norm, y, self.spatial))
+        return normalize_elu(self.norm, y, self.spatial)
 
     def _compose(self, scale: Tensor) -> Tensor:
         """``w(k, v, u) = Σ_q g(k, q, v) scale(q) h(q, u)``."""

@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from hcnn import kernels
 
 
 def synchronize(model: nn.Module, group: dist.ProcessGroup | None) -> None:
@@ -89,6 +92,31 @@ def normalize(norm: nn.BatchNorm1d, y: Tensor, spatial: int) -> Tensor:
     update_running(norm, mean, variance, processes * flat.numel() // flat.shape[1])
     scale, shift = scale_shift(norm, mean, variance)
     return (wide * scale[:, None] + shift[:, None]).to(y.dtype).reshape(y.shape)
+
+
+def normalize_elu(norm: nn.BatchNorm1d, y: Tensor, spatial: int) -> Tensor:
+    """`normalize`, then ELU; fused where there are kernels for it.
+
+    Args:
+        norm: holds parameters and running statistics.
+        y: (b, *v, k, *u).
+        spatial: number of spatial axes.
+
+    Returns:
+        An array of the same shape.
+    """
+    if not kernels.available(y) or not norm.affine:
+        return F.elu(normalize(norm, y, spatial))
+    if not batch_statistics(norm):
+        return kernels.normalize_elu(y, *scale_shift(norm, *running(norm)), spatial)
+    count = y.numel() // norm.num_features
+    if getattr(norm, "hcnn_group", None) is None:
+        out, mean, variance = kernels.batch_normalize_elu(y, norm.weight, norm.bias, norm.eps, spatial)
+        update_running(norm, mean, variance, count)
+        return out
+    mean, variance, processes = merge_moments(norm, *kernels.channel_statistics(y, spatial))
+    update_running(norm, mean, variance, processes * count)
+    return kernels.normalize_elu(y, *scale_shift(norm, mean, variance), spatial)
 
 
 def batch_statistics(norm: nn.BatchNorm1d) -> bool:

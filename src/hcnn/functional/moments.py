@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hcnn import kernels
 from hcnn.functional.axes import Boundary, check_boundary, pad_spatial
 
 
@@ -49,6 +50,8 @@ def patch_moments(x: Tensor, support: Sequence[int], *, boundary: Boundary = "ze
         raise ValueError(f"patch_moments: expected odd supports, one per spatial axis; got {tuple(support)}")
     if x.ndim < axes:
         raise ValueError(f"patch_moments: support {tuple(support)} expects {axes} spatial axes; got {tuple(x.shape)}")
+    if tuple(support) == (3, 3) and kernels.available(x):
+        return kernels.patch_moments(x, boundary)
     with torch.autocast(x.device.type, enabled=False):
         x = x.reshape(-1, *x.shape[x.ndim - axes :])
         if axes == 1:  # one row per signal

@@ -1,4 +1,4 @@
-"""Batch statistics, scale + shift + ELU + mean over the oldest attribute, as operators that `torch.compile` keeps whole.
+"""Batch statistics, scale + shift + ELU + mean over the oldest attribute, operators that `torch.compile` keeps whole.
 
 Each saves y only and computes the rest again in its backward pass. On a GPU their cost is memory traffic: reads and
 writes of y, forward 2 + 1/v1 and backward 3 + 2/v1 with batch statistics, v1 the averaged attribute.

@@ -9,9 +9,7 @@ from torch import Tensor
 from hcnn.functional.axes import Boundary
 
 
-def plus_step(
-    x: Tensor, h: Tensor, shift: Tensor, matrix: Tensor, stride: Sequence[int], boundary: Boundary
-) -> Tensor:
+def plus_step(x: Tensor, h: Tensor, shift: Tensor, matrix: Tensor, stride: Sequence[int], boundary: Boundary) -> Tensor:
     """As `hcnn.kernels.reference.plus_step`: one product whose left operand is made tile by tile from patches of x.
 
     bfloat16 operands (or float32) and float32 sums. x, h, shift and matrix are all that is kept for the backward pass,
@@ -23,9 +21,7 @@ def plus_step(
 
 
 @torch.library.custom_op("hcnn::plus_step", mutates_args=())
-def _plus_step(
-    x: Tensor, h: Tensor, shift: Tensor, matrix: Tensor, first: int, second: int, circular: bool
-) -> Tensor:
+def _plus_step(x: Tensor, h: Tensor, shift: Tensor, matrix: Tensor, first: int, second: int, circular: bool) -> Tensor:
     from hcnn.kernels import triton_plus as kernels  # needs Triton
 
     return kernels.forward(x, h, shift, matrix, (first, second), circular)

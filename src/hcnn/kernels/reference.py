@@ -59,9 +59,7 @@ def patch_moments(x: Tensor, boundary: Boundary) -> tuple[Tensor, Tensor]:
     return mean, off @ off.T / off.shape[1]
 
 
-def plus_step(
-    x: Tensor, h: Tensor, shift: Tensor, matrix: Tensor, stride: Sequence[int], boundary: Boundary
-) -> Tensor:
+def plus_step(x: Tensor, h: Tensor, shift: Tensor, matrix: Tensor, stride: Sequence[int], boundary: Boundary) -> Tensor:
     """The inner step of HCNN(+): ``y(o, u) = Σ_{v,q} matrix(o, v q) ELU((x_v * h_q)(u) + shift_q)``.
 
     Args:

@@ -1,7 +1,11 @@
 """Triton kernels for the mean and covariance of 3×3 patches and their gradient. Imported on first use.
 
-Arrays are (outer, height, width, inner), contiguous: channels-first maps have inner = 1, channels-last ones all channels.
+Arrays are (outer, height, width, inner), contiguous: inner is 1 channels-first, all channels channels-last.
 """
+
+# Triton's language has types of its own, which Python's checkers do not know.
+# pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
+# pyright: reportIndexIssue=false, reportGeneralTypeIssues=false, reportReturnType=false
 
 import torch
 import triton

@@ -4,6 +4,10 @@ All work on memory in its own order: ``flat`` (outer, v1, r), contiguous, whose 
 r of a row is ``(r // inner) % k``. Channels-first arrays have inner = prod(u), channels-last ones inner = 1.
 """
 
+# Triton's language has types of its own, which Python's checkers do not know.
+# pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
+# pyright: reportIndexIssue=false, reportGeneralTypeIssues=false, reportReturnType=false
+
 import torch
 import triton
 import triton.language as tl

@@ -1,9 +1,13 @@
 """Triton kernels for the inner step of HCNN(+). Imported on first use: they need Triton.
 
 The product with the attribute matrix runs over v in steps of VB values. The (m, VB · Q) block of its left operand,
-``ELU(x_v * h_q + shift_q)``, is made in registers from the patches of x: a small product with h, laid out block-diagonally
-so that VB values go through together. Q is padded to a power of two, patches to 16 taps.
+``ELU(x_v * h_q + shift_q)``, is made in registers from the patches of x: a small product with h, block-diagonal so
+that VB values go through together. Q is padded to a power of two, patches to 16 taps.
 """
+
+# Triton's language has types of its own, which Python's checkers do not know.
+# pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
+# pyright: reportIndexIssue=false, reportGeneralTypeIssues=false, reportReturnType=false
 
 from dataclasses import dataclass
 
@@ -23,7 +27,7 @@ _PROGRAMS = 264  # that a launch should have at least: two on each multiprocesso
 
 @triton.jit
 def _dot(a, b, acc, PRECISION: tl.constexpr):
-    """acc + a b. Triton's interpreter multiplies the bits of bfloat16 as integers: there its values go in as float32."""
+    """``acc + a b``. Triton's interpreter multiplies bfloat16's bits as integers: there values go in as float32."""
     if PRECISION == "interpreted":
         a, b = a.to(tl.float32), b.to(tl.float32)
         return tl.dot(a, b, acc, input_precision="ieee")
@@ -31,7 +35,10 @@ def _dot(a, b, acc, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def _place(m, M, tap, H, W, HO, WO, SH: tl.constexpr, SW: tl.constexpr, CIRCULAR: tl.constexpr):
+def _place(
+    m, M, tap, H: tl.constexpr, W: tl.constexpr, HO: tl.constexpr, WO: tl.constexpr, SH: tl.constexpr,
+    SW: tl.constexpr, CIRCULAR: tl.constexpr,
+):  # fmt: skip
     """Offset in a map of the pixel at a tap of output position m, and whether there is one. m (·, 1), tap (1, ·)."""
     u = m % (HO * WO)
     row = u // WO * SH + tap // 3 - 1
@@ -46,11 +53,13 @@ def _place(m, M, tap, H, W, HO, WO, SH: tl.constexpr, SW: tl.constexpr, CIRCULAR
 
 @triton.jit
 def _forward(
-    x_ptr, h_ptr, shift_ptr, g_ptr, y_ptr, M, V, H, W, HO, WO, O, SH: tl.constexpr, SW: tl.constexpr,
+    x_ptr, h_ptr, shift_ptr, g_ptr, y_ptr, M,
+    V: tl.constexpr, H: tl.constexpr, W: tl.constexpr, HO: tl.constexpr, WO: tl.constexpr, OUT: tl.constexpr,
+    SH: tl.constexpr, SW: tl.constexpr,
     CIRCULAR: tl.constexpr, QP: tl.constexpr, VB: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    columns = tl.cdiv(O, BN)
+    columns = tl.cdiv(OUT, BN)
     m = tl.program_id(0) // columns * BM + tl.arange(0, BM)
     n = tl.program_id(0) % columns * BN + tl.arange(0, BN)
     taps, q = tl.arange(0, VB * 16), tl.arange(0, VB * QP)
@@ -64,21 +73,22 @@ def _forward(
         patches = tl.load(x_at, mask=inside, other=0.0)
         z = _dot(patches, h, tl.zeros((BM, VB * QP), tl.float32), PRECISION) + shift
         a = tl.where(z > 0, z, tl.exp(tl.minimum(z, 0.0)) - 1.0).to(patches.dtype)
-        g = tl.load(g_at, mask=n[None, :] < O, other=0.0)
+        g = tl.load(g_at, mask=n[None, :] < OUT, other=0.0)
         acc = _dot(a, g, acc, PRECISION)
         x_at += VB * H * W
         g_at += VB * QP
-    y_at = y_ptr + ((m // (HO * WO))[:, None] * O + n[None, :]) * (HO * WO) + (m % (HO * WO))[:, None]
-    tl.store(y_at, acc.to(y_ptr.dtype.element_ty), mask=(m < M)[:, None] & (n < O)[None, :])
+    y_at = y_ptr + ((m // (HO * WO))[:, None] * OUT + n[None, :]) * (HO * WO) + (m % (HO * WO))[:, None]
+    tl.store(y_at, acc.to(y_ptr.dtype.element_ty), mask=(m < M)[:, None] & (n < OUT)[None, :])
 
 
 @triton.jit
 def _inputs(
-    dy_ptr, x_ptr, h_ptr, ht_ptr, shift_ptr, g_ptr, dp_ptr, dh_ptr, M, V, H, W, HO, WO, O, SPLITS,
+    dy_ptr, x_ptr, h_ptr, ht_ptr, shift_ptr, g_ptr, dp_ptr, dh_ptr, M, SPLITS,
+    V: tl.constexpr, H: tl.constexpr, W: tl.constexpr, HO: tl.constexpr, WO: tl.constexpr, OUT: tl.constexpr,
     SH: tl.constexpr, SW: tl.constexpr, CIRCULAR: tl.constexpr, QP: tl.constexpr, VB: tl.constexpr, BM: tl.constexpr,
     BO: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the patches, (b, v, 9, u'), and partial sums of those of h and shift, (programs, VB · Q, VB · 16)."""
+    """Gradients of the patches, (b, v, 9, u'), and partial sums of those of h and shift, (programs, VB·Q, VB·16)."""
     tile, split = tl.program_id(0) // SPLITS, tl.program_id(0) % SPLITS
     m = tile * BM + tl.arange(0, BM)
     taps, q, o = tl.arange(0, VB * 16), tl.arange(0, VB * QP), tl.arange(0, BO)
@@ -86,15 +96,15 @@ def _inputs(
     image, u = m // (HO * WO), m % (HO * WO)
     x_at = x_ptr + image[:, None] * V * H * W + (taps // 16)[None, :] * H * W + place
     dp_at = dp_ptr + ((image[:, None] * V + (taps // 16)[None, :]) * 9 + taps[None, :] % 16) * (HO * WO) + u[:, None]
-    dy_at = dy_ptr + (image[:, None] * O + o[None, :]) * (HO * WO) + u[:, None]  # (m, o)
+    dy_at = dy_ptr + (image[:, None] * OUT + o[None, :]) * (HO * WO) + u[:, None]  # (m, o)
     h = tl.load(h_ptr + taps[:, None] * (VB * QP) + q[None, :])
     ht = tl.load(ht_ptr + q[:, None] * (VB * 16) + taps[None, :])
     shift = tl.load(shift_ptr + q)[None, :]
     dh = tl.zeros((VB * QP, VB * 16), tl.float32)
     for v in range(split * VB, V, SPLITS * VB):
         da = tl.zeros((BM, VB * QP), tl.float32)
-        for start in range(0, O, BO):
-            some = start + o < O
+        for start in range(0, OUT, BO):
+            some = start + o < OUT
             dy = tl.load(dy_at + start * (HO * WO), mask=(m < M)[:, None] & some[None, :], other=0.0)
             g = tl.load(g_ptr + (start + o)[:, None] * V * QP + (v * QP + q)[None, :], mask=some[:, None], other=0.0)
             da = _dot(dy, g, da, PRECISION)
@@ -113,7 +123,8 @@ def _inputs(
 
 @triton.jit
 def _collect(
-    dp_ptr, dx_ptr, total, H, W, HO, WO, SH: tl.constexpr, SW: tl.constexpr, CIRCULAR: tl.constexpr,
+    dp_ptr, dx_ptr, total, H: tl.constexpr, W: tl.constexpr, HO: tl.constexpr,
+    WO: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, CIRCULAR: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """``dx(u) = Σ_t dp(t, (u - t) / stride)`` over the taps for which that is a position."""
@@ -134,12 +145,14 @@ def _collect(
 
 @triton.jit
 def _matrix(
-    dy_ptr, x_ptr, h_ptr, shift_ptr, dg_ptr, M, V, H, W, HO, WO, O, SPLITS, SH: tl.constexpr, SW: tl.constexpr,
+    dy_ptr, x_ptr, h_ptr, shift_ptr, dg_ptr, M, SPLITS,
+    V: tl.constexpr, H: tl.constexpr, W: tl.constexpr, HO: tl.constexpr, WO: tl.constexpr, OUT: tl.constexpr,
+    SH: tl.constexpr, SW: tl.constexpr,
     CIRCULAR: tl.constexpr, QP: tl.constexpr, VB: tl.constexpr, BM: tl.constexpr, BO: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Partial sums over positions of the gradient of the matrix, (splits, o, v · Q)."""
-    groups, rows = V // VB, tl.cdiv(O, BO)
+    groups, rows = V // VB, tl.cdiv(OUT, BO)
     split = tl.program_id(0) // (groups * rows)
     v = tl.program_id(0) // rows % groups * VB
     o = tl.program_id(0) % rows * BO + tl.arange(0, BO)
@@ -157,12 +170,12 @@ def _matrix(
         z = _dot(patches, h, tl.zeros((BM, VB * QP), tl.float32), PRECISION) + shift
         a = tl.where(z > 0, z, tl.exp(tl.minimum(z, 0.0)) - 1.0).to(patches.dtype)
         dy = tl.load(
-            dy_ptr + (image[None, :] * O + o[:, None]) * (HO * WO) + u[None, :],
-            mask=(m < M)[None, :] & (o < O)[:, None], other=0.0,
+            dy_ptr + (image[None, :] * OUT + o[:, None]) * (HO * WO) + u[None, :],
+            mask=(m < M)[None, :] & (o < OUT)[:, None], other=0.0,
         )  # fmt: skip
         acc = _dot(dy, a, acc, PRECISION)
-    at = (split * O + o[:, None]) * (V * QP) + v * QP + q[None, :]
-    tl.store(dg_ptr + at, acc, mask=(o < O)[:, None])
+    at = (split * OUT + o[:, None]) * (V * QP) + v * QP + q[None, :]
+    tl.store(dg_ptr + at, acc, mask=(o < OUT)[:, None])
 
 
 @dataclass(frozen=True)
@@ -194,7 +207,7 @@ class _Step:
         return block
 
     def filters(self, values: int) -> tuple[Tensor, Tensor]:
-        """h as a block-diagonal (VB · 16, VB · Q), in the type of x, and the shift VB times, in float32."""
+        """The filters h as a block-diagonal (VB · 16, VB · Q), in the type of x, and the shift VB times, in float32."""
         q = len(self.h)
         padded = F.pad(self.h.reshape(q, 9).T, (0, self.rank - q, 0, 7)).to(self.x.dtype)  # (16, Q)
         shift = F.pad(self.shift.float(), (0, self.rank - q)).repeat(values)
@@ -206,7 +219,7 @@ class _Step:
         return F.pad(self.matrix.reshape(o, -1, q), (0, self.rank - q)).to(self.x.dtype).reshape(o, -1).contiguous()
 
     def sizes(self) -> tuple[int, ...]:
-        """M and the sizes that all kernels take: V, H, W, HO, WO, O."""
+        """M and the sizes that all kernels take: V, H, W, HO, WO, OUT."""
         b, v, h, w = self.x.shape
         return b * self.out[0] * self.out[1], v, h, w, *self.out, len(self.matrix)
 
@@ -268,7 +281,7 @@ def _backward_inputs(dy: Tensor, step: _Step) -> tuple[Tensor, Tensor, Tensor]:
         patches = x.new_empty(len(part), v, 9, positions)
         products = x.new_empty(tiles * splits, values * rank, values * 16, dtype=torch.float32)
         _inputs[(tiles * splits,)](
-            grad, part, wide, transposed, bias, matrix, patches, products, m, *step.sizes()[1:], splits, *step.stride,
+            grad, part, wide, transposed, bias, matrix, patches, products, m, splits, *step.sizes()[1:], *step.stride,
             step.circular, rank, values, tile_m, tile_o, step.precision, num_warps=warps,
         )  # fmt: skip
         _collect[(triton.cdiv(part.numel(), 512),)](
@@ -290,7 +303,7 @@ def _backward_matrix(dy: Tensor, step: _Step) -> Tensor:
     splits = min(triton.cdiv(m, tile_m), triton.cdiv(_PROGRAMS, tiles))
     parts = dy.new_empty(splits, outputs, v * rank, dtype=torch.float32)
     _matrix[(tiles * splits,)](
-        dy, step.x, wide, bias, parts, *sizes, splits, *step.stride, step.circular, rank, values, tile_m, tile_o,
+        dy, step.x, wide, bias, parts, m, splits, *sizes[1:], *step.stride, step.circular, rank, values, tile_m, tile_o,
         step.precision, num_warps=warps,
     )  # fmt: skip
     return parts.sum(0).reshape(outputs, v, rank)[..., : len(step.h)].reshape(outputs, -1)
