@@ -104,18 +104,33 @@ def standardize(
         raise ValueError(
             f"standardize: expected uint8 images (b, c, *u); got {images.dtype} of shape {tuple(images.shape)}"
         )
-    mu, sigma = (torch.as_tensor(value, dtype=torch.float64) for value in (mean, std))
+    wide = torch.promote_types(dtype, torch.float32)
+    # A tuple's constants stay on the device: copying them there at every call would make the host wait for it.
+    constants = _constants if isinstance(mean, tuple) and isinstance(std, tuple) else _constants.__wrapped__
+    scale, offset = constants(mean, std, wide, images.device)
     channels = images.shape[1]
-    if mu.shape != (channels,) or sigma.shape != (channels,):
+    if scale.shape != (channels,) or offset.shape != (channels,):
         raise ValueError(
             f"standardize: expected mean and std of shape ({channels},), one per channel of images (b, c, *u) = "
-            f"{tuple(images.shape)}; got {tuple(mu.shape)} and {tuple(sigma.shape)}"
+            f"{tuple(images.shape)}; got {_shape(mean)} and {_shape(std)}"
         )
-    wide = torch.promote_types(dtype, torch.float32)
     shape = (channels, *[1] * (images.ndim - 2))
-    scale = (1 / (255 * sigma)).to(wide).to(images.device).reshape(shape)
-    offset = (-mu / sigma).to(wide).to(images.device).reshape(shape)
-    return images.to(wide).mul_(scale).add_(offset).to(dtype)
+    return images.to(wide).mul_(scale.reshape(shape)).add_(offset.reshape(shape)).to(dtype)
+
+
+@functools.lru_cache(maxsize=16)
+def _constants(
+    mean: Tensor | Sequence[float], std: Tensor | Sequence[float], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Factor and summand of `standardize`, per channel."""
+    mu, sigma = (torch.as_tensor(value, dtype=torch.float64) for value in (mean, std))
+    if mu.shape != sigma.shape:
+        return mu, sigma
+    return (1 / (255 * sigma)).to(dtype).to(device), (-mu / sigma).to(dtype).to(device)
+
+
+def _shape(values: Tensor | Sequence[float]) -> tuple[int, ...]:
+    return tuple(torch.as_tensor(values).shape)
 
 
 def counter_uniform(seed: int, epoch: int, index: Tensor, stream: int) -> Tensor:

@@ -64,6 +64,8 @@ class Train:
     """Also report test accuracy with mirrored images averaged in."""
     device: str = "cpu"
     """A torch device; cuda takes the GPU of the local rank."""
+    cuda_graph: bool = False
+    """Record the training step as a CUDA graph; for one process on a GPU."""
     threads: int | None = None
     """CPU threads of torch; its own choice if not given."""
     data_dir: Path | None = None
@@ -172,6 +174,7 @@ def _train(command: Train, console: Console) -> None:
             command.device,
             command.checkpoint_seconds,
             command.test_flips,
+            graph=command.cuda_graph,
         )
         results.append(_run_training(folder, settings, splits, console, resume=command.resume))
     if command.seeds > 1 and _is_first_process():

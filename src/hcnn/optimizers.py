@@ -18,6 +18,7 @@ class RecipeOptimizer:
     Args:
         model: the network.
         recipe: names the optimizer and its settings.
+        capturable: `step` takes its rate as a tensor on the device and never waits for it, as a CUDA graph wants.
 
     Example:
         >>> model = nn.Linear(2, 2)
@@ -32,12 +33,16 @@ class RecipeOptimizer:
     # A Muon step changes a weight matrix by lr in spectral norm; vectors want about the rate plain SGD would take.
     SIDE_RATE = 2.0
 
-    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, *, capturable: bool = False) -> None:
+        self.capturable, self._lr = capturable, recipe.lr
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         wide = [p for p in self.parameters if p.ndim > 1]
         narrow = [p for p in self.parameters if p.ndim <= 1]
         self._matrices: list[tuple[nn.Parameter, nn.Parameter]] = []
-        sgd = {"momentum": recipe.momentum, "nesterov": recipe.nesterov and recipe.momentum > 0}
+        sgd: dict[str, Any] = {"momentum": recipe.momentum, "nesterov": recipe.nesterov and recipe.momentum > 0}
+        adam: dict[str, Any] = {"betas": (recipe.momentum, 0.99)}
+        if capturable:  # the fused ones read a rate that is a tensor where it lies
+            sgd["fused"] = adam["fused"] = adam["capturable"] = True
         decayed: list[dict[str, Any]] = [
             {"params": wide, "weight_decay": recipe.weight_decay},
             {"params": narrow, "weight_decay": 0.0},
@@ -46,7 +51,7 @@ class RecipeOptimizer:
             self._optimizers: list[torch.optim.Optimizer] = [torch.optim.SGD(decayed, lr=recipe.lr, **sgd)]
             self._rates = [1.0]
         elif recipe.optimizer == "adamw":
-            self._optimizers = [torch.optim.AdamW(decayed, lr=recipe.lr, betas=(recipe.momentum, 0.99))]
+            self._optimizers = [torch.optim.AdamW(decayed, lr=recipe.lr, **adam)]
             self._rates = [1.0]
         else:
             self._matrices = [(p, nn.Parameter(p.detach().view(len(p), -1))) for p in wide]  # shares p's memory
@@ -61,14 +66,27 @@ class RecipeOptimizer:
             self._optimizers = [muon, torch.optim.SGD(narrow, lr=recipe.lr, **sgd)]
             self._rates = [1.0, self.SIDE_RATE]
 
-    def step(self, lr: float) -> None:
+    def step(self, lr: float | Tensor) -> None:
         """Update the parameters from their gradients at this learning rate."""
         for parameter, matrix in self._matrices:
             matrix.grad = None if parameter.grad is None else parameter.grad.reshape(matrix.shape)
         for optimizer, rate in zip(self._optimizers, self._rates, strict=True):
+            if isinstance(lr, Tensor) and isinstance(optimizer, torch.optim.Muon):
+                self._step_muon(optimizer, lr)
+                continue
             for group in optimizer.param_groups:
                 group["lr"] = lr * rate
             optimizer.step()
+
+    @torch.no_grad()
+    def _step_muon(self, muon: torch.optim.Muon, lr: Tensor) -> None:
+        """Muon reads its rate on the host; but its step is linear in it: take one at the recipe's, then as far as wanted."""
+        matrices = [matrix.detach() for _, matrix in self._matrices]
+        before = [matrix.clone() for matrix in matrices]
+        muon.param_groups[0]["lr"] = self._lr
+        muon.step()
+        for matrix, old in zip(matrices, before, strict=True):
+            torch.lerp(old, matrix, lr / self._lr, out=matrix)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -79,12 +97,18 @@ class RecipeOptimizer:
 
     def state_dict(self) -> list[dict[str, Any]]:
         """What a checkpoint must hold to go on exactly."""
-        return [optimizer.state_dict() for optimizer in self._optimizers]
+        states = [optimizer.state_dict() for optimizer in self._optimizers]
+        for state in states:
+            for group in state["param_groups"]:
+                group["lr"] = float(group["lr"])
+        return states
 
     def load_state_dict(self, state: list[dict[str, Any]]) -> None:
         """Go on from `state_dict`."""
         for optimizer, one in zip(self._optimizers, state, strict=True):
             optimizer.load_state_dict(one)
+            for group in optimizer.param_groups if self.capturable else ():
+                group |= {"fused": optimizer.defaults.get("fused"), "capturable": optimizer.defaults.get("capturable")}
 
 
 class WeightAverage:

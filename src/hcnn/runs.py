@@ -53,6 +53,7 @@ class RunSettings:
         device: a torch device; "cuda" takes the GPU of the local rank.
         checkpoint_seconds: a checkpoint at the end of an epoch and whenever this much time has passed.
         flip: also report test accuracy with the logits of mirrored images averaged in.
+        graph: record the training step as a CUDA graph; changes the last bits of results at most.
     """
 
     network: HierarchicalCNNConfig | MultiscaleConfig
@@ -62,6 +63,7 @@ class RunSettings:
     device: str = "cpu"
     checkpoint_seconds: float = 300.0
     flip: bool = False
+    graph: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,16 @@ def train_run(
         with _memory_advice(settings.recipe):
             model = build(settings.network).to(device)
             images, labels = data.train.images.to(device), data.train.labels.to(device)
-            trainer = Trainer(model, images, labels, preprocessing, settings.recipe, seed=settings.seed, group=group)
+            trainer = Trainer(
+                model,
+                images,
+                labels,
+                preprocessing,
+                settings.recipe,
+                seed=settings.seed,
+                group=group,
+                graph=settings.graph,
+            )
         seconds = 0.0
         state: dict[str, Any] | None = None
         if rank == 0:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hcnn.augment import augment, standardize
 from hcnn.datasets import epoch_order
 from hcnn.distributed import average_gradients, rank_and_size
+from hcnn.graphs import CapturedStep
 from hcnn.normalization import synchronize
 from hcnn.optimizers import RecipeOptimizer, WeightAverage
 from hcnn.recipes import Recipe, learning_rate
@@ -97,9 +98,11 @@ class Trainer:
         recipe: how to train.
         seed: of order and augmentation.
         group: the processes that train together, or None.
+        graph: record the step as a CUDA graph; only for a single process on a CUDA device.
 
     Raises:
-        ValueError: if there are fewer images than one batch, or the batch cannot be shared out evenly.
+        ValueError: if there are fewer images than one batch, the batch cannot be shared out evenly, or there can be
+            no graph.
     """
 
     def __init__(
@@ -112,7 +115,13 @@ class Trainer:
         *,
         seed: int = 0,
         group: dist.ProcessGroup | None = None,
+        graph: bool = False,
     ) -> None:
+        if graph and (images.device.type != "cuda" or group is not None):
+            raise ValueError(
+                f"graph: expected one process on a CUDA device; got {1 if group is None else group.size()} on "
+                f"{images.device}"
+            )
         self.rank, self.processes = rank_and_size(group)
         if len(images) < recipe.batch_size:
             raise ValueError(f"batch_size: {recipe.batch_size} is more than the {len(images)} training images")
@@ -126,7 +135,11 @@ class Trainer:
         self.device = images.device
         synchronize(model, group)
         self.forward = torch.compile(model) if recipe.compile else model
-        self.optimizer = RecipeOptimizer(model, recipe)
+        self.graph = graph
+        self.optimizer = RecipeOptimizer(model, recipe, capturable=graph)
+        self._captured = CapturedStep(self._compute)
+        # What a step reads from the host beside its images; a graph reads it from here.
+        self._rate, self._stop = (torch.zeros((), device=self.device) for _ in range(2))
         self.average = WeightAverage(model, recipe.ema) if recipe.ema else None
         self.batches = len(images) // recipe.batch_size
         self.steps = self.batches * recipe.epochs
@@ -151,6 +164,7 @@ class Trainer:
         self.step = int(state["step"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._captured = CapturedStep(self._compute)  # the optimizer's state lies elsewhere now
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.sums.copy_(state["sums"])
@@ -218,24 +232,38 @@ class Trainer:
         return self._order[1][start : start + share]
 
     def _train_step(self, epoch: int, batch: int, rate: float) -> Tensor:
-        """One step of all processes; returns mean loss, fraction of hits, and whether some process wants to stop."""
+        """One step of all processes; returns mean loss, fraction of hits, and whether some process wants to stop.
+
+        The host only issues work: nothing here waits for the device.
+        """
+        self._rate.fill_(rate)
+        self._stop.fill_(float(self.stop_requested))
+        parts = [part for index in self._indices(epoch, batch).chunk(self.recipe.accumulate)
+                 for part in self._inputs(index, epoch)]  # fmt: skip
+        return self._captured(parts) if self.graph else self._compute(parts, rate)
+
+    def _inputs(self, index: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """Augmented images and their targets."""
+        x, targets = augment(
+            self.preprocessing.standardize(self.images[index]),
+            self.labels[index],
+            classes=len(self.preprocessing.classes),
+            augmentation=self.recipe.augmentation,
+            seed=self.seed,
+            epoch=epoch,
+            index=index,
+        )
+        if self.recipe.channels_last and x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        return x, targets
+
+    def _compute(self, parts: list[Tensor], rate: float | None = None) -> Tensor:
+        """From images and targets, in turn, to new weights and the step's numbers; what a graph records."""
         recipe = self.recipe
         numbers = torch.zeros(3, device=self.device)
-        numbers[2] = float(self.stop_requested)
+        numbers[2] = self._stop
         self.optimizer.zero_grad()
-        for index in self._indices(epoch, batch).chunk(recipe.accumulate):
-            x = self.preprocessing.standardize(self.images[index])
-            x, targets = augment(
-                x,
-                self.labels[index],
-                classes=len(self.preprocessing.classes),
-                augmentation=recipe.augmentation,
-                seed=self.seed,
-                epoch=epoch,
-                index=index,
-            )
-            if recipe.channels_last and x.ndim == 4:
-                x = x.contiguous(memory_format=torch.channels_last)
+        for x, targets in zip(parts[::2], parts[1::2], strict=True):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
                 logits = self.forward(x)
             logits = logits.float()
@@ -245,11 +273,10 @@ class Trainer:
                 numbers[0] += loss / recipe.accumulate
                 numbers[1] += (logits.argmax(1) == targets.argmax(1)).float().mean() / recipe.accumulate
         numbers = average_gradients(self.optimizer.parameters, numbers, self.group)
-        self.optimizer.step(rate)
+        self.optimizer.step(self._rate if rate is None else rate)
         if self.average is not None:
             self.average.update(self.model)
-        size = recipe.batch_size
-        self.sums += torch.stack([numbers[0], numbers[1], torch.ones_like(numbers[0])]).double() * size
+        self.sums += torch.stack([numbers[0], numbers[1], torch.ones_like(numbers[0])]).double() * recipe.batch_size
         return numbers
 
 
