@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hcnn import kernels
 from hcnn.layers import AttributeConv, AttributeLayer, FactorizedConv, edge_bias, scale_rows
 from hcnn.normalization import in_double, running, scale_shift
 
@@ -97,8 +98,8 @@ class FoldedPlusConv(AttributeLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute x_j from x_{j-1}."""
-        z = F.elu(self.step_h(self.enter(x, self.h.dtype), self.h, self.shift))
-        return F.elu(self.step_g(z, self.g, self.bias))
+        y = self.step_plus(self.enter(x, self.h.dtype), self.h, self.shift, self.g)
+        return kernels.normalize_elu(y, torch.ones_like(self.bias), self.bias, self.spatial)
 
 
 def _geometry(source: AttributeLayer) -> dict[str, Any]:

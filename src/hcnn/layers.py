@@ -12,7 +12,6 @@ is exact for every τ; with ``zeros`` it holds for the outputs whose filters do 
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hcnn import kernels
@@ -20,6 +19,7 @@ from hcnn.functional import (
     Boundary,
     attribute_conv,
     axis_names,
+    bands,
     check_boundary,
     dense_weight,
     marginal,
@@ -127,32 +127,12 @@ class AttributeLayer(nn.Module):
             channel_axis=self.channels is not None if channel_axis is None else channel_axis,
         )
 
-    def step_h(self, x: Tensor, h: Tensor, shift: Tensor) -> Tensor:
-        """(b, *v, *u) -> (b, *v, q, *u'): every attribute's maps convolved with each h_q."""
-        sv = self.attributes
-        y = attribute_conv(
-            x.reshape(-1, *x.shape[1 + sv :]),  # (b·v, *u)
-            h,
-            shift,
-            spatial=self.spatial,
-            stride=self.stride[sv:],
-            boundary=self.boundary,
-        )
-        return y.reshape(*x.shape[: 1 + sv], *y.shape[1:])
-
-    def step_g(self, z: Tensor, g: Tensor, bias: Tensor | None = None) -> Tensor:
-        """(b, *v, q, *u) -> (b, *v', k, *u): pointwise in space."""
-        pointwise = g.reshape(*g.shape, *[1] * self.spatial)
-        stride = (*self.stride[: self.attributes], *[1] * self.spatial)
-        return self.convolve(z, pointwise, bias, stride=stride, channel_axis=True)
-
     def step_plus(self, x: Tensor, h: Tensor, shift: Tensor, g: Tensor) -> Tensor:
-        """Both steps with an ELU between them, (b, *v, *u) -> (b, *v', k, *u'); by a kernel where there is one."""
+        """``Σ_q ELU(x * h_q + shift_q) * g_{k,q}``: (b, *v, *u) -> (b, *v', k, *u')."""
         n, sizes = self.attributes, x.shape[1 : 1 + self.attributes]
-        if self.spatial_support != (3, 3) or not kernels.available(x):
-            return self.step_g(F.elu(self.step_h(x, h, shift)), g)
         matrix = dense_weight(g, sizes, self.stride[:n], self.boundary, channel_axis=True)  # (v'·k, v·q)
-        y = kernels.plus_step(x.flatten(1, n), h, shift, matrix, self.stride[n:], self.boundary)
+        blocks = bands(g, sizes, self.stride[:n], self.boundary)
+        y = kernels.plus_step(x.flatten(1, n), h, shift, matrix, self.stride[n:], self.boundary, bands=blocks)
         outputs = (size // s for size, s in zip(sizes, self.stride, strict=False))
         return y.reshape(len(x), *outputs, len(g), *y.shape[2:])
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hcnn import kernels
@@ -72,30 +71,8 @@ def merge_moments(norm: nn.BatchNorm1d, mean: Tensor, second: Tensor) -> tuple[T
     return total, _mean_over_group(second + spread, group), group.size()
 
 
-def normalize(norm: nn.BatchNorm1d, y: Tensor, spatial: int) -> Tensor:
-    """Batch normalization per value of the newest attribute.
-
-    Args:
-        norm: holds parameters and running statistics.
-        y: (b, *v, k, *u).
-        spatial: number of spatial axes.
-
-    Returns:
-        An array of the same shape.
-    """
-    flat = y.reshape(-1, y.shape[-1 - spatial], y.shape[-spatial:].numel())  # (b·v, k, u)
-    if getattr(norm, "hcnn_group", None) is None or not batch_statistics(norm):
-        return norm(flat).reshape(y.shape)
-    wide = flat.to(torch.promote_types(flat.dtype, torch.float32))
-    variance, mean = torch.var_mean(wide, dim=(0, 2), correction=0)
-    mean, variance, processes = merge_moments(norm, mean, variance)
-    update_running(norm, mean, variance, processes * flat.numel() // flat.shape[1])
-    scale, shift = scale_shift(norm, mean, variance)
-    return (wide * scale[:, None] + shift[:, None]).to(y.dtype).reshape(y.shape)
-
-
 def normalize_elu(norm: nn.BatchNorm1d, y: Tensor, spatial: int) -> Tensor:
-    """`normalize`, then ELU; fused where there are kernels for it.
+    """ELU of a batch normalization per value of the newest attribute, ``ρ(N(y))``.
 
     Args:
         norm: holds parameters and running statistics.
@@ -105,12 +82,11 @@ def normalize_elu(norm: nn.BatchNorm1d, y: Tensor, spatial: int) -> Tensor:
     Returns:
         An array of the same shape.
     """
-    if not kernels.available(y) or not norm.affine:
-        return F.elu(normalize(norm, y, spatial))
+    group = getattr(norm, "hcnn_group", None)
     if not batch_statistics(norm):
         return kernels.normalize_elu(y, *scale_shift(norm, *running(norm)), spatial)
     count = y.numel() // norm.num_features
-    if getattr(norm, "hcnn_group", None) is None:
+    if group is None:
         out, mean, variance = kernels.batch_normalize_elu(y, norm.weight, norm.bias, norm.eps, spatial)
         update_running(norm, mean, variance, count)
         return out

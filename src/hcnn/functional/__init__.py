@@ -18,7 +18,7 @@ from hcnn.functional.axes import (
     translate,
 )
 from hcnn.functional.conv import Method, attribute_conv, choose_method
-from hcnn.functional.dense import dense_weight, placement
+from hcnn.functional.dense import bands, dense_weight, placement
 from hcnn.functional.moments import patch_moments
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Method",
     "attribute_conv",
     "axis_names",
+    "bands",
     "check_boundary",
     "choose_method",
     "dense_weight",

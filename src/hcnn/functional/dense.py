@@ -89,3 +89,36 @@ def dense_weight(
     order = [*pairs, 0, *(axis + 1 for axis in pairs), 1, 2]  # (o…, k, a…, c, du)
     outputs = filters * math.prod([n // s for n, s in zip(sizes, stride, strict=True)])
     return dense.permute(order).reshape(outputs, channels * math.prod(sizes), *spatial)
+
+
+def bands(weight: Tensor, sizes: Sequence[int], stride: Sequence[int], boundary: Boundary) -> list[int]:
+    """Blocks outside of which the `dense_weight` of filters with a channel axis is zero.
+
+    Under zeros an output of the first attribute sees the inputs within its filter's reach only: at K = 16 and a
+    support of 7, 22 of 32 blocks.
+
+    Args:
+        weight: filters (k, c, *kv, *ku).
+        sizes: lengths of the attribute axes of the input.
+        stride: strides of the attribute axes.
+        boundary: "zeros" or "circular".
+
+    Returns:
+        Top, bottom, left and right of each block in turn; the blocks cover every row once.
+
+    Example:
+        >>> bands(torch.zeros(5, 2, 3), [8], [2], "zeros")
+        [0, 5, 0, 4, 5, 10, 2, 8, 10, 15, 6, 12, 15, 20, 10, 16]
+
+    """
+    filters, channels = weight.shape[:2]
+    rows = filters * math.prod([n // s for n, s in zip(sizes[1:], stride[1:], strict=True)])
+    columns = channels * math.prod(sizes[1:])
+    if boundary == "circular" or not sizes:
+        outputs = sizes[0] // stride[0] if sizes else 1
+        return [0, rows * outputs, 0, columns * (sizes[0] if sizes else 1)]
+    reach, blocks = weight.shape[2] // 2, []
+    for o in range(sizes[0] // stride[0]):
+        left, right = max(0, stride[0] * o - reach), min(sizes[0], stride[0] * o + reach + 1)
+        blocks += [rows * o, rows * (o + 1), columns * left, columns * right]
+    return blocks

@@ -14,12 +14,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hcnn.functional.axes import Boundary
+from hcnn.functional.tiles import tiles
 
 
 @dataclass(frozen=True)
@@ -144,3 +146,156 @@ def spectral_multiply_adds(
     rows = 2 * math.prod(stride)
     outputs = math.prod([n // s for n, s in zip(sizes, stride, strict=True)])
     return groups * (rows * math.prod(sizes) + rows * 2 * filters * taps + 2 * filters * outputs)
+
+
+def spectral_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    margins: Sequence[int],
+    boundary: Boundary,
+) -> Tensor:
+    """`hcnn.functional.attribute_conv` in its spectral form.
+
+    Neither the spectrum of x nor that of y is kept for the gradient; both are formed again, some images at a time.
+
+    Args:
+        x: (b, *v, *u), already extended along u where `margins` are 0.
+        weight: (k, *kv, *ku).
+        bias: (*v', k), or None.
+        stride: one per axis of (*v, *u).
+        margins: how far zeros extend x along u.
+        boundary: of the attribute axes.
+
+    Returns:
+        (b, *v', k, *u').
+    """
+    n = x.ndim - 1 - len(margins)
+    sizes, support = tuple(x.shape[1 : 1 + n]), tuple(weight.shape[1 : 1 + n])
+    plan = spectral_plan(sizes, support, tuple(stride[:n]), boundary)
+    analysis, synthesis = _matrices(sizes, support, tuple(stride[:n]), boundary, x.dtype, x.device)
+    grouped = spectral_weight(weight, plan, n).to(x.dtype)
+    flat = None if bias is None else bias.reshape(-1).to(x.dtype)
+    y = _spectral_conv(x.flatten(1, n), grouped, flat, analysis, synthesis, list(stride[n:]), list(margins))
+    outputs = [size // s for size, s in zip(sizes, stride, strict=False)]
+    return y.reshape(len(x), *outputs, len(weight), *y.shape[2:])
+
+
+@lru_cache(maxsize=256)
+def _matrices(
+    sizes: tuple[int, ...],
+    support: tuple[int, ...],
+    stride: tuple[int, ...],
+    boundary: Boundary,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Analysis and synthesis of a geometry on a device."""
+    plan = spectral_plan(sizes, support, stride, boundary)
+    analysis, synthesis = (torch.as_tensor(one, dtype=dtype, device=device) for one in (plan.analysis, plan.synthesis))
+    return analysis, synthesis
+
+
+def _convolve(x: Tensor, weight: Tensor, stride: list[int], margins: list[int], groups: int) -> Tensor:
+    one, none = [1] * len(stride), [0] * len(stride)
+    return torch.ops.aten.convolution(x, weight, None, stride, margins, one, False, none, groups)
+
+
+# A custom operator: autograd would keep the spectra, and a compiler would take the loop apart.
+@torch.library.custom_op("hcnn::spectral_conv", mutates_args=())
+def _spectral_conv(
+    x: Tensor,
+    grouped: Tensor,
+    bias: Tensor | None,
+    analysis: Tensor,
+    synthesis: Tensor,
+    stride: list[int],
+    margins: list[int],
+) -> Tensor:
+    """(b, v, *u) -> (b, v'·k, *u'); `grouped` as `spectral_weight` makes it, bias (v'·k,)."""
+    groups, space, outputs = synthesis.shape[1] // 2, x.shape[2:], synthesis.shape[0]
+    filters = grouped.shape[0] // (2 * groups)
+    result = x.new_empty(0)
+    for part in tiles(len(x), len(x) * grouped.shape[0] * space.numel(), device=x.device.type):
+        spectrum = (analysis @ x[part].flatten(2)).unflatten(2, space)  # (n, g·2s, *u)
+        y = _convolve(spectrum, grouped, stride, margins, groups)  # (n, g·2k, *u')
+        if part.start == 0:
+            result = x.new_empty(len(x), outputs * filters, *y.shape[2:])
+        target = result[part].view(len(y), outputs, -1)
+        torch.matmul(synthesis, y.reshape(len(y), 2 * groups, -1), out=target)  # (n, v', k·u')
+        if bias is not None:
+            target.view(len(y), outputs * filters, -1).add_(bias[:, None])
+    return result
+
+
+@_spectral_conv.register_fake
+def _(
+    x: Tensor,
+    grouped: Tensor,
+    bias: Tensor | None,
+    analysis: Tensor,
+    synthesis: Tensor,
+    stride: list[int],
+    margins: list[int],
+) -> Tensor:
+    space = [
+        (n + 2 * m - k) // s + 1 for n, m, k, s in zip(x.shape[2:], margins, grouped.shape[2:], stride, strict=True)
+    ]
+    return x.new_empty(x.shape[0], synthesis.shape[0] * grouped.shape[0] // synthesis.shape[1], *space)
+
+
+@torch.library.custom_op("hcnn::spectral_conv_backward", mutates_args=())
+def _spectral_conv_backward(
+    grad: Tensor,
+    x: Tensor,
+    grouped: Tensor,
+    analysis: Tensor,
+    synthesis: Tensor,
+    stride: list[int],
+    margins: list[int],
+) -> tuple[Tensor, Tensor]:
+    """Gradients for x and the grouped weight."""
+    groups, space, outputs = synthesis.shape[1] // 2, x.shape[2:], synthesis.shape[0]
+    to_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+    to_weight = torch.zeros_like(grouped, dtype=torch.promote_types(x.dtype, torch.float32))
+    one, none = [1] * len(stride), [0] * len(stride)
+    for part in tiles(len(x), len(x) * grouped.shape[0] * space.numel(), device=x.device.type):
+        spectrum = (analysis @ x[part].flatten(2)).unflatten(2, space)
+        g = synthesis.T @ grad[part].reshape(len(spectrum), outputs, -1)  # (n, g·2, k·u')
+        g = g.view(len(spectrum), grouped.shape[0], *grad.shape[2:])
+        to_spectrum, weights, _ = torch.ops.aten.convolution_backward(
+            g, spectrum, grouped, None, stride, margins, one, False, none, groups, [True, True, False]
+        )
+        to_weight += weights
+        torch.matmul(analysis.T, to_spectrum.flatten(2), out=to_x[part].flatten(2))
+    return to_x, to_weight.to(grouped.dtype)
+
+
+@_spectral_conv_backward.register_fake
+def _(
+    grad: Tensor,
+    x: Tensor,
+    grouped: Tensor,
+    analysis: Tensor,
+    synthesis: Tensor,
+    stride: list[int],
+    margins: list[int],
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(grouped)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, grouped, bias, analysis, synthesis, ctx.stride, ctx.margins = inputs
+    ctx.biased = bias is not None
+    ctx.save_for_backward(x, grouped, analysis, synthesis)
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, grouped, analysis, synthesis = ctx.saved_tensors
+    to_x, to_weight = _spectral_conv_backward(grad, x, grouped, analysis, synthesis, ctx.stride, ctx.margins)
+    to_bias = grad.flatten(2).sum((0, 2)) if ctx.biased else None
+    return to_x, to_weight, to_bias, None, None, None, None
+
+
+_spectral_conv.register_autograd(_gradients, setup_context=_save)

@@ -1,9 +1,10 @@
-"""GPU kernels in Triton, their plain PyTorch twins, and the one place that chooses between them.
+"""Kernels: in Triton for GPUs, in cache-sized tiles for CPUs, their plain PyTorch twins, and the choice between them.
 
 Where a profile of these networks on a GPU would show memory traffic and not arithmetic: `patch_moments` in one pass
 over x, `batch_normalize_elu` with the mean over the oldest attribute that the next layer takes first, and `plus_step`,
 the inner step of HCNN(+) without its Q-fold intermediate. Every function here takes the Triton kernel where
-`available` says so and its twin in `hcnn.kernels.reference` otherwise; the package works without Triton.
+`available` says so, the tiled form of `hcnn.kernels.tiled` on a CPU, and otherwise its twin in
+`hcnn.kernels.reference`; the package works without Triton.
 
 The kernels have been held to their twins in Triton's interpreter and compiled for compute capability 9.0 without a
 GPU; they have not been run, and so not been timed, on one.
@@ -69,7 +70,8 @@ def disabled() -> Iterator[None]:
 
 
 # They use `hcnn.functional`, which asks `available`: it comes first.
-from hcnn.kernels import moments, normalize, plus, reference  # noqa: E402
+from hcnn.functional.axes import pad_spatial  # noqa: E402
+from hcnn.kernels import moments, normalize, plus, reference, tiled  # noqa: E402
 
 
 def patch_moments(x: Tensor, boundary: "Boundary" = "zeros") -> tuple[Tensor, Tensor]:
@@ -154,7 +156,7 @@ def batch_normalize_elu(
         (torch.Size([2, 4, 8, 8]), torch.Size([4]))
 
     """
-    chosen = normalize if available(y) else reference
+    chosen = normalize if available(y) else tiled if y.device.type == "cpu" else reference
     return chosen.batch_normalize_elu(y, weight, bias, eps, spatial, average_oldest)
 
 
@@ -166,6 +168,7 @@ def plus_step(
     stride: Sequence[int] = (1, 1),
     boundary: "Boundary" = "zeros",
     *,
+    bands: Sequence[int] | None = None,
     images: int = 8,
 ) -> Tensor:
     """The inner step of HCNN(+), ``y(o, u) = Σ_{v,q} matrix(o, v q) ELU((x_v * h_q)(u) + shift_q)``.
@@ -173,16 +176,18 @@ def plus_step(
     Neither way keeps the Q-fold intermediate for the backward pass; the kernel never writes it.
 
     Args:
-        x: (b, v, u1, u2), v all attributes flattened.
-        h: (q, 3, 3), the inner scale folded in.
+        x: (b, v, *u), v all attributes flattened.
+        h: (q, *ku), the inner scale folded in; the Triton kernel takes 3×3, and others go to the twin.
         shift: (q,).
         matrix: (o, v · q), o all output attributes flattened; `hcnn.functional.dense_weight` of g makes it.
-        stride: along u1 and u2.
+        stride: along u.
         boundary: "zeros" or "circular", along u.
+        bands: blocks of the matrix outside of which it is zero, as `hcnn.functional.bands` finds them; on a CPU the
+            others are skipped.
         images: how many go through the twin at a time.
 
     Returns:
-        (b, o, u1', u2'), in the type of x; under autocast that is autocast's.
+        (b, o, *u'), in the type of x; under autocast that is autocast's.
 
     Example:
         >>> plus_step(torch.randn(2, 8, 6, 6), torch.randn(4, 3, 3), torch.zeros(4), torch.randn(5, 32), (2, 2)).shape
@@ -193,8 +198,14 @@ def plus_step(
     if torch.is_autocast_enabled(kind):
         x = x.to(torch.get_autocast_dtype(kind))
     with torch.autocast(kind, enabled=False):
-        if available(x):
+        if available(x) and h.shape[1:] == (3, 3):
             return plus.plus_step(x, h, shift, matrix, stride, boundary)
+        if kind == "cpu":
+            margins = [k // 2 for k in h.shape[1:]]
+            if boundary == "circular":
+                x, margins = pad_spatial(x, margins, boundary), [0] * len(margins)
+            blocks = [0, len(matrix), 0, matrix.shape[1]] if bands is None else [*bands]
+            return tiled.plus_step(x, h, shift, matrix, [*stride], margins, blocks)
         parts = [
             checkpoint(reference.plus_step, part, h, shift, matrix, stride, boundary, use_reentrant=False)
             for part in x.split(images)
