@@ -1,6 +1,10 @@
 """What a CUDA graph demands of a training step, as far as a CPU can tell: nothing in it reads a value or waits."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,3 +106,15 @@ def test_forward_and_backward_trace_in_one_piece(inner_elu) -> None:
     torch.testing.assert_close(numbers[1], numbers[0])
     for expected, actual in zip(plain.model.parameters(), one.model.parameters(), strict=True):
         torch.testing.assert_close(actual, expected)
+
+
+def test_the_gpu_benchmark_runs_at_tiny_scale(tmp_path) -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "cuda_epoch.py"
+    command = [sys.executable, str(script), "--output", str(tmp_path), "--device", "cpu", "--tiny", "--repeats", "1"]
+    subprocess.run(command, check=True, capture_output=True)
+    report = json.loads((tmp_path / "cuda_epoch.json").read_text())
+    for network in ("HCNN", "HCNN(+)"):
+        variants = report["networks"][network]["variants"]
+        assert set(variants) == {"plain"}
+        assert all("error" not in row and row["seconds_per_epoch"] > 0 for row in variants.values()), variants
+    assert (tmp_path / "profile-plus.txt").stat().st_size

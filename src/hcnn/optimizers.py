@@ -80,7 +80,7 @@ class RecipeOptimizer:
 
     @torch.no_grad()
     def _step_muon(self, muon: torch.optim.Muon, lr: Tensor) -> None:
-        """Muon reads its rate on the host; but its step is linear in it: take one at the recipe's, then as far as wanted."""
+        """Muon reads its rate on the host, but is linear in it: step at the recipe's rate, then go as far as wanted."""
         matrices = [matrix.detach() for _, matrix in self._matrices]
         before = [matrix.clone() for matrix in matrices]
         muon.param_groups[0]["lr"] = self._lr
