@@ -15,10 +15,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from hcnn import datasets, files, runs, training
+from hcnn.distillation import Teaching, get_teaching
 from hcnn.files import RunFolderBusy
 from hcnn.networks import (
     HierarchicalCNNConfig,
-    MultiscaleConfig,
+    NetworkConfig,
     build,
     count_parameters,
     list_models,
@@ -47,7 +48,7 @@ class Train:
     model: str = "hcnn_digits"
     """A named network; see `hcnn models`."""
     recipe: str = "digits"
-    """A named recipe: paper, published, fast or digits."""
+    """A named recipe: paper, published, fast, digits, modern, or that of a comparator's publication."""
     output: Path | None = None
     """The run folder; runs/DATA-MODEL-SEED if not given."""
     seed: int = 0
@@ -58,6 +59,8 @@ class Train:
     """Go on from the newest valid checkpoint in the folder; start anew if there is none."""
     validation: int = 0
     """Training images set aside by seed and looked at after each epoch."""
+    train_images: int | None = None
+    """Train on that many of the training images only, drawn by seed in the proportions of the classes."""
     test: bool = True
     """Read the test set, once, after training; --no-test while choosing settings."""
     test_flips: bool = False
@@ -72,10 +75,13 @@ class Train:
     """What to do with damaged files in a folder of images."""
     checkpoint_seconds: float = 300.0
     """A checkpoint after each epoch, and whenever this many seconds have passed."""
-    network: tyro.conf.OmitArgPrefixes[HierarchicalCNNConfig | MultiscaleConfig] = field(
-        default_factory=HierarchicalCNNConfig
-    )
+    teacher: Path | None = None
+    """The run folder of a network to learn from; any network that knows the same classes."""
+    teach: str = "none"
+    """A named way of teaching: soft_targets, attention, attention_soft or fitnet."""
+    network: tyro.conf.OmitArgPrefixes[NetworkConfig] = field(default_factory=HierarchicalCNNConfig)
     training: tyro.conf.OmitArgPrefixes[Recipe] = field(default_factory=Recipe)
+    teaching: tyro.conf.OmitArgPrefixes[Teaching] = field(default_factory=Teaching)
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,10 @@ def _train(command: Train, console: Console) -> None:
         console.print(f"skipped {path}: {reason}", soft_wrap=True, highlight=False)
     if not command.test:
         splits = replace(splits, test=None)
+    if command.train_images is not None:
+        splits = datasets.fewer(splits, command.train_images)
+    if command.teacher is None and command.teaching != Teaching():
+        raise ValueError("--teach and the weights of what is taught need a --teacher: the folder of a finished run")
     network = replace(command.network, channels=splits.train.images.shape[1], classes=len(splits.train.classes))
     name = Path(command.data).stem or "data"
     results = []
@@ -172,6 +182,8 @@ def _train(command: Train, console: Console) -> None:
             command.device,
             command.checkpoint_seconds,
             command.test_flips,
+            command.teacher,
+            command.teaching,
         )
         results.append(_run_training(folder, settings, splits, console, resume=command.resume))
     if command.seeds > 1 and _is_first_process():
@@ -432,8 +444,16 @@ def _train_defaults(arguments: Sequence[str]) -> Train:
             raise ValueError(f"--{name}: follows from the data and cannot be set")
     data = next((name for name in _DEFAULT_MODELS if name in arguments), None)
     model = _option(arguments, "model") or _DEFAULT_MODELS.get(data or "digits", "hcnn_small_cifar10")
-    recipe = _option(arguments, "recipe") or ("digits" if model == "hcnn_digits" else "fast")
-    return Train(model=model, recipe=recipe, network=model_config(model), training=get_recipe(recipe))
+    recipe = _option(arguments, "recipe") or ("digits" if model.endswith("_digits") else "fast")
+    teach = _option(arguments, "teach") or "none"
+    return Train(
+        model=model,
+        recipe=recipe,
+        teach=teach,
+        network=model_config(model),
+        training=get_recipe(recipe),
+        teaching=get_teaching(teach),
+    )
 
 
 def _parse(arguments: Sequence[str]) -> Any:

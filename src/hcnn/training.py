@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -83,6 +83,16 @@ class Progress:
     stop: bool
 
 
+class Lesson(Protocol):
+    """What `Trainer` needs of a teacher; see `hcnn.distillation.Distillation`."""
+
+    regressors: nn.ModuleList
+
+    def loss(self, x: Tensor, logits: Tensor, label_loss: Tensor, *, epoch: int, progress: float) -> Tensor:
+        """The loss of a batch that the student has just seen."""
+        ...
+
+
 class Trainer:
     """Trains a network step by step; its whole state can be taken out and put back between any two steps.
 
@@ -95,8 +105,9 @@ class Trainer:
         labels: int64 (n,).
         preprocessing: of the images.
         recipe: how to train.
-        seed: of order and augmentation.
+        seed: of order and augmentation, and of dropout where a network has it.
         group: the processes that train together, or None.
+        lesson: a teacher; its loss takes the place of the loss against the labels.
 
     Raises:
         ValueError: if there are fewer images than one batch, or the batch cannot be shared out evenly.
@@ -112,6 +123,7 @@ class Trainer:
         *,
         seed: int = 0,
         group: dist.ProcessGroup | None = None,
+        lesson: Lesson | None = None,
     ) -> None:
         self.rank, self.processes = rank_and_size(group)
         if len(images) < recipe.batch_size:
@@ -126,7 +138,9 @@ class Trainer:
         self.device = images.device
         synchronize(model, group)
         self.forward = torch.compile(model) if recipe.compile else model
-        self.optimizer = RecipeOptimizer(model, recipe)
+        self.lesson = lesson
+        self.optimizer = RecipeOptimizer(nn.ModuleList([model, lesson.regressors]) if lesson else model, recipe)
+        self.draws = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
         self.average = WeightAverage(model, recipe.ema) if recipe.ema else None
         self.batches = len(images) // recipe.batch_size
         self.steps = self.batches * recipe.epochs
@@ -144,6 +158,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else dict(self.average.state),
             "sums": self.sums,
+            **({"regressors": dict(self.lesson.regressors.state_dict())} if self.lesson else {}),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -154,6 +169,8 @@ class Trainer:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.sums.copy_(state["sums"])
+        if self.lesson:
+            self.lesson.regressors.load_state_dict(state["regressors"])
 
     def result_state(self) -> dict[str, Tensor]:
         """The weights that the run is about: the moving average if there is one."""
@@ -222,6 +239,8 @@ class Trainer:
         recipe = self.recipe
         numbers = torch.zeros(3, device=self.device)
         numbers[2] = float(self.stop_requested)
+        if self.draws:  # dropout too derives from (seed, step), whatever was drawn before
+            torch.manual_seed((self.seed * self.steps + self.step) * self.processes + self.rank)
         self.optimizer.zero_grad()
         for index in self._indices(epoch, batch).chunk(recipe.accumulate):
             x = self.preprocessing.standardize(self.images[index])
@@ -240,6 +259,8 @@ class Trainer:
                 logits = self.forward(x)
             logits = logits.float()
             loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+            if self.lesson is not None:
+                loss = self.lesson.loss(x, logits, loss, epoch=epoch, progress=self.step / self.steps)
             (loss / recipe.accumulate).backward()
             with torch.no_grad():
                 numbers[0] += loss / recipe.accumulate
