@@ -18,6 +18,7 @@ from hcnn import datasets, files, runs, training
 from hcnn.distillation import Teaching, get_teaching
 from hcnn.files import RunFolderBusy
 from hcnn.networks import (
+    AttributeNetwork,
     HierarchicalCNNConfig,
     NetworkConfig,
     build,
@@ -276,6 +277,8 @@ def _pictures(folder: Path, splits: datasets.Splits, test_accuracy: float | None
         if shown.images.ndim != 4 or shown.images.shape[1] not in (1, 3):
             return [curves]
         run = runs.load_run(folder)
+        if not isinstance(run.model, AttributeNetwork):
+            return [curves]
         standardized = run.preprocessing.standardize(shown.images)
         pictures.translation_picture(run.model, standardized, shown.images, shown.labels, shown.classes, translations)
     except ImportError as error:
