@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hcnn import datasets, files, runs, training
+from hcnn import cli_compare, datasets, files, runs, training
 from hcnn.distillation import Teaching, get_teaching
 from hcnn.files import RunFolderBusy
 from hcnn.networks import (
@@ -374,17 +374,21 @@ def _read_input(path: Path, run: runs.Run) -> torch.Tensor:
 
 def _summary(command: Summary, console: Console) -> None:
     model = build(model_config(command.model))
-    side = command.image_size or (8 if command.model == "hcnn_digits" else 32)
+    side = command.image_size or (8 if command.model.endswith("_digits") else 32)
     if side < 1:
         raise ValueError(f"--image-size: expected a positive number; got {side}")
     rows = summarize(model, (side,) * model.config.spatial_axes)
+    boundary = f"boundary {model.config.boundary}, " if isinstance(model, AttributeNetwork) else ""
     table = Table(
         box=None,
         pad_edge=False,
         padding=(0, 1, 0, 0),
-        title=f"{command.model}, boundary {model.config.boundary}, images {model.config.channels}x{side}x{side}",
+        title=f"{command.model}, {boundary}images {model.config.channels}x{side}x{side}",
     )
-    for column in ("j", "attributes", "v, u sizes", "support", "stride"):
+    attributes_shown = isinstance(model, AttributeNetwork)
+    for column in ("j", "attributes", "v, u sizes") if attributes_shown else ("layer", "sizes"):
+        table.add_column(column, no_wrap=True)
+    for column in ("support", "stride"):
         table.add_column(column, no_wrap=True)
     for column in ("trained", "composed", "norm.", "mult-adds"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -393,20 +397,27 @@ def _summary(command: Summary, console: Console) -> None:
         return "x".join(map(str, values)) or "-"
 
     for row in rows:
-        attributes = row.axes.replace(",", "").split(" u1")[0]
+        attributes = [row.axes.replace(",", "").split(" u1")[0]] if attributes_shown else []
         table.add_row(
-            row.name, attributes, times(row.sizes), times(row.support), times(row.stride), f"{row.trained:,}",
+            row.name, *attributes, times(row.sizes), times(row.support), times(row.stride), f"{row.trained:,}",
             f"{row.composed:,}", f"{row.normalization:,}", f"{row.multiply_adds / 1e6:,.1f}M",
         )  # fmt: skip
     table.add_section()
     totals = [sum(getattr(row, f) for row in rows) for f in ("trained", "composed", "normalization", "multiply_adds")]
-    table.add_row("", "total", "", "", "", *(f"{total:,}" for total in totals[:3]), f"{totals[3] / 1e6:,.1f}M")
-    console.print(table)
-    console.print(
-        "support and stride: attributes, then space; norm.: normalization parameters,\n"
-        "at j = J the logit scale; mult-adds: of one image, dense form",
-        highlight=False,
+    table.add_row(
+        *(("", "total", "") if attributes_shown else ("total", "")),
+        "",
+        "",
+        *(f"{total:,}" for total in totals[:3]),
+        f"{totals[3] / 1e6:,.1f}M",
     )
+    console.print(table)
+    if attributes_shown:
+        notes = "support and stride: attributes, then space; norm.: normalization parameters,\n"
+        notes += "at j = J the logit scale; mult-adds: of one image, dense form"
+    else:
+        notes = "norm.: normalization parameters; mult-adds: of one image"
+    console.print(notes, highlight=False)
 
 
 def _models(command: Models, console: Console) -> None:
@@ -418,16 +429,16 @@ def _models(command: Models, console: Console) -> None:
     for name in list_models():
         config = model_config(name)
         counts = count_parameters(build(config))
-        rank = str(getattr(config, "rank", "-"))
+        width, rank, depth = (str(getattr(config, field, "-")) for field in ("width", "rank", "depth"))
         table.add_row(
-            name, str(config.width), rank, str(config.depth), str(config.classes), f"{counts.trained:,}",
-            f"{counts.composed:,}",
+            name, width, rank, depth, str(config.classes), f"{counts.trained:,}", f"{counts.composed:,}",
         )  # fmt: skip
     console.print(table)
 
 
 _ACTIONS: dict[type, Callable[[Any, Console], None]] = {
     Train: _train, Demo: _demo, Evaluate: _evaluate, Predict: _predict, Summary: _summary, Models: _models,
+    **cli_compare.ACTIONS,
 }  # fmt: skip
 
 
@@ -467,6 +478,7 @@ def _parse(arguments: Sequence[str]) -> Any:
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Predict, tyro.conf.subcommand("predict")]
         | Annotated[Summary, tyro.conf.subcommand("summary")]
+        | Annotated[cli_compare.Compare, tyro.conf.subcommand("compare")]
         | Annotated[Models, tyro.conf.subcommand("models")],  # pyright: ignore[reportArgumentType]
         prog="hcnn",
         description="Hierarchical Attribute CNNs: train, evaluate, predict, look inside.",

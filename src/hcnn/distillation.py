@@ -346,7 +346,8 @@ def find_pairs(
         ValueError: if a layer is not there, or the maps of a pair cannot be matched.
     """
     known_s, known_t = (
-        layer_shapes(model, layer_names(model), image, who) for model, who in ((student, "student"), (teacher, "teacher"))
+        layer_shapes(model, layer_names(model), image, who)
+        for model, who in ((student, "student"), (teacher, "teacher"))
     )
     if not teaching.pairs:
         last_s, last_t = ({shape[1:]: name for name, shape in known.items()} for known in (known_s, known_t))

@@ -203,8 +203,8 @@ RECIPES: dict[str, Recipe] = {
         label_smoothing=0.0,
         augmentation=Augmentation(translation=4, flip="random"),
     ),
-    # Romero et al. 2014, section A.1 and the published configuration: 288 epochs of the second stage at a constant rate;
-    # here after 40 of hints, with AdamW where they have RMSProp, and without bounds on the norms of filters.
+    # Romero et al. 2014, section A.1, and their published configuration: 288 epochs of the second stage at a constant
+    # rate; here after 40 of hints, with AdamW where they have RMSProp, and without bounds on the norms of filters.
     "fitnet": Recipe(
         epochs=328,
         batch_size=128,

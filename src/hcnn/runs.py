@@ -16,7 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -67,7 +67,7 @@ class RunSettings:
     checkpoint_seconds: float = 300.0
     flip: bool = False
     teacher: Path | None = None
-    teaching: Teaching = Teaching()
+    teaching: Teaching = field(default_factory=Teaching)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The paper's other systems, one file each, built through `hcnn.create_model` like HCNN itself.
 
 Their names are ``SYSTEM_cifar10``, ``SYSTEM_cifar100`` and ``SYSTEM_digits``. The digits variants take one channel of
-8×8 pixels and differ from the publications only where such small images force it: fewer reductions of resolution.
+8×8 pixels: they reduce the resolution once less, the wide ones have a third or a quarter of the filters, and the
+hypernetwork generates WRN-16-1.
 """
 
 from dataclasses import replace
@@ -33,18 +34,31 @@ KINDS: dict[str, tuple[type[ComparatorConfig], type[Comparator]]] = {
 
 # Each system: its CIFAR-10 configuration, and what 8×8 digits change beside the number of channels.
 _SYSTEMS: dict[str, tuple[ComparatorConfig, dict[str, Any]]] = {
-    "allcnn": (AllCNNConfig(), {"downsample": (3,)}),
+    "allcnn": (AllCNNConfig(), {"downsample": (3,), "width": 32, "dropout": (0.0, 0.2)}),
     "resnet20": (ResNetConfig(), {"downsample": (3,)}),
-    "nin": (NetworkInNetworkConfig(), {"downsample": (1,)}),
+    "nin": (
+        NetworkInNetworkConfig(),
+        {"downsample": (1,), "widths": (48, 40, 24, 48, 48, 48, 48, 48), "dropout": 0.2},
+    ),
     "wrn16_1": (WideResNetConfig(), {"downsample": (3,)}),
     "wrn16_2": (WideResNetConfig(width=2), {"downsample": (3,)}),
     "wrn40_1": (WideResNetConfig(depth=40), {"downsample": (3,)}),
-    "fitnet4": (FitNetConfig(), {}),
+    "fitnet4": (
+        FitNetConfig(),
+        {"downsample": (5,), "widths": (8,) * 3 + (12,) * 2 + (20,) * 6 + (32,) * 6, "hidden": 50},
+    ),
     "maxout": (
         MaxoutConfig(),
-        {"image_size": 8, "supports": (3, 3, 3), "paddings": (1, 1, 1), "pools": (2, 2, 2)},
+        {
+            "image_size": 8,
+            "widths": (24, 48, 48),
+            "supports": (3, 3, 3),
+            "paddings": (1, 1, 1),
+            "pools": (2, 2, 2),
+            "hidden": 50,
+        },
     ),
-    "hypernetwork": (HyperNetworkConfig(), {"downsample": (3,)}),
+    "hypernetwork": (HyperNetworkConfig(), {"downsample": (3,), "depth": 16}),
     "densenet_bc40": (DenseNetConfig(), {"downsample": (2,)}),
     "compact": (CompactConfig(), {"downsample": (3,)}),
 }

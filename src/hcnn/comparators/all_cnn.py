@@ -57,7 +57,8 @@ class AllCNN(Comparator):
             step = 2 if j in config.downsample else 1
             self.layers.append(nn.Conv2d(widths[j - 1], widths[j], support, step, padding=int(j < 7)))
         for layer in self.layers:
-            assert isinstance(layer, nn.Conv2d) and layer.bias is not None
+            assert isinstance(layer, nn.Conv2d)
+            assert layer.bias is not None
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
         self.drop_input, self.drop = (nn.Dropout(p) for p in config.dropout)

@@ -101,7 +101,7 @@ def check_downsample(name: str, downsample: tuple[int, ...], last: int, what: st
 
 @torch.no_grad()
 def he_initialize(model: nn.Module) -> None:
-    """Normal weights of variance 2 / fan-out for convolutions, 1 / fan-in for linear maps; biases 0 (He et al. 2015)."""
+    """Normal weights: variance 2 / fan-out for convolutions, 1 / fan-in for linear maps; biases 0 (He et al. 2015)."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

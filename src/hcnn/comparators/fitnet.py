@@ -2,9 +2,8 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hcnn.comparators.blocks import Comparator, ComparatorConfig, check_downsample
@@ -60,8 +59,8 @@ class FitNet(Comparator):
     """FitNet 4 (Romero et al. 2014, section 4.2, table 5, and table 7 of the appendix).
 
     17 convolutional maxout layers of 3×3, a fully connected maxout layer and a linear map; no normalization, which is
-    why such a depth needed hints. Hint: layer 11 (``layers.10``) from layer 2 of the teacher, with soft targets at
-    temperature 3 weighted from 4 down to 1.
+    why such a depth needed hints. Hint: layer 11 (``layers.10``, with its pooling) from layer 2 of the teacher; soft
+    targets at temperature 3, weighted from 4 down to 1.
 
     Parameters: 2,548,602 with biases, 2,544,712 without; printed "~2.5M". Two pieces everywhere and no biases give
     this figure and those of table 5 for FitNet 1 and 2 to their last digit (249,576 and 861,928), and its "~382M"
@@ -80,8 +79,9 @@ class FitNet(Comparator):
         super().__init__(config, smallest=2 ** len(config.downsample))
         widths = (config.channels, *config.widths)
         self.layers = nn.ModuleList()
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
-            self.layers.append(Maxout(nn.Conv2d(inputs, outputs * config.pieces, 3, padding=1), config.pieces))
+        for j, (inputs, outputs) in enumerate(pairwise(widths), start=1):
+            layer = Maxout(nn.Conv2d(inputs, outputs * config.pieces, 3, padding=1), config.pieces)
+            self.layers.append(nn.Sequential(layer, nn.MaxPool2d(2)) if j in config.downsample else layer)
         self.hidden = Maxout(nn.Linear(widths[-1], config.hidden * config.pieces), config.pieces)
         self.linear = nn.Linear(config.hidden, config.classes)
         nn.init.normal_(self.linear.weight, std=config.hidden**-0.5)
@@ -90,10 +90,8 @@ class FitNet(Comparator):
 
     def classify(self, x: Tensor) -> Tensor:
         """(b, c, u1, u2) -> (b, classes)."""
-        for j, layer in enumerate(self.layers, start=1):
+        for layer in self.layers:
             x = layer(x)
-            if j in self.config.downsample:
-                x = F.max_pool2d(x, 2)
         return self.linear(self.hidden(x.amax((2, 3))))
 
 

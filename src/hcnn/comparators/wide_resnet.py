@@ -43,7 +43,7 @@ def check_wide(depth: int, width: int, downsample: tuple[int, ...]) -> None:
 
 
 class WideBlock(nn.Module):
-    """``x + conv(relu(norm(conv(relu(norm(x))))))``; where the size changes, ``x`` is the 1×1 convolution of relu(norm(x))."""
+    """``x + conv(relu(norm(conv(relu(norm(x))))))``; a 1×1 convolution stands for the first x where sizes change."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, conv: MakeConv) -> None:
         super().__init__()
