@@ -14,11 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hcnn import datasets, files, runs, training
+from hcnn import cli_compare, datasets, files, runs, training
+from hcnn.distillation import Teaching, get_teaching
 from hcnn.files import RunFolderBusy
 from hcnn.networks import (
+    AttributeNetwork,
     HierarchicalCNNConfig,
-    MultiscaleConfig,
+    NetworkConfig,
     build,
     count_parameters,
     list_models,
@@ -47,7 +49,7 @@ class Train:
     model: str = "hcnn_digits"
     """A named network; see `hcnn models`."""
     recipe: str = "digits"
-    """A named recipe: paper, published, fast or digits."""
+    """A named recipe: paper, published, fast, digits, modern, or that of a comparator's publication."""
     output: Path | None = None
     """The run folder; runs/DATA-MODEL-SEED if not given."""
     seed: int = 0
@@ -58,6 +60,8 @@ class Train:
     """Go on from the newest valid checkpoint in the folder; start anew if there is none."""
     validation: int = 0
     """Training images set aside by seed and looked at after each epoch."""
+    train_images: int | None = None
+    """Train on that many of the training images only, drawn by seed in the proportions of the classes."""
     test: bool = True
     """Read the test set, once, after training; --no-test while choosing settings."""
     test_flips: bool = False
@@ -74,10 +78,13 @@ class Train:
     """What to do with damaged files in a folder of images."""
     checkpoint_seconds: float = 300.0
     """A checkpoint after each epoch, and whenever this many seconds have passed."""
-    network: tyro.conf.OmitArgPrefixes[HierarchicalCNNConfig | MultiscaleConfig] = field(
-        default_factory=HierarchicalCNNConfig
-    )
+    teacher: Path | None = None
+    """The run folder of a network to learn from; any network that knows the same classes."""
+    teach: str = "none"
+    """A named way of teaching: soft_targets, attention, attention_soft or fitnet."""
+    network: tyro.conf.OmitArgPrefixes[NetworkConfig] = field(default_factory=HierarchicalCNNConfig)
     training: tyro.conf.OmitArgPrefixes[Recipe] = field(default_factory=Recipe)
+    teaching: tyro.conf.OmitArgPrefixes[Teaching] = field(default_factory=Teaching)
 
 
 @dataclass(frozen=True)
@@ -160,6 +167,10 @@ def _train(command: Train, console: Console) -> None:
         console.print(f"skipped {path}: {reason}", soft_wrap=True, highlight=False)
     if not command.test:
         splits = replace(splits, test=None)
+    if command.train_images is not None:
+        splits = datasets.fewer(splits, command.train_images)
+    if command.teacher is None and command.teaching != Teaching():
+        raise ValueError("--teach and the weights of what is taught need a --teacher: the folder of a finished run")
     network = replace(command.network, channels=splits.train.images.shape[1], classes=len(splits.train.classes))
     name = Path(command.data).stem or "data"
     results = []
@@ -174,6 +185,8 @@ def _train(command: Train, console: Console) -> None:
             command.device,
             command.checkpoint_seconds,
             command.test_flips,
+            teacher=command.teacher,
+            teaching=command.teaching,
             graph=command.cuda_graph,
         )
         results.append(_run_training(folder, settings, splits, console, resume=command.resume))
@@ -267,6 +280,8 @@ def _pictures(folder: Path, splits: datasets.Splits, test_accuracy: float | None
         if shown.images.ndim != 4 or shown.images.shape[1] not in (1, 3):
             return [curves]
         run = runs.load_run(folder)
+        if not isinstance(run.model, AttributeNetwork):
+            return [curves]
         standardized = run.preprocessing.standardize(shown.images)
         pictures.translation_picture(run.model, standardized, shown.images, shown.labels, shown.classes, translations)
     except ImportError as error:
@@ -362,17 +377,21 @@ def _read_input(path: Path, run: runs.Run) -> torch.Tensor:
 
 def _summary(command: Summary, console: Console) -> None:
     model = build(model_config(command.model))
-    side = command.image_size or (8 if command.model == "hcnn_digits" else 32)
+    side = command.image_size or (8 if command.model.endswith("_digits") else 32)
     if side < 1:
         raise ValueError(f"--image-size: expected a positive number; got {side}")
     rows = summarize(model, (side,) * model.config.spatial_axes)
+    boundary = f"boundary {model.config.boundary}, " if isinstance(model, AttributeNetwork) else ""
     table = Table(
         box=None,
         pad_edge=False,
         padding=(0, 1, 0, 0),
-        title=f"{command.model}, boundary {model.config.boundary}, images {model.config.channels}x{side}x{side}",
+        title=f"{command.model}, {boundary}images {model.config.channels}x{side}x{side}",
     )
-    for column in ("j", "attributes", "v, u sizes", "support", "stride"):
+    attributes_shown = isinstance(model, AttributeNetwork)
+    for column in ("j", "attributes", "v, u sizes") if attributes_shown else ("layer", "sizes"):
+        table.add_column(column, no_wrap=True)
+    for column in ("support", "stride"):
         table.add_column(column, no_wrap=True)
     for column in ("trained", "composed", "norm.", "mult-adds"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -381,20 +400,27 @@ def _summary(command: Summary, console: Console) -> None:
         return "x".join(map(str, values)) or "-"
 
     for row in rows:
-        attributes = row.axes.replace(",", "").split(" u1")[0]
+        attributes = [row.axes.replace(",", "").split(" u1")[0]] if attributes_shown else []
         table.add_row(
-            row.name, attributes, times(row.sizes), times(row.support), times(row.stride), f"{row.trained:,}",
+            row.name, *attributes, times(row.sizes), times(row.support), times(row.stride), f"{row.trained:,}",
             f"{row.composed:,}", f"{row.normalization:,}", f"{row.multiply_adds / 1e6:,.1f}M",
         )  # fmt: skip
     table.add_section()
     totals = [sum(getattr(row, f) for row in rows) for f in ("trained", "composed", "normalization", "multiply_adds")]
-    table.add_row("", "total", "", "", "", *(f"{total:,}" for total in totals[:3]), f"{totals[3] / 1e6:,.1f}M")
-    console.print(table)
-    console.print(
-        "support and stride: attributes, then space; norm.: normalization parameters,\n"
-        "at j = J the logit scale; mult-adds: of one image, dense form",
-        highlight=False,
+    table.add_row(
+        *(("", "total", "") if attributes_shown else ("total", "")),
+        "",
+        "",
+        *(f"{total:,}" for total in totals[:3]),
+        f"{totals[3] / 1e6:,.1f}M",
     )
+    console.print(table)
+    if attributes_shown:
+        notes = "support and stride: attributes, then space; norm.: normalization parameters,\n"
+        notes += "at j = J the logit scale; mult-adds: of one image, dense form"
+    else:
+        notes = "norm.: normalization parameters; mult-adds: of one image"
+    console.print(notes, highlight=False)
 
 
 def _models(command: Models, console: Console) -> None:
@@ -406,16 +432,16 @@ def _models(command: Models, console: Console) -> None:
     for name in list_models():
         config = model_config(name)
         counts = count_parameters(build(config))
-        rank = str(getattr(config, "rank", "-"))
+        width, rank, depth = (str(getattr(config, field, "-")) for field in ("width", "rank", "depth"))
         table.add_row(
-            name, str(config.width), rank, str(config.depth), str(config.classes), f"{counts.trained:,}",
-            f"{counts.composed:,}",
+            name, width, rank, depth, str(config.classes), f"{counts.trained:,}", f"{counts.composed:,}",
         )  # fmt: skip
     console.print(table)
 
 
 _ACTIONS: dict[type, Callable[[Any, Console], None]] = {
     Train: _train, Demo: _demo, Evaluate: _evaluate, Predict: _predict, Summary: _summary, Models: _models,
+    **cli_compare.ACTIONS,
 }  # fmt: skip
 
 
@@ -435,8 +461,16 @@ def _train_defaults(arguments: Sequence[str]) -> Train:
             raise ValueError(f"--{name}: follows from the data and cannot be set")
     data = next((name for name in _DEFAULT_MODELS if name in arguments), None)
     model = _option(arguments, "model") or _DEFAULT_MODELS.get(data or "digits", "hcnn_small_cifar10")
-    recipe = _option(arguments, "recipe") or ("digits" if model == "hcnn_digits" else "fast")
-    return Train(model=model, recipe=recipe, network=model_config(model), training=get_recipe(recipe))
+    recipe = _option(arguments, "recipe") or ("digits" if model.endswith("_digits") else "fast")
+    teach = _option(arguments, "teach") or "none"
+    return Train(
+        model=model,
+        recipe=recipe,
+        teach=teach,
+        network=model_config(model),
+        training=get_recipe(recipe),
+        teaching=get_teaching(teach),
+    )
 
 
 def _parse(arguments: Sequence[str]) -> Any:
@@ -447,6 +481,7 @@ def _parse(arguments: Sequence[str]) -> Any:
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Predict, tyro.conf.subcommand("predict")]
         | Annotated[Summary, tyro.conf.subcommand("summary")]
+        | Annotated[cli_compare.Compare, tyro.conf.subcommand("compare")]
         | Annotated[Models, tyro.conf.subcommand("models")],  # pyright: ignore[reportArgumentType]
         prog="hcnn",
         description="Hierarchical Attribute CNNs: train, evaluate, predict, look inside.",

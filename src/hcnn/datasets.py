@@ -29,7 +29,7 @@ from hcnn.images import read_image as read_image  # part of this module too: it 
 NAMES = ("digits", "cifar10", "cifar100")
 
 _PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".joblib", ".npy"}
-_DIGITS_SPLIT, _VALIDATION, _ORDER = 1, 2, 3  # one stream of random numbers for each purpose
+_DIGITS_SPLIT, _VALIDATION, _ORDER, _FEWER = 1, 2, 3, 4  # one stream of random numbers for each purpose
 
 
 # ------------------------------------------------------------------------------------------------------- sets
@@ -406,6 +406,27 @@ def stratified_split(labels: Tensor, count: int, *key: int) -> tuple[Tensor, Ten
     for k, taken in enumerate(quota):
         chosen[order[marks[order] == k][:taken]] = True
     return torch.from_numpy(np.flatnonzero(~chosen)), torch.from_numpy(np.flatnonzero(chosen))
+
+
+def fewer(splits: Splits, count: int, seed: int = 0) -> Splits:
+    """The same splits with that many of the training images, drawn in the proportions of the classes.
+
+    Args:
+        splits: left as they are.
+        count: training images to keep.
+        seed: of the draw.
+
+    Returns:
+        Splits with a smaller training set.
+
+    Raises:
+        ValueError: if there are not more images than that.
+    """
+    train = splits.train
+    if not 1 <= count < len(train):
+        raise ValueError(f"{train.name}: expected to keep 1 to {len(train) - 1} training images; got {count}")
+    _, chosen = stratified_split(train.labels, count, _FEWER, seed)
+    return Splits(train.subset(chosen), splits.validation, splits.test, splits.skipped)
 
 
 def _permutation(n: int, *key: int) -> np.ndarray:

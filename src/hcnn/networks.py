@@ -1,13 +1,18 @@
-"""Attribute CNNs: `HierarchicalCNN` (paper, section 4), `MultiscaleHierarchicalCNN` (section 3), the named models."""
+"""Attribute CNNs: `HierarchicalCNN` (paper, section 4), `MultiscaleHierarchicalCNN` (section 3), the named models.
+
+`create_model` and `list_models` also know the paper's other systems, which lie in `hcnn.comparators`.
+"""
 
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
 
+from hcnn import comparators
+from hcnn.comparators import Comparator, ComparatorConfig
 from hcnn.folded import fold_layer
 from hcnn.functional import BOUNDARIES, Boundary, axis_names, marginal
 from hcnn.layers import AttributeConv, AttributeLayer, FactorizedConv
@@ -404,7 +409,14 @@ class MultiscaleHierarchicalCNN(AttributeNetwork):
 _CIFAR10 = HierarchicalCNNConfig()
 _CIFAR100 = replace(_CIFAR10, classes=100, attribute_support=(11, 11))
 _PUBLISHED: dict[str, Any] = {"downsample": (4, 8), "readout": "linear", "inner_affine": True}
-_NAMED: dict[str, HierarchicalCNNConfig | MultiscaleConfig] = {
+NetworkConfig = HierarchicalCNNConfig | MultiscaleConfig | ComparatorConfig
+Network = AttributeNetwork | Comparator
+KINDS: dict[str, type[NetworkConfig]] = {
+    "HierarchicalCNN": HierarchicalCNNConfig,
+    "MultiscaleHierarchicalCNN": MultiscaleConfig,
+    **{name: config for name, (config, _) in comparators.KINDS.items()},
+}
+_NAMED: dict[str, NetworkConfig] = {
     "hcnn_cifar10": _CIFAR10,
     "hcnn_plus_cifar10": replace(_CIFAR10, inner_elu=True),
     "hcnn_cifar100": _CIFAR100,
@@ -418,6 +430,7 @@ _NAMED: dict[str, HierarchicalCNNConfig | MultiscaleConfig] = {
         channels=1, width=8, rank=16, depth=7, attribute_support=(3, 5), downsample=(4,)
     ),
     "multiscale_tiny": MultiscaleConfig(),
+    **comparators.NAMED,
 }
 
 
@@ -432,7 +445,7 @@ def list_models() -> list[str]:
     return list(_NAMED)
 
 
-def model_config(name: str, **overrides: Any) -> HierarchicalCNNConfig | MultiscaleConfig:
+def model_config(name: str, **overrides: Any) -> Any:
     """The configuration of a named model, with some of its fields replaced.
 
     Args:
@@ -440,7 +453,7 @@ def model_config(name: str, **overrides: Any) -> HierarchicalCNNConfig | Multisc
         **overrides: fields of its configuration.
 
     Returns:
-        A frozen configuration.
+        A frozen configuration, one of the classes in `KINDS`, as the name says.
 
     Raises:
         ValueError: for an unknown name (near ones are suggested) or an unknown field.
@@ -461,12 +474,20 @@ def model_config(name: str, **overrides: Any) -> HierarchicalCNNConfig | Multisc
     return replace(_NAMED[name], **overrides)
 
 
-def build(config: HierarchicalCNNConfig | MultiscaleConfig) -> AttributeNetwork:
+@overload
+def build(config: HierarchicalCNNConfig | MultiscaleConfig) -> AttributeNetwork: ...
+@overload
+def build(config: ComparatorConfig) -> Comparator: ...
+@overload
+def build(config: NetworkConfig) -> Network: ...
+def build(config: NetworkConfig) -> Network:
     """The network of a configuration."""
+    if isinstance(config, ComparatorConfig):
+        return comparators.build_comparator(config)
     return HierarchicalCNN(config) if isinstance(config, HierarchicalCNNConfig) else MultiscaleHierarchicalCNN(config)
 
 
-def create_model(name: str, *, pretrained: bool = False, **overrides: Any) -> AttributeNetwork:
+def create_model(name: str, *, pretrained: bool = False, **overrides: Any) -> Any:
     """Build a named model, freshly initialized from torch's global random state, or with its trained weights.
 
     Args:
@@ -476,7 +497,8 @@ def create_model(name: str, *, pretrained: bool = False, **overrides: Any) -> At
         **overrides: fields of its configuration, for example ``boundary="circular"``; not with `pretrained`.
 
     Returns:
-        The network, in training mode; with `pretrained` in eval mode.
+        An `AttributeNetwork`, or a `Comparator` if the name is of one; in training mode, with `pretrained` in eval
+        mode.
 
     Raises:
         ValueError: for an unknown name or setting, and where there are no trained weights.
@@ -502,8 +524,10 @@ class ParameterCount:
     """Parameters of a network, kind by kind.
 
     Attributes:
-        trained: convolution weights (and a linear readout) as they are trained: h and g, or w.
-        composed: convolution weights of the composed filters; equals `trained` with an inner ELU.
+        trained: convolution weights (and a linear readout) as they are trained: h and g, or w. Of a comparator,
+            everything but the normalizations, biases included.
+        composed: convolution weights of the composed filters; equals `trained` with an inner ELU. Of a hypernetwork,
+            the weights of the network that it generates.
         normalization: scales and shifts of the normalizations, on top.
         logit_scale: the learned scale of the logits, on top.
 
@@ -515,11 +539,11 @@ class ParameterCount:
     logit_scale: int
 
 
-def count_parameters(model: AttributeNetwork) -> ParameterCount:
+def count_parameters(model: Network) -> ParameterCount:
     """Count the parameters of an unfolded network as design and paper do.
 
     Args:
-        model: a `HierarchicalCNN` or `MultiscaleHierarchicalCNN`.
+        model: a `HierarchicalCNN`, a `MultiscaleHierarchicalCNN` or a comparator.
 
     Returns:
         The counts.
@@ -529,6 +553,8 @@ def count_parameters(model: AttributeNetwork) -> ParameterCount:
         ParameterCount(trained=344640, composed=97650, normalization=340, logit_scale=1)
 
     """
+    if isinstance(model, Comparator):
+        return ParameterCount(*comparators.count_comparator(model), 0)
     linear = sum(p.numel() for name, p in model.readout.named_parameters() if name.startswith("linear"))
     trained = composed = norms = 0
     for layer in model.layers:

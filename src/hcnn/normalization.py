@@ -18,11 +18,11 @@ def synchronize(model: nn.Module, group: dist.ProcessGroup | None) -> None:
     """Let all normalizations of a network use the statistics of all processes of a group.
 
     Args:
-        model: any module with `BatchNorm1d` modules that this package's layers use.
+        model: any module with `BatchNorm1d` modules that this package's layers use, or the comparators' `BatchNorm`.
         group: the processes, each of which must see batches of the same size; None for this process alone.
     """
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             vars(module)["hcnn_group"] = group  # not a parameter, a buffer or a child
 
 

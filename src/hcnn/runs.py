@@ -8,6 +8,7 @@ weights.safetensors    the trained network
 result.json            accuracy, parameters, versions, hardware, commit, time
 """
 
+import hashlib
 import json
 import math
 import platform
@@ -15,18 +16,20 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import nn
 
 from hcnn import checkpoints, files, weights
 from hcnn.augment import Augmentation
 from hcnn.datasets import ImageSet, Splits
+from hcnn.distillation import Distillation, Teaching
 from hcnn.distributed import local_device, process_group, rank_and_size, share
-from hcnn.networks import AttributeNetwork, HierarchicalCNNConfig, MultiscaleConfig, build, count_parameters
+from hcnn.networks import KINDS, Network, NetworkConfig, build, count_parameters
 from hcnn.recipes import Recipe
 from hcnn.signals import Interrupted, StopRequest
 from hcnn.training import Diverged, Preprocessing, Progress, Trainer, accuracy
@@ -38,7 +41,6 @@ WEIGHTS, CONFIG, METRICS, TIMING, RESULT = (
     "timing.jsonl",
     "result.json",
 )
-_NETWORKS = {"HierarchicalCNN": HierarchicalCNNConfig, "MultiscaleHierarchicalCNN": MultiscaleConfig}
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,11 @@ class RunSettings:
         checkpoint_seconds: a checkpoint at the end of an epoch and whenever this much time has passed.
         flip: also report test accuracy with the logits of mirrored images averaged in.
         graph: record the training step as a CUDA graph; changes the last bits of results at most.
+        teacher: the run folder of a network to learn from, or None.
+        teaching: what is learned from it.
     """
 
-    network: HierarchicalCNNConfig | MultiscaleConfig
+    network: NetworkConfig
     recipe: Recipe
     data_name: str
     seed: int = 0
@@ -64,6 +68,8 @@ class RunSettings:
     checkpoint_seconds: float = 300.0
     flip: bool = False
     graph: bool = False
+    teacher: Path | None = None
+    teaching: Teaching = field(default_factory=Teaching)
 
 
 @dataclass(frozen=True)
@@ -72,13 +78,13 @@ class Run:
 
     Attributes:
         folder: where it lies.
-        model: the trained network, in eval mode.
+        model: the trained network, an `AttributeNetwork` or a `Comparator`, in eval mode.
         preprocessing: how its input is made.
         config: the contents of config.json.
     """
 
     folder: Path
-    model: AttributeNetwork
+    model: Any
     preprocessing: Preprocessing
     config: dict[str, Any]
 
@@ -127,16 +133,19 @@ def train_run(
     say = say or (lambda text: None)
     device = local_device(settings.device)
     preprocessing = fit_preprocessing(data.train)
+    if settings.teacher is not None:  # all that can be refused is refused before anything is written
+        _lesson(settings, build(settings.network), preprocessing)
     config = _as_json(
         {
             "format": 1,
-            "network": next(name for name, kind in _NETWORKS.items() if isinstance(settings.network, kind)),
+            "network": next(name for name, kind in KINDS.items() if isinstance(settings.network, kind)),
             "model": asdict(settings.network),
             "recipe": asdict(settings.recipe),
             "data": settings.data_name,
             "data_sha256": data.train.digest(),
             "preprocessing": asdict(preprocessing),
             "seed": settings.seed,
+            **_teacher_record(settings),
         }
     )
     with process_group(device) as group, StopRequest() as stop, ExitStack() as stack:
@@ -153,6 +162,7 @@ def train_run(
         with _memory_advice(settings.recipe):
             model = build(settings.network).to(device)
             images, labels = data.train.images.to(device), data.train.labels.to(device)
+            lesson = None if settings.teacher is None else _lesson(settings, model, preprocessing)
             trainer = Trainer(
                 model,
                 images,
@@ -162,6 +172,7 @@ def train_run(
                 seed=settings.seed,
                 group=group,
                 graph=settings.graph,
+                lesson=lesson,
             )
         seconds = 0.0
         state: dict[str, Any] | None = None
@@ -207,6 +218,36 @@ def _check_fit(settings: RunSettings, data: Splits) -> None:
         )
 
 
+def _lesson(settings: RunSettings, student: nn.Module, preprocessing: Preprocessing) -> Distillation:
+    """The teacher of a run, ready to teach this student."""
+    assert settings.teacher is not None
+    if settings.recipe.compile and (settings.teaching.attention or settings.teaching.hints):
+        raise ValueError("compile: attention and hints look into the layers of a network that is not compiled")
+    run = load_run(settings.teacher)
+    device = next(student.parameters()).device
+    try:
+        return Distillation(
+            run.model.to(device),
+            student,
+            run.preprocessing,
+            preprocessing,
+            settings.teaching,
+            precision=settings.recipe.precision,
+        )
+    except ValueError as error:
+        raise ValueError(f"{settings.teacher}: {error}") from None
+
+
+def _teacher_record(settings: RunSettings) -> dict[str, Any]:
+    """Which teacher, by its weights, and what it teaches; nothing for a run without one."""
+    if settings.teacher is None:
+        return {}
+    digest = hashlib.sha256((settings.teacher / WEIGHTS).read_bytes()).hexdigest()
+    known = json.loads((settings.teacher / CONFIG).read_text())
+    teacher = {"network": known["network"], "model": known["model"], "weights_sha256": digest}
+    return {"teacher": teacher, "teaching": asdict(settings.teaching)}
+
+
 def _prepare(folder: Path, config: dict[str, Any], resume: bool) -> dict[str, Any] | None:
     """Make the folder this run's; returns the result if the run is finished already."""
     before = folder / CONFIG
@@ -215,7 +256,7 @@ def _prepare(folder: Path, config: dict[str, Any], resume: bool) -> dict[str, An
             state = "a finished" if (folder / RESULT).exists() else "an unfinished"
             raise ValueError(f"{folder} already holds {state} run; add --resume to go on, or give another --output")
         known = json.loads(before.read_text())
-        different = [key for key in config if known.get(key) != config[key]]
+        different = [key for key in {**config, "teaching": None} if known.get(key) != config.get(key)]
         if different:
             raise ValueError(f"{folder} holds another run: its {', '.join(different)} differ; give another --output")
         if (folder / RESULT).exists():
@@ -305,7 +346,6 @@ class _Writer:
         state = {name: value.detach().cpu() for name, value in trainer.result_state().items()}
         digest = weights.save_weights(self.folder / WEIGHTS, state, {"format": "hcnn-1"})
         model = trainer.model
-        assert isinstance(model, AttributeNetwork)
         result: dict[str, Any] = {
             "data": settings.data_name,
             "seed": settings.seed,
@@ -313,7 +353,7 @@ class _Writer:
             "train_images": len(self.data.train),
             "weights": "moving average" if trainer.average else "last step",
             "weights_sha256": digest,
-            "parameters": asdict(count_parameters(model)),
+            "parameters": asdict(count_parameters(cast(Network, model))),
         }
         if self.data.validation is not None:
             result["validation_images"] = len(self.data.validation)
@@ -422,9 +462,9 @@ def load_run(folder: Path) -> Run:
     return Run(folder, model.eval(), preprocessing, config)
 
 
-def network_config(config: dict[str, Any]) -> HierarchicalCNNConfig | MultiscaleConfig:
+def network_config(config: dict[str, Any]) -> NetworkConfig:
     """The network in a run's config.json."""
-    return _NETWORKS[config["network"]](**_tuples(config["model"]))
+    return KINDS[config["network"]](**_tuples(config["model"]))
 
 
 def preprocessing_of(config: dict[str, Any]) -> Preprocessing:

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -84,6 +84,16 @@ class Progress:
     stop: bool
 
 
+class Lesson(Protocol):
+    """What `Trainer` needs of a teacher; see `hcnn.distillation.Distillation`."""
+
+    regressors: nn.ModuleList
+
+    def loss(self, x: Tensor, logits: Tensor, label_loss: Tensor, *, epoch: int, progress: float) -> Tensor:
+        """The loss of a batch that the student has just seen."""
+        ...
+
+
 class Trainer:
     """Trains a network step by step; its whole state can be taken out and put back between any two steps.
 
@@ -96,9 +106,10 @@ class Trainer:
         labels: int64 (n,).
         preprocessing: of the images.
         recipe: how to train.
-        seed: of order and augmentation.
+        seed: of order and augmentation, and of dropout where a network has it.
         group: the processes that train together, or None.
         graph: record the step as a CUDA graph; only for a single process on a CUDA device.
+        lesson: a teacher; its loss takes the place of the loss against the labels.
 
     Raises:
         ValueError: if there are fewer images than one batch, the batch cannot be shared out evenly, or there can be
@@ -116,6 +127,7 @@ class Trainer:
         seed: int = 0,
         group: dist.ProcessGroup | None = None,
         graph: bool = False,
+        lesson: Lesson | None = None,
     ) -> None:
         if graph and (images.device.type != "cuda" or group is not None):
             raise ValueError(
@@ -135,8 +147,12 @@ class Trainer:
         self.device = images.device
         synchronize(model, group)
         self.forward = torch.compile(model) if recipe.compile else model
-        self.graph = graph
-        self.optimizer = RecipeOptimizer(model, recipe, capturable=graph)
+        self.graph, self.lesson = graph, lesson
+        self.draws = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+        if graph and (lesson is not None or self.draws):
+            raise ValueError("graph: a step with a teacher or with dropout depends on the host and cannot be recorded")
+        learned = nn.ModuleList([model, lesson.regressors]) if lesson else model
+        self.optimizer = RecipeOptimizer(learned, recipe, capturable=graph)
         self._captured = CapturedStep(self._compute)
         # What a step reads from the host beside its images; a graph reads it from here.
         self._rate, self._stop = (torch.zeros((), device=self.device) for _ in range(2))
@@ -157,6 +173,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else dict(self.average.state),
             "sums": self.sums,
+            **({"regressors": dict(self.lesson.regressors.state_dict())} if self.lesson else {}),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -168,6 +185,8 @@ class Trainer:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.sums.copy_(state["sums"])
+        if self.lesson:
+            self.lesson.regressors.load_state_dict(state["regressors"])
 
     def result_state(self) -> dict[str, Tensor]:
         """The weights that the run is about: the moving average if there is one."""
@@ -262,12 +281,18 @@ class Trainer:
         recipe = self.recipe
         numbers = torch.zeros(3, device=self.device)
         numbers[2] = self._stop
+        if self.draws:  # dropout too derives from (seed, step), whatever was drawn before
+            torch.manual_seed((self.seed * self.steps + self.step) * self.processes + self.rank)
         self.optimizer.zero_grad()
         for x, targets in zip(parts[::2], parts[1::2], strict=True):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
                 logits = self.forward(x)
             logits = logits.float()
             loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+            if self.lesson is not None:
+                loss = self.lesson.loss(
+                    x, logits, loss, epoch=self.step // self.batches, progress=self.step / self.steps
+                )
             (loss / recipe.accumulate).backward()
             with torch.no_grad():
                 numbers[0] += loss / recipe.accumulate

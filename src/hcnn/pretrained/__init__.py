@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from hcnn.networks import AttributeNetwork, build
+from hcnn.networks import build
 from hcnn.runs import network_config, preprocessing_of
 from hcnn.training import Preprocessing
 from hcnn.weights import match_state, parse_safetensors
@@ -22,7 +22,7 @@ class Pretrained:
         card: the records of its training: data, recipe, accuracy, digest.
     """
 
-    model: AttributeNetwork
+    model: Any
     preprocessing: Preprocessing
     card: dict[str, Any]
 

@@ -1,0 +1,49 @@
+"""What the publications print about the systems of the comparison: parameters, accuracy, and where."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class System:
+    """A row of the comparison.
+
+    Attributes:
+        title: what it is called in tables.
+        model: name before ``_cifar10`` and ``_cifar100``; "" for a row without a network of ours.
+        taught: whether the row is of a student that learned from a teacher.
+        parameters: as printed, for CIFAR-10 and CIFAR-100 where they differ.
+        cifar10: accuracy in %, or None.
+        cifar100: accuracy in %, or None.
+        source: where the figures are printed.
+    """
+
+    title: str
+    model: str
+    taught: bool
+    parameters: str
+    cifar10: float | None
+    cifar100: float | None
+    source: str
+
+
+_PAPER = "Jacobsen et al. 2017, tables 1 and 2"
+SYSTEMS: tuple[System, ...] = (
+    System("HCNN", "hcnn", False, "0.098M / 0.25M", 91.23, 62.01, _PAPER),
+    System("HCNN(+)", "hcnn_plus", False, "0.34M / 0.89M", 92.30, 63.19, _PAPER),
+    System("HCNN small (K = 8)", "hcnn_small", False, "", None, None, "not in the paper"),
+    System("All-CNN-C", "allcnn", False, "1.3M", 92.75, 66.29, "Springenberg et al. 2014, tables 4 and 5"),
+    System("ResNet-20", "resnet20", False, "0.27M", 91.25, None, "He et al. 2016, table 6"),
+    System("Network in Network", "nin", False, "0.98M", 91.20, 64.32, "Lin et al. 2013; parameters: " + _PAPER),
+    System("WRN-16-1, alone", "wrn16_1", False, "0.2M", 91.23, None, "Zagoruyko, Komodakis 2017, table 1"),
+    System(
+        "WRN-16-1, attention from WRN-40-1", "wrn16_1", True, "0.2M", 91.75, None, "Zagoruyko, Komodakis 2017, table 1"
+    ),
+    System("WRN-40-1, its teacher", "wrn40_1", False, "0.6M", 93.42, None, "Zagoruyko, Komodakis 2017, table 1"),
+    System("WRN-16-2", "wrn16_2", False, "0.7M", 93.69, None, "Zagoruyko, Komodakis 2017, table 1"),
+    System("FitNet 4, hints from maxout", "fitnet4", True, "2.5M", 91.61, 64.96, "Romero et al. 2014, tables 1 and 2"),
+    System("FitNet 4, alone", "fitnet4", False, "2.5M", None, None, "Romero et al. 2014, table 5"),
+    System("Maxout, FitNet's teacher", "maxout", False, "9M", 90.18, 63.54, "Romero et al. 2014, tables 1 and 2"),
+    System("HyperNetwork, WRN-40-1", "hypernetwork", False, "0.097M", 91.98, None, "Ha et al. 2016, table 2"),
+    System("DenseNet-BC-40, k = 12", "densenet_bc40", False, "0.18M", 93.6, 71.6, "as later comparisons report it"),
+    System("Compact (ours)", "compact", False, "", None, None, "not of a publication"),
+)

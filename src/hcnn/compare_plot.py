@@ -1,0 +1,90 @@
+"""The picture of the comparison: accuracy against parameters and against multiply-adds. Needs matplotlib."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from hcnn.compare import SHORT, Row
+from hcnn.pictures import _pyplot, _save
+
+_PRINTED, _OURS = "#999999", "#0072b2"
+_Point = tuple[float, float, str]
+_PLACES = tuple(
+    (dx * far, dy * far, ha, va)
+    for far in (1, 2, 3)
+    for dx, dy, ha, va in (
+        (6, 0, "left", "center"), (-6, 0, "right", "center"), (0, 6, "center", "bottom"), (0, -6, "center", "top"),
+        (5, 5, "left", "bottom"), (5, -5, "left", "top"), (-5, 5, "right", "bottom"), (-5, -5, "right", "top"),
+    )
+)  # fmt: skip
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Draw CIFAR-10: what is published and our full runs above, our short runs below, each on its own scale.
+
+    Args:
+        rows: as `hcnn.compare.make_rows` gives them.
+        path: the PNG to write.
+    """
+    pyplot = _pyplot()
+    short = [row for row in rows if row.data == "cifar10" and row.images < SHORT]
+    full = [row for row in rows if row.data == "cifar10" and row.images >= SHORT]
+    printed = list({row.system.title: row for row in rows if row.system.cifar10 is not None}.values())
+    tall = 2 if short else 1
+    figure, grid = pyplot.subplots(tall, 2, figsize=(11, 4.6 * tall), layout="constrained", squeeze=False)
+    named: list[tuple[Any, list[_Point]]] = []
+    for column, (what, field) in enumerate(
+        (("parameters to be stored", "stored"), ("multiply-adds of an image", "multiply_adds"))
+    ):
+        axes = grid[0][column]
+        theirs = [(getattr(r, field), r.system.cifar10, _name(r)) for r in printed]
+        ours = [(getattr(r, field), statistics.fmean(r.accuracies), _name(r)) for r in full]
+        _points(axes, theirs, _PRINTED, "published", "o")
+        _points(axes, ours, _OURS, "ours", "D")
+        named.append((axes, theirs + ours))
+        axes.set(title="CIFAR-10, published" + (" and ours" if full else "; ours not yet trained"))
+        if short:
+            below = grid[1][column]
+            points = [(getattr(r, field), statistics.fmean(r.accuracies), _name(r)) for r in short]
+            named.append((below, points))
+            seen = sorted({f"{r.images:,}" for r in short})
+            _points(below, points, _OURS, "ours, short", "D")
+            below.set(title=f"Short runs, not reproductions: {', '.join(seen)} images seen")
+        for one in grid[:, column]:
+            one.set(xscale="log", xlabel=what, ylabel="accuracy, %")
+            one.margins(x=0.22, y=0.12)
+            one.spines[["top", "right"]].set_visible(False)
+            if one.get_legend_handles_labels()[0]:
+                one.legend(frameon=False, loc="lower right")
+    for axes, points in named:
+        _name_points(figure, axes, points)
+    _save(figure, path)
+
+
+def _name(row: Row) -> str:
+    return row.system.title.split(",")[0] + (" taught" if row.system.taught else "")
+
+
+def _points(axes: Any, points: list[_Point], colour: str, label: str, marker: str) -> None:
+    if points:
+        axes.scatter(
+            [x for x, _, _ in points], [y for _, y, _ in points], c=colour, marker=marker, label=label, zorder=3
+        )
+
+
+def _name_points(figure: Any, axes: Any, points: list[_Point]) -> None:
+    """Write each point's name at the first place around it that covers no other name and no point."""
+    from matplotlib.transforms import Bbox
+
+    figure.canvas.draw()
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in axes.transData.transform([(x, y) for x, y, _ in points])]
+    for x, y, title in sorted(points):
+        for dx, dy, ha, va in _PLACES:
+            text = axes.annotate(
+                title, (x, y), xytext=(dx, dy), textcoords="offset points", fontsize=7, ha=ha, va=va
+            )  # fmt: skip
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in taken) or (dx, dy, ha, va) == _PLACES[-1]:
+                taken.append(box)
+                break
+            text.remove()
