@@ -142,17 +142,27 @@ def test_bfloat16_convolution_is_close() -> None:
 
 
 @pytest.mark.parametrize("boundary", ["zeros", "circular"])
-def test_compiles_without_graph_breaks(boundary) -> None:
+@pytest.mark.parametrize("method", ["dense", "spectral"])
+def test_compiles_without_graph_breaks(boundary, method) -> None:
     x = torch.randn(2, 4, 6, 6)
     weight = torch.randn(3, 5, 3, 3)
 
     def both(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        y = attribute_conv(x, weight, stride=(2, 1, 1), boundary=boundary)
+        y = attribute_conv(x, weight, stride=(2, 1, 1), boundary=boundary, method=method)
         return (y, *patch_moments(x, (3, 3), boundary=boundary))
 
     compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
     for actual, expected in zip(compiled(x, weight), both(x, weight), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_constants_made_in_inference_mode_serve_training() -> None:
+    x, weight = torch.randn(2, 10, 5, 5), torch.randn(3, 3, 3, 3)
+    with torch.inference_mode():
+        expected = attribute_conv(x, weight, stride=(2, 1, 1), method="spectral").clone()
+    y = attribute_conv(x, weight.requires_grad_(), stride=(2, 1, 1), method="spectral")
+    y.sum().backward()
+    torch.testing.assert_close(y.detach(), expected)
 
 
 def test_translate_and_marginal() -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hcnn import cli_compare, datasets, files, runs, training
+from hcnn import allocator, cli_bench, cli_compare, datasets, files, runs, training
 from hcnn.distillation import Teaching, get_teaching
 from hcnn.files import RunFolderBusy
 from hcnn.networks import (
@@ -160,6 +160,8 @@ def _train(command: Train, console: Console) -> None:
         if command.threads < 1:
             raise ValueError(f"--threads: expected 1 or more; got {command.threads}")
         torch.set_num_threads(command.threads)
+    if command.device == "cpu":
+        allocator.keep_freed_memory()
     splits = datasets.load(
         command.data, data_dir=command.data_dir, validation=command.validation, on_bad=command.bad_images
     )
@@ -441,7 +443,7 @@ def _models(command: Models, console: Console) -> None:
 
 _ACTIONS: dict[type, Callable[[Any, Console], None]] = {
     Train: _train, Demo: _demo, Evaluate: _evaluate, Predict: _predict, Summary: _summary, Models: _models,
-    **cli_compare.ACTIONS,
+    **cli_compare.ACTIONS, **cli_bench.ACTIONS,
 }  # fmt: skip
 
 
@@ -482,6 +484,7 @@ def _parse(arguments: Sequence[str]) -> Any:
         | Annotated[Predict, tyro.conf.subcommand("predict")]
         | Annotated[Summary, tyro.conf.subcommand("summary")]
         | Annotated[cli_compare.Compare, tyro.conf.subcommand("compare")]
+        | Annotated[cli_bench.Bench, tyro.conf.subcommand("bench")]
         | Annotated[Models, tyro.conf.subcommand("models")],  # pyright: ignore[reportArgumentType]
         prog="hcnn",
         description="Hierarchical Attribute CNNs: train, evaluate, predict, look inside.",

@@ -9,6 +9,7 @@ is exact for every τ; with ``zeros`` it holds for the outputs whose filters do 
 `hcnn.testing` asserts it.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,10 +18,12 @@ from torch import Tensor, nn
 from hcnn import kernels
 from hcnn.functional import (
     Boundary,
+    Method,
     attribute_conv,
     axis_names,
     bands,
     check_boundary,
+    choose_method,
     dense_weight,
     marginal,
     patch_moments,
@@ -70,6 +73,7 @@ class AttributeLayer(nn.Module):
         self.boundary: Boundary = boundary
         self.averaged = averaged
         self.channels = channels
+        self.method: Method = "auto"  # how `attribute_conv` computes; results differ in rounding only
 
     @property
     def spatial(self) -> int:
@@ -107,24 +111,42 @@ class AttributeLayer(nn.Module):
             )
         return marginal(x, range(1, first))
 
-    def convolve(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        *,
-        stride: Sequence[int] | None = None,
-        channel_axis: bool | None = None,
-    ) -> Tensor:
+    def chosen_method(self, sizes: Sequence[int], filters: int, device: str = "cpu") -> Method:
+        """The form that the convolution takes for attributes of these sizes.
+
+        Args:
+            sizes: of the convolved attributes.
+            filters: K.
+            device: type of the device.
+
+        Returns:
+            `method` where it is set, else what "auto" takes.
+
+        Example:
+            >>> layer = FactorizedConv(16, 32, attribute_support=(7, 11), stride=(2, 2, 1, 1))
+            >>> layer.chosen_method((8, 16), 16)
+            'spectral'
+
+        """
+        if self.method != "auto":
+            return self.method
+        n, taps = self.attributes, math.prod(self.spatial_support)
+        return choose_method(
+            sizes, self.attribute_support, self.stride[:n], filters, taps, self.boundary, device,
+            channel_axis=self.channels is not None,
+        )  # fmt: skip
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """`attribute_conv` with this layer's geometry."""
         return attribute_conv(
             x,
             weight,
             bias,
             spatial=self.spatial,
-            stride=self.stride if stride is None else stride,
+            stride=self.stride,
             boundary=self.boundary,
-            channel_axis=self.channels is not None if channel_axis is None else channel_axis,
+            channel_axis=self.channels is not None,
+            method=self.method if self.attributes and self.channels is None else "dense",
         )
 
     def step_plus(self, x: Tensor, h: Tensor, shift: Tensor, g: Tensor) -> Tensor:

@@ -97,27 +97,26 @@ def spectral_plan(
     )
 
 
-def spectral_weight(weight: Tensor, plan: SpectralPlan, attributes: int) -> Tensor:
+def spectral_weight(weight: Tensor, basis: Tensor, attributes: int) -> Tensor:
     """The grouped spatial convolution that stands for filters w.
 
     Real and imaginary parts follow the complex product: (re, im) of ŷ from (re, im) of X̂ by [[a, -b], [b, a]].
 
     Args:
         weight: (k, *kv, *ku).
-        plan: of the geometry.
+        basis: `SpectralPlan.filters` of the geometry, (groups, 2 prod(s), prod(kv)).
         attributes: number of attribute axes.
 
     Returns:
         (groups · 2 k, 2 prod(s), *ku).
     """
     k, spatial = weight.shape[0], weight.shape[1 + attributes :]
-    basis = torch.as_tensor(plan.filters, dtype=weight.dtype, device=weight.device)  # (g, 2s, t)
     with torch.autocast(weight.device.type, enabled=False):
         parts = torch.einsum("grt,ktd->gkrd", basis, weight.reshape(k, basis.shape[2], -1))
     real, imaginary = parts.unflatten(2, (-1, 2)).unbind(3)  # (g, k, s, d) each
     upper = torch.stack([real, -imaginary], 3)  # (g, k, s, 2, d): to the real part
     lower = torch.stack([imaginary, real], 3)  # to the imaginary part
-    return torch.stack([upper, lower], 1).reshape(plan.groups * 2 * k, basis.shape[1], *spatial)
+    return torch.stack([upper, lower], 1).reshape(-1, basis.shape[1], *spatial)
 
 
 def spectral_multiply_adds(
@@ -173,28 +172,42 @@ def spectral_conv(
     """
     n = x.ndim - 1 - len(margins)
     sizes, support = tuple(x.shape[1 : 1 + n]), tuple(weight.shape[1 : 1 + n])
-    plan = spectral_plan(sizes, support, tuple(stride[:n]), boundary)
-    analysis, synthesis = _matrices(sizes, support, tuple(stride[:n]), boundary, x.dtype, x.device)
-    grouped = spectral_weight(weight, plan, n).to(x.dtype)
+    geometry = sizes, support, tuple(stride[:n]), boundary
+    analysis, _, synthesis = _constants(*geometry, x.dtype, x.device)
+    grouped = spectral_weight(weight, _constants(*geometry, weight.dtype, x.device)[1], n).to(x.dtype)
     flat = None if bias is None else bias.reshape(-1).to(x.dtype)
     y = _spectral_conv(x.flatten(1, n), grouped, flat, analysis, synthesis, list(stride[n:]), list(margins))
     outputs = [size // s for size, s in zip(sizes, stride, strict=False)]
     return y.reshape(len(x), *outputs, len(weight), *y.shape[2:])
 
 
-@lru_cache(maxsize=256)
-def _matrices(
+@torch.compiler.assume_constant_result
+def _constants(
     sizes: tuple[int, ...],
     support: tuple[int, ...],
     stride: tuple[int, ...],
     boundary: Boundary,
     dtype: torch.dtype,
     device: torch.device,
-) -> tuple[Tensor, Tensor]:
-    """Analysis and synthesis of a geometry on a device."""
+) -> tuple[Tensor, ...]:
+    """Analysis, filters and synthesis of a geometry on a device; constants to a compiler, which looks at no cache."""
+    return _cached(sizes, support, stride, boundary, dtype, device)
+
+
+@lru_cache(maxsize=256)
+def _cached(
+    sizes: tuple[int, ...],
+    support: tuple[int, ...],
+    stride: tuple[int, ...],
+    boundary: Boundary,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor, ...]:
     plan = spectral_plan(sizes, support, stride, boundary)
-    analysis, synthesis = (torch.as_tensor(one, dtype=dtype, device=device) for one in (plan.analysis, plan.synthesis))
-    return analysis, synthesis
+    with torch.inference_mode(False):  # they outlive the mode they are first needed in
+        return tuple(
+            torch.as_tensor(one, dtype=dtype, device=device) for one in (plan.analysis, plan.filters, plan.synthesis)
+        )
 
 
 def _convolve(x: Tensor, weight: Tensor, stride: list[int], margins: list[int], groups: int) -> Tensor:

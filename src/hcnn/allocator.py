@@ -1,0 +1,28 @@
+"""How this process gives memory back to the system."""
+
+import ctypes
+import sys
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep memory that tensors give back, instead of returning it to the system at once.
+
+    By default glibc maps every large tensor anew and the system clears its pages on first touch, which can cost more
+    than the arithmetic on it. This changes the whole process, so nothing in the library calls it by itself;
+    `hcnn train` does for its own process, and so does `hcnn bench`, for both sides of each comparison.
+
+    Returns:
+        Whether it could be done: on Linux with glibc.
+
+    Example:
+        >>> keep_freed_memory() in (True, False)
+        True
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h
+    return all(mallopt(option, value) == 1 for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 2**27)))

@@ -1,0 +1,60 @@
+"""Peak memory of one training step, in a process of its own, above what that process held before."""
+
+import json
+import resource
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+
+def peak_of_step(case: dict[str, Any]) -> float:
+    """Peak resident memory of a training step above the idle process with its network loaded.
+
+    Args:
+        case: name, overrides, two_step, dtype and batch of `hcnn.bench.suite.Case`, as a dict.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        ValueError: if the process fails, for example for want of memory.
+    """
+    command = [sys.executable, "-m", "hcnn.bench.memory", json.dumps(case)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(f"the process that measures memory ended with {done.returncode}: {done.stderr[-300:]}")
+    return float(done.stdout.split()[-1])
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def _main() -> None:
+    from hcnn.bench.suite import Case, prepare
+
+    step = prepare(Case(**json.loads(sys.argv[1])), train=True, images=1)
+    step()  # what one image needs is taken for what loading and compiling take
+    idle, peak, done = _resident(), 0, False
+
+    def watch() -> None:
+        nonlocal peak
+        while not done:
+            peak = max(peak, _resident())
+            time.sleep(0.002)
+
+    watcher = threading.Thread(target=watch)
+    step = prepare(Case(**json.loads(sys.argv[1])), train=True)
+    watcher.start()
+    step()
+    done = True
+    watcher.join()
+    print(max(peak - idle, 0))
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,142 @@
+"""What `hcnn bench` makes of its record: tables in Markdown, and two pictures."""
+
+from pathlib import Path
+from typing import Any
+
+_BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#777777"
+
+
+def _label(row: dict[str, Any]) -> str:
+    settings = ", ".join(str(value) for value in row["overrides"].values())
+    return f"{row['name']}{f' ({settings})' if settings else ''}"
+
+
+def _way(row: dict[str, Any]) -> str:
+    return f"two-step {row['dtype']}" if row["two_step"] else f"{row['method']} {row['dtype']}"
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """The tables of a record.
+
+    Args:
+        record: of `hcnn.bench.suite.run_suite`.
+
+    Returns:
+        Markdown.
+    """
+    hardware, versions = record["hardware"], record["versions"]
+    lines = [
+        f"Measured on {record['date']}: {hardware.get('gpu', hardware['processor'])}, {hardware['threads']} threads, "
+        f"PyTorch {versions['torch']}, Python {versions['python']}, commit {str(record['commit'])[:12]}"
+        + (", freed memory kept by the process." if record["freed_memory_kept"] else "."),
+        "",
+        "| limits of the machine | convolution, G/s | matrix product, G/s | copy, GB/s |",
+        "|---|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {one['dtype']} | {one['convolution'] / 1e9:.0f} | {one['product'] / 1e9:.0f} | {one['copy'] / 1e9:.0f} |"
+        for one in record["limits"]
+    ]
+    lines += ["", "(G/s: 10⁹ multiply-adds a second.)", ""]
+    lines += ["| network | computed | batch | inference, images/s | ratio | training, images/s | ratio |"]
+    lines += ["|---|---|---:|---:|---:|---:|---:|"]
+    rows = record["methods"]
+    for row in rows:
+        if row["train"]:
+            continue
+        key = {name: row[name] for name in ("name", "overrides", "two_step", "method", "dtype")}
+        train = next(one for one in rows if one["train"] and all(one[name] == key[name] for name in key))
+        cells = [
+            f"{one['images_per_second']:.1f} ({one['low']:.1f}–{one['high']:.1f}) | {one['ratio']:.1f}"
+            for one in (row, train)
+        ]
+        lines.append(f"| {_label(row)} | {_way(row)} | {row['batch']} | {' | '.join(cells)} |")
+    if record["memory"]:
+        lines += ["", "| network | computed | batch | peak memory of a training step, MB |", "|---|---|---:|---:|"]
+        lines += [
+            f"| {_label(one)} | {_way(one)} | {one['batch']} | {one['bytes'] / 1e6:.0f} |" for one in record["memory"]
+        ]
+    lines += ["", "| network, 32×32, float32 | inference, images/s | training, images/s |", "|---|---:|---:|"]
+    lines += [f"| {one['name']} | {one['inference']:.0f} | {one['training']:.0f} |" for one in record["networks"]]
+    lines += ["", "| growth | value | batch | multiply-adds (dense form) | inference, images/s |"]
+    lines += ["|---|---:|---:|---:|---:|"]
+    for row in record["growth"]:
+        lines.append(
+            f"| {row['axis']} | {_value(row)} | {row['batch']} | {row['dense_multiply_adds'] / 1e6:,.0f} M "
+            f"| {row['images_per_second']:,.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _value(row: dict[str, Any]) -> int:
+    return {
+        "K": row["overrides"].get("width", 8),
+        "side": row["side"],
+        "J": row["overrides"].get("depth", 12),
+        "batch": row["batch"],
+    }[row["axis"]]
+
+
+def pictures(record: dict[str, Any], folder: Path) -> list[Path]:
+    """Draw the roofline and the growth curves.
+
+    Args:
+        record: of `hcnn.bench.suite.run_suite`.
+        folder: where roofline.png and growth.png go.
+
+    Returns:
+        The files.
+
+    Raises:
+        ImportError: without matplotlib; it says which extra to install.
+    """
+    from hcnn.pictures import _pyplot, _save
+
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(8.5, 4.6), layout="constrained")
+    rows = [row for row in record["methods"] if not row["train"]]
+    labels = list(dict.fromkeys(_label(row) for row in rows))
+    ways = list(dict.fromkeys(_way(row) for row in rows))
+    palette = (_GREY, _BLUE, "#56b4e9", _GREEN, _ORANGE, "#e69f00", "#cc79a7")
+    colours = dict(zip(ways, palette, strict=False))
+    for row in rows:
+        way = _way(row)
+        axes.plot(
+            labels.index(_label(row)) + 0.1 * (ways.index(way) - len(ways) / 2),
+            row["images_per_second"] * row["dense_multiply_adds"] / 1e9,
+            marker="s" if row["two_step"] else "o",
+            linestyle="none",
+            color=colours[way],
+            label=way,
+        )
+    for one, style in zip(record["limits"], ("--", ":"), strict=False):
+        axes.axhline(max(one["convolution"], one["product"]) / 1e9, color="black", linewidth=1, linestyle=style)
+        axes.annotate(
+            f"best plain convolution or product, {one['dtype']}",
+            (0.005, max(one["convolution"], one["product"]) / 1e9),
+            xycoords=("axes fraction", "data"),
+            fontsize=8,
+            va="bottom",
+        )
+    handles, names = axes.get_legend_handles_labels()
+    unique = dict(zip(names, handles, strict=True))
+    axes.legend(unique.values(), unique.keys(), frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.set(yscale="log", ylabel="10⁹ multiply-adds of the dense form a second", title="Inference against the machine")
+    axes.set_xticks(range(len(labels)), [label.replace(" (", "\n(") for label in labels], fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    paths = [folder / "roofline.png", folder / "growth.png"]
+    _save(figure, paths[0])
+    groups = list(dict.fromkeys(row["axis"] for row in record["growth"]))
+    titles = {"K": "values per attribute, K", "side": "side of the image", "J": "depth, J", "batch": "batch"}
+    figure, grid = plt.subplots(1, len(groups), figsize=(3 * len(groups), 2.8), layout="constrained", squeeze=False)
+    for axes, axis in zip(grid[0], groups, strict=True):
+        own = [row for row in record["growth"] if row["axis"] == axis]
+        values = [_value(row) for row in own]
+        axes.plot(values, [1e3 / row["images_per_second"] for row in own], color=_BLUE, marker="o")
+        axes.set(xscale="log", yscale="log", xlabel=titles[axis], ylabel="ms an image")
+        axes.set_xticks(values, [str(value) for value in values])
+        axes.minorticks_off()
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle("Inference, float32: one axis at a time away from K = 8, J = 12, 32×32", fontsize=10)
+    _save(figure, paths[1])
+    return paths

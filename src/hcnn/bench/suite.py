@@ -1,0 +1,226 @@
+"""The tables of `hcnn bench`: every method against the two-step network, the comparators, and how cost grows."""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from hcnn.allocator import keep_freed_memory
+from hcnn.bench.machine import measure_limits
+from hcnn.bench.memory import peak_of_step
+from hcnn.bench.two_step import TwoStepNetwork
+from hcnn.layers import AttributeLayer
+from hcnn.measure import inference_network
+from hcnn.networks import AttributeNetwork, create_model, list_models
+from hcnn.runs import commit, hardware
+from hcnn.summary import summarize
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way of computing one network.
+
+    Attributes:
+        name: of the model.
+        overrides: of its configuration.
+        two_step: whether it is the baseline.
+        method: of `hcnn.functional.attribute_conv`.
+        dtype: "float32", or "bfloat16" for autocast.
+        batch: images at a time.
+        side: of the images.
+    """
+
+    name: str
+    overrides: dict[str, Any] = field(default_factory=dict)
+    two_step: bool = False
+    method: str = "auto"
+    dtype: str = "float32"
+    batch: int = 16
+    side: int = 32
+
+
+def prepare(case: Case, *, train: bool, images: int | None = None, device: str = "cpu") -> Callable[[], None]:
+    """A function that takes one step of a case: forward, loss and backward, or inference as one deploys it.
+
+    Args:
+        case: what to run.
+        train: whether to train.
+        images: instead of the case's batch.
+        device: where.
+
+    Returns:
+        The step.
+    """
+    torch.manual_seed(0)
+    source = create_model(case.name, **case.overrides)
+    channels, classes, model = source.config.channels, source.config.classes, source
+    if case.two_step:
+        assert isinstance(source, AttributeNetwork)
+        model = TwoStepNetwork(source)
+    elif not train:
+        model = inference_network(source)
+    for layer in model.modules():
+        if isinstance(layer, AttributeLayer) and layer.attributes and layer.channels is None:
+            layer.method = case.method  # pyright: ignore[reportAttributeAccessIssue]
+    model = model.to(device).train(train)
+    x = torch.randn(images or case.batch, channels, case.side, case.side, device=device)
+    labels = torch.arange(len(x), device=device) % classes
+
+    def step() -> None:
+        with (
+            torch.inference_mode(not train),
+            torch.autocast(device, torch.bfloat16, enabled=case.dtype == "bfloat16"),
+        ):
+            logits = model(x)
+        if train:
+            F.cross_entropy(logits.float(), labels).backward()
+            model.zero_grad(set_to_none=True)
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def race(cases: list[Case], *, train: bool, rounds: int = 3, device: str = "cpu") -> list[dict[str, Any]]:
+    """Time cases in turns, A B C A B C …, after one round that warms up.
+
+    Args:
+        cases: what to run; the first one is what the others are compared with.
+        train: whether to train.
+        rounds: how often each is timed.
+        device: where.
+
+    Returns:
+        For each case images per second (median, lowest, highest), and the median of its ratios to the first case,
+        round by round.
+
+    Example:
+        >>> rows = race([Case("hcnn_digits", side=8, batch=2), Case("hcnn_digits", side=8, batch=4)], train=False)
+        >>> rows[0]["ratio"], rows[1]["low"] <= rows[1]["images_per_second"]
+        (1.0, True)
+    """
+    steps = [prepare(case, train=train, device=device) for case in cases]
+    taken: list[list[float]] = [[] for _ in cases]
+    for turn in range(rounds + 1):
+        for index, step in enumerate(steps):
+            start = time.perf_counter()
+            step()
+            if turn:
+                taken[index].append((time.perf_counter() - start) / cases[index].batch)
+    rows = []
+    for case, own in zip(cases, taken, strict=True):
+        ratio = statistics.median(first / other for first, other in zip(taken[0], own, strict=True))
+        rows.append(
+            {
+                **asdict(case),
+                "train": train,
+                "images_per_second": 1 / statistics.median(own),
+                "low": 1 / max(own),
+                "high": 1 / min(own),
+                "ratio": ratio,
+            }
+        )
+    return rows
+
+
+def dense_multiply_adds(case: Case) -> int:
+    """Multiply-adds of one image of a case in the dense form, whatever form it is computed in."""
+    model = create_model(case.name, **case.overrides)
+    assert isinstance(model, AttributeNetwork)
+    return sum(row.multiply_adds for row in summarize(model, (case.side, case.side)))
+
+
+def method_cases(*, quick: bool = False) -> list[list[Case]]:
+    """The groups of the first table: each is headed by its two-step baseline."""
+    wide = 2 if quick else 16
+    networks: list[tuple[str, dict[str, Any], int]] = [
+        ("hcnn_cifar10", {}, wide),
+        ("hcnn_cifar10", {"boundary": "circular"}, wide),
+        ("hcnn_small_cifar10", {}, 8 if quick else 50),
+        ("hcnn_plus_cifar10", {}, 2 if quick else 8),
+        ("hcnn_plus_cifar10", {"boundary": "circular"}, 2 if quick else 8),
+    ]
+    groups = []
+    for name, overrides, batch in networks:
+        own = Case(name, overrides, batch=batch)
+        forms = ["auto"] if "plus" in name else ["auto", "dense", "spectral"]
+        group = [replace(own, two_step=True)]
+        group += [replace(own, method=form, dtype=dtype) for dtype in ("float32", "bfloat16") for form in forms]
+        groups.append(group)
+    return groups
+
+
+def growth_cases(*, quick: bool = False) -> Iterator[tuple[str, Case]]:
+    """The third table: one axis at a time away from K = 8, J = 12, 32×32, batch 16."""
+    base = Case("hcnn_small_cifar10", batch=4 if quick else 16)
+    for width in (4, 8, 16) if quick else (4, 8, 16, 32):
+        yield "K", replace(base, overrides={"width": width}, batch=base.batch if width < 32 else 2)
+    for side in (16, 32) if quick else (16, 32, 64, 128, 224):
+        yield "side", replace(base, side=side, batch=max(1, base.batch * 32 * 32 // side**2))
+    for depth in (6, 9, 12, 16):
+        places = tuple(j for j in (5, 9) if j < depth)
+        yield "J", replace(base, overrides={"depth": depth, "downsample": places})
+    for batch in (1, 4, 16) if quick else (1, 4, 16, 64, 256):
+        yield "batch", replace(base, batch=batch)
+
+
+def run_suite(
+    *, quick: bool = False, device: str = "cpu", rounds: int = 3, say: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """Measure everything in one run.
+
+    Args:
+        quick: small batches, few sizes and no memory: a check that it works, not a measurement.
+        device: type of the device.
+        rounds: how often each step is timed.
+        say: told what is being measured.
+
+    Returns:
+        The record that `hcnn bench` writes as JSON.
+    """
+    kept = device == "cpu" and keep_freed_memory()
+    record: dict[str, Any] = {
+        "date": time.strftime("%Y-%m-%d"),
+        "quick": quick,
+        "rounds": rounds,
+        "hardware": hardware(torch.device(device)),
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
+        "commit": commit(),
+        "freed_memory_kept": kept,
+    }
+    say("limits of the machine")
+    images = 2 if quick else 16
+    kinds = (torch.float32, torch.bfloat16)
+    record["limits"] = [asdict(measure_limits(kind, device=device, images=images)) for kind in kinds]
+    record["methods"], record["memory"] = [], []
+    for group in method_cases(quick=quick):
+        say(f"{group[0].name} {group[0].overrides or ''}")
+        macs = dense_multiply_adds(group[0])
+        for train in (False, True):
+            rows = race(group, train=train, rounds=rounds, device=device)
+            record["methods"] += [{**row, "dense_multiply_adds": macs} for row in rows]
+        if not quick and device == "cpu":
+            for case in (group[0], group[1], group[-1 if len(group) == 3 else 4]):
+                record["memory"].append({**asdict(case), "bytes": peak_of_step(asdict(case))})
+    say("other networks")
+    names = [name for name in list_models() if name.endswith("cifar10") and "teacher" not in name]
+    record["networks"] = []
+    for name in names:
+        case = Case(name, batch=2 if quick else 16)
+        speeds = {
+            key: race([case], train=train, rounds=rounds, device=device)[0]["images_per_second"]
+            for key, train in (("inference", False), ("training", True))
+        }
+        record["networks"].append({"name": name, **speeds})
+    say("growth")
+    record["growth"] = []
+    for axis, case in growth_cases(quick=quick):
+        row = race([case], train=False, rounds=rounds, device=device)[0]
+        record["growth"].append({"axis": axis, **row, "dense_multiply_adds": dense_multiply_adds(case)})
+    return record
