@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from hcnn import kernels
-from hcnn.functional import attribute_conv, bands, dense_weight, tiles
+from hcnn.functional import Method, attribute_conv, bands, dense_weight, tiles
 from hcnn.kernels import reference
 
 
@@ -33,8 +33,8 @@ def test_normalize_elu(shape, spatial, average) -> None:
     k = shape[-1 - spatial]
     y, weight, bias = torch.randn(shape).double() * 2 + 5, torch.rand(k).double() + 0.5, torch.randn(k).double()
     both(
-        lambda *given: kernels.batch_normalize_elu(*given, 1e-5, spatial, average)[0],
-        lambda *given: reference.batch_normalize_elu(*given, 1e-5, spatial, average)[0],
+        lambda y, weight, bias: kernels.batch_normalize_elu(y, weight, bias, 1e-5, spatial, average)[0],
+        lambda y, weight, bias: reference.batch_normalize_elu(y, weight, bias, 1e-5, spatial, average)[0],
         [y, weight, bias],
     )
     for found, expected in zip(
@@ -112,8 +112,8 @@ def test_spectral_form_over_several_tiles(boundary) -> None:
     torch.manual_seed(0)
     x, w = torch.randn(5, 4, 6, 6, 4).double(), torch.randn(3, 3, 5, 3, 3).double()
     bias = torch.randn(2, 3, 3).double()
-    run = [
-        lambda *given, method=method: attribute_conv(*given, stride=(2, 2, 2, 1), boundary=boundary, method=method)
-        for method in ("spectral", "dense")
-    ]
-    both(run[0], run[1], [x, w, bias])
+
+    def run(method: Method):
+        return lambda *given: attribute_conv(*given, stride=(2, 2, 2, 1), boundary=boundary, method=method)
+
+    both(run("spectral"), run("dense"), [x, w, bias])
