@@ -207,7 +207,8 @@ _HEADER = """\
  *     void hcnn_logits(const float *pixels, float *logits);           pixels from 0 to 1
  *     int hcnn_classify(const unsigned char *bytes, float *logits);   returns the class, an index of hcnn_classes
  *
- * Images are {CHANNELS} x {HEIGHT} x {WIDTH} (channels, rows, columns), logits {CLASSES}. Not reentrant: buffers are static.
+ * Images are {CHANNELS} x {HEIGHT} x {WIDTH} (channels, rows, columns), logits {CLASSES}.
+ * Buffers are static, so that calls must not overlap.
  * Constants: {tables} bytes. Static buffers: {buffers} bytes. Multiply-adds of one image: {multiply_adds}.
  *
  * cc -std=c99 -O3 -c FILE.c; link with -lm. With -DHCNN_MAIN it is a program: raw images in, classes and logits out.

@@ -78,9 +78,7 @@ def onnx_bytes(network: PlainNetwork, preprocessing: Preprocessing | None = None
             verbose=False,
         )
         assert exported is not None
-        onnxscript.optimizer.optimize(
-            exported.model, input_size_limit=_FOLD_AT_MOST, output_size_limit=_FOLD_AT_MOST
-        )
+        onnxscript.optimizer.optimize(exported.model, input_size_limit=_FOLD_AT_MOST, output_size_limit=_FOLD_AT_MOST)
     proto = exported.model_proto
     for node in proto.graph.node:  # stack traces of this machine
         del node.metadata_props[:]
