@@ -67,7 +67,7 @@ def digits() -> datasets.Splits:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, digits) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    recipe = get_recipe("digits", epochs=2)
+    recipe = get_recipe("digits", epochs=1)
     train_run(folder, RunSettings(SMALL, recipe, "digits"), digits)
     return folder
 

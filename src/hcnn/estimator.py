@@ -19,7 +19,7 @@ try:
     from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
     from sklearn.utils import check_random_state
     from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import check_is_fitted, validate_data
+    from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 except ModuleNotFoundError as error:
     if error.name is None or not error.name.startswith("sklearn"):
         raise
@@ -121,6 +121,8 @@ class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
             This estimator.
         """
         X, y = validate_data(self, X, y, dtype="numeric", allow_nd=True, ensure_min_samples=2)
+        if X.ndim > 2:  # rows of an image are no features
+            del self.n_features_in_
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         images, labels = self._images(X), torch.from_numpy(labels.astype(np.int64))
@@ -136,7 +138,12 @@ class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
             torch.manual_seed(seed)
             network = build(config).to(device)
         trainer = Trainer(
-            network, images[rest].to(device), labels[rest].to(device), preprocessing, self._recipe(images[rest]), seed=seed
+            network,
+            images[rest].to(device),
+            labels[rest].to(device),
+            preprocessing,
+            self._recipe(images[rest]),
+            seed=seed,
         )
         state = self._train(trainer, preprocessing.standardize(images[held]).to(device), labels[held].to(device))
         network.load_state_dict(state)
@@ -219,7 +226,9 @@ class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
 
     def _prepare(self, X: Any) -> tuple[AttributeNetwork, Tensor]:
         check_is_fitted(self)
-        X = validate_data(self, X, dtype="numeric", allow_nd=True, reset=False)
+        X = check_array(X, dtype="numeric", allow_nd=True, estimator=self)
+        if X.ndim == 2:
+            X = validate_data(self, X, reset=False, skip_check_array=True)
         images = self._images(X)
         standardization = _Standardization(
             tuple(self.mean_.tolist()), tuple(self.std_.tolist()), tuple(images.shape[2:]), ()

@@ -75,7 +75,7 @@ def _weights(onnx: Any, source: bytes, dense: PlainNetwork) -> tuple[list[str], 
     for layer in dense.layers:
         assert isinstance(layer, PlainLayer)
         matrix = layer.weight.numpy()
-        found.append(next(pair for pair in convolutions if np.array_equal(held.get(pair[0]), matrix)))
+        found.append(next(pair for pair in convolutions if pair[0] in held and np.array_equal(held[pair[0]], matrix)))
         convolutions.remove(found[-1])
     return [weight for weight, _ in found], [node for _, node in found]
 

@@ -6,7 +6,7 @@ no operator of ours, present or future, reaches a file.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from hcnn.folded import FoldedConv, FoldedPlusConv
 from hcnn.functional import Boundary, placement
-from hcnn.networks import AttributeNetwork
+from hcnn.networks import AttributeNetwork, Readout
 from hcnn.training import Preprocessing
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
-class Taps(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Taps:
     """A convolution along attributes, written as which tap joins which input to which output.
 
     Attributes:
@@ -64,7 +65,7 @@ def flatten_taps(
         lands = placement(size, support, step, boundary, device=torch.device("cpu"), dtype=torch.float64)  # (o, a, t)
         if support > size and boundary == "circular":
             # The output at 0 sees every input once; there the taps that share an input are added up.
-            weight = torch.tensordot(weight.double(), lands[0], dims=([axis], [1])).movedim(-1, axis).to(weight.dtype)
+            weight = (weight.double().movedim(axis, -1) @ lands[0].T).movedim(-1, axis).to(weight.dtype)
             support = size
             one = (torch.arange(size)[None] - step * torch.arange(size // step)[:, None]) % size
         else:
@@ -89,6 +90,12 @@ class PlainLayer(nn.Module):
         sizes: sizes of the attribute axes of its input, those that it averages out included.
         compact: keep w and gather the channel matrix from it at each call; else keep the matrix.
     """
+
+    weight: Tensor
+    bias: Tensor
+    index: Tensor | None
+    h: Tensor
+    shift: Tensor
 
     def __init__(self, layer: FoldedConv | FoldedPlusConv, sizes: Sequence[int], *, compact: bool) -> None:
         super().__init__()
@@ -181,6 +188,12 @@ class PlainNetwork(nn.Module):
 
     """
 
+    mean: Tensor
+    std: Tensor
+    scale: Tensor
+    readout_weight: Tensor
+    readout_bias: Tensor
+
     def __init__(
         self, model: AttributeNetwork, preprocessing: Preprocessing | None = None, *, compact: bool = True
     ) -> None:
@@ -198,11 +211,12 @@ class PlainNetwork(nn.Module):
         _share_indices(layers)
         self.newest = folded.attribute_sizes[-1][-1]
         readout = folded.readout
+        assert isinstance(readout, Readout)
         self.linear = readout.linear is not None
         if readout.linear is not None:
             self.register_buffer("readout_weight", readout.linear.weight.detach().clone())
             self.register_buffer("readout_bias", readout.linear.bias.detach().clone())
-        else:
+        elif readout.scale is not None:
             self.register_buffer("scale", readout.scale.detach().clone())
         self.standardizes = preprocessing is not None
         ones = [1] * folded.config.spatial_axes
