@@ -122,7 +122,7 @@ class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         """
         X, y = validate_data(self, X, y, dtype="numeric", allow_nd=True, ensure_min_samples=2)
         if X.ndim > 2:  # rows of an image are no features
-            del self.n_features_in_
+            delattr(self, "n_features_in_")
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         images, labels = self._images(X), torch.from_numpy(labels.astype(np.int64))

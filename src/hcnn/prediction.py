@@ -3,9 +3,9 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from io import BufferedReader
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,13 +67,13 @@ def open_network(where: Path) -> runs.Run:
     return runs.load_run(where)
 
 
-def find_images(arguments: Sequence[Path], stdin: BufferedReader) -> Iterator[Source]:
+def find_images(arguments: Sequence[Path], stdin: Any) -> Iterator[Source]:
     """The images that the arguments of `hcnn predict` mean, one after the other, none of them read.
 
     Args:
         arguments: files; folders, searched through in the order of names for images and arrays; "-" for standard
             input, which holds an image, or a path on each line.
-        stdin: standard input, read as it comes.
+        stdin: standard input, a `io.BufferedReader`, read as it comes.
 
     Yields:
         Where to find each image.
@@ -90,7 +90,7 @@ def find_images(arguments: Sequence[Path], stdin: BufferedReader) -> Iterator[So
     return chain.from_iterable(_images_of(path, stdin) for path in arguments)
 
 
-def _images_of(path: Path, stdin: BufferedReader) -> Iterator[Source]:
+def _images_of(path: Path, stdin: Any) -> Iterator[Source]:
     if str(path) == "-":
         return _from_stdin(stdin)
     return _walk(str(path)) if path.is_dir() else iter([Source(str(path))])
@@ -108,7 +108,7 @@ def _walk(folder: str) -> Iterator[Source]:
             yield Source(path)
 
 
-def _from_stdin(stdin: BufferedReader) -> Iterator[Source]:
+def _from_stdin(stdin: Any) -> Iterator[Source]:
     if stdin.peek(8).startswith(_SIGNATURES):
         yield Source("-", stdin.read())
         return
