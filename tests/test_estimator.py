@@ -108,8 +108,9 @@ def test_probabilities_features_and_names(digits, fitted) -> None:
 
 def test_pipelines_searches_and_scores(digits) -> None:
     X, y = digits[0][:160].reshape(160, 64), digits[1][:160]
-    model = _tiny(image_shape=(8, 8), epochs=2)
-    scores = cross_val_score(make_pipeline(MinMaxScaler(), model), X, y, cv=2)
+    model = _tiny(image_shape=(8, 8), epochs=8, early_stopping=False)
+    quick = _tiny(image_shape=(8, 8), epochs=1)
+    scores = cross_val_score(make_pipeline(MinMaxScaler(), quick), X, y, cv=2)
     assert scores.shape == (2,)
     search = GridSearchCV(model, {"lr": [1e-6, 0.1], "network": [TINY]}, cv=2).fit(X, y)
     assert search.best_params_["lr"] == 0.1
