@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from hcnn import allocator, cli_bench, cli_compare, datasets, files, runs, training
+from hcnn.cli_use import Export, Predict, export, predict
 from hcnn.distillation import Teaching, get_teaching
 from hcnn.files import RunFolderBusy
 from hcnn.networks import (
@@ -26,7 +27,8 @@ from hcnn.networks import (
     list_models,
     model_config,
 )
-from hcnn.pretrained import list_pretrained, load_pretrained
+from hcnn.own_images import suggest
+from hcnn.prediction import open_network
 from hcnn.recipes import RECIPES, Recipe, get_recipe
 from hcnn.signals import Interrupted
 from hcnn.summary import summarize
@@ -74,8 +76,12 @@ class Train:
     """CPU threads of torch; its own choice if not given."""
     data_dir: Path | None = None
     """Where data sets lie or are downloaded to; else $HCNN_DATA, else a cache folder."""
+    image_size: int | None = None
+    """Side that the images of a folder are brought to; chosen from their median size, and said, if not given."""
     bad_images: Literal["refuse", "skip"] = "refuse"
     """What to do with damaged files in a folder of images."""
+    note: tyro.conf.Suppress[str] = ""
+    sides: tyro.conf.Suppress[tuple[int, int] | None] = None
     checkpoint_seconds: float = 300.0
     """A checkpoint after each epoch, and whenever this many seconds have passed."""
     teacher: Path | None = None
@@ -118,21 +124,6 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
-class Predict:
-    """Classify image files: class names with probabilities.
-
-    Example: hcnn predict runs/demo runs/demo/sample.png
-    """
-
-    run: tyro.conf.Positional[Path]
-    """A run folder, or a model whose trained weights lie in the package."""
-    images: tyro.conf.Positional[tuple[Path, ...]]
-    """Image files (PNG, JPEG, WebP) or .npy arrays (c, *u)."""
-    top: int = 3
-    """How many classes to show."""
-
-
-@dataclass(frozen=True)
 class Summary:
     """Show a network layer by layer: axes, supports, strides, weights, multiply-adds.
 
@@ -163,8 +154,14 @@ def _train(command: Train, console: Console) -> None:
     if command.device == "cpu":
         allocator.keep_freed_memory()
     splits = datasets.load(
-        command.data, data_dir=command.data_dir, validation=command.validation, on_bad=command.bad_images
+        command.data,
+        data_dir=command.data_dir,
+        image_size=command.sides or command.image_size,
+        validation=command.validation,
+        on_bad=command.bad_images,
     )
+    if command.note:
+        console.print(command.note, soft_wrap=True, highlight=False)
     for path, reason in splits.skipped:
         console.print(f"skipped {path}: {reason}", soft_wrap=True, highlight=False)
     if not command.test:
@@ -316,18 +313,13 @@ def _demo(command: Demo, console: Console) -> None:
     console.print(f"try: hcnn predict {folder} {sample}", soft_wrap=True, highlight=False)
 
 
-def _load(run: Path) -> runs.Run:
-    """A run folder, or the name of a model whose weights lie in the package."""
-    if not run.exists() and str(run) in list_pretrained():
-        found = load_pretrained(str(run))
-        return runs.Run(run, found.model, found.preprocessing, found.card["config"])
-    return runs.load_run(run)
-
-
 def _evaluate(command: Evaluate, console: Console) -> None:
-    run = _load(command.run)
-    name = command.data or run.config["data"]
-    splits = datasets.load(name, data_dir=command.data_dir)
+    run = open_network(command.run)
+    name = command.data or run.config.get("data")
+    if name is None:
+        raise ValueError(f"{command.run}: it keeps no record of its data; give some with --data")
+    options = runs.folder_options(name, run.preprocessing)
+    splits = datasets.load(name, data_dir=command.data_dir, **options)
     if splits.test is None:
         raise ValueError(f"{name}: it has no test set to evaluate on")
     if splits.test.classes != run.preprocessing.classes:
@@ -335,46 +327,6 @@ def _evaluate(command: Evaluate, console: Console) -> None:
     images = run.preprocessing.standardize(splits.test.images)
     value = training.accuracy(run.model, images, splits.test.labels)
     console.print(f"{name}, test: {value:.2%} of {len(images):,} images")
-
-
-def _predict(command: Predict, console: Console) -> None:
-    if not command.images:
-        raise ValueError("predict: expected at least one image file")
-    if command.top < 1:
-        raise ValueError(f"--top: expected a positive number; got {command.top}")
-    run = _load(command.run)
-    inputs = [_read_input(path, run) for path in command.images]  # all are read before anything is printed
-    probabilities = training.predict_logits(run.model, torch.cat(inputs)).softmax(1)
-    for path, row in zip(command.images, probabilities, strict=True):
-        best = row.topk(min(command.top, len(row)))
-        shown = "  ".join(
-            f"{run.preprocessing.classes[int(i)]} {float(p):.1%}"
-            for p, i in zip(best.values, best.indices, strict=True)
-        )
-        console.print(f"{path}: {shown}", soft_wrap=True, highlight=False)
-
-
-def _read_input(path: Path, run: runs.Run) -> torch.Tensor:
-    """A standardized input (1, c, *u) from an image file, or from a float or uint8 .npy array (c, *u)."""
-    import numpy as np
-
-    expected = (run.model.config.channels, *run.preprocessing.size)
-    if path.suffix != ".npy":
-        image = datasets.read_image(path, size=run.preprocessing.size[-1], channels=expected[0])
-        return run.preprocessing.standardize(image[None])
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path}: expected a .npy array of numbers; {error}") from error
-    if array.shape != expected:
-        raise ValueError(f"{path}: expected pixels of shape {expected} (channels, then space); got {array.shape}")
-    if array.dtype == np.uint8:
-        return run.preprocessing.standardize(torch.from_numpy(array)[None])
-    if not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"{path}: expected uint8, or floats between 0 and 1; got {array.dtype}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{path}: {int((~np.isfinite(array)).sum())} of {array.size} pixels are NaN or infinite")
-    return run.preprocessing.standardize(torch.from_numpy(array * 255)[None])
 
 
 def _summary(command: Summary, console: Console) -> None:
@@ -442,7 +394,8 @@ def _models(command: Models, console: Console) -> None:
 
 
 _ACTIONS: dict[type, Callable[[Any, Console], None]] = {
-    Train: _train, Demo: _demo, Evaluate: _evaluate, Predict: _predict, Summary: _summary, Models: _models,
+    Train: _train, Demo: _demo, Evaluate: _evaluate, Predict: predict, Export: export,
+    Summary: _summary, Models: _models,
     **cli_compare.ACTIONS, **cli_bench.ACTIONS,
 }  # fmt: skip
 
@@ -457,14 +410,43 @@ def _option(arguments: Sequence[str], name: str) -> str | None:
     return None
 
 
+def _folder_argument(arguments: Sequence[str]) -> Path | None:
+    """The folder of images that is to be trained on, if the data are one: the first word that no option takes."""
+    switches = {f.name.replace("_", "-") for kind in (Train, Recipe, HierarchicalCNNConfig) for f in fields(kind)
+                if f.type in (bool, "bool")}  # fmt: skip
+    for before, word in zip(["", *arguments[1:]], arguments[1:], strict=False):
+        option = before.startswith("--") and "=" not in before
+        if word.startswith("-") or (option and before[2:].removeprefix("no-").replace("_", "-") not in switches):
+            continue
+        return Path(word).expanduser() if word not in datasets.NAMES and Path(word).expanduser().is_dir() else None
+    return None
+
+
 def _train_defaults(arguments: Sequence[str]) -> Train:
     for name in ("channels", "classes"):
         if _option(arguments, name) is not None:
             raise ValueError(f"--{name}: follows from the data and cannot be set")
+    teach = _option(arguments, "teach") or "none"
+    folder = _folder_argument(arguments)
+    if folder is not None:
+        side = _option(arguments, "image-size")
+        found = suggest(folder, int(side) if side and side.isdigit() else None)
+        name = _option(arguments, "model") or found.model
+        recipe = _option(arguments, "recipe")
+        return Train(
+            model=name,
+            recipe=recipe or found.recipe_name,
+            validation=found.validation,
+            network=model_config(name),
+            training=get_recipe(recipe) if recipe else found.recipe,
+            note=found.reason,
+            sides=found.image_size,
+            teach=teach,
+            teaching=get_teaching(teach),
+        )
     data = next((name for name in _DEFAULT_MODELS if name in arguments), None)
     model = _option(arguments, "model") or _DEFAULT_MODELS.get(data or "digits", "hcnn_small_cifar10")
     recipe = _option(arguments, "recipe") or ("digits" if model.endswith("_digits") else "fast")
-    teach = _option(arguments, "teach") or "none"
     return Train(
         model=model,
         recipe=recipe,
@@ -482,6 +464,7 @@ def _parse(arguments: Sequence[str]) -> Any:
         | Annotated[Demo, tyro.conf.subcommand("demo")]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Predict, tyro.conf.subcommand("predict")]
+        | Annotated[Export, tyro.conf.subcommand("export")]
         | Annotated[Summary, tyro.conf.subcommand("summary")]
         | Annotated[cli_compare.Compare, tyro.conf.subcommand("compare")]
         | Annotated[cli_bench.Bench, tyro.conf.subcommand("bench")]

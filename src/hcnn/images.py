@@ -206,6 +206,48 @@ def read_folder(root: Path, size: tuple[int, int] | None, channels: int | None, 
     return FolderArrays(classes, splits, skipped)
 
 
+@dataclass(frozen=True)
+class FolderSurvey:
+    """What the headers of a folder's training images say.
+
+    Attributes:
+        images: files that look like images.
+        classes: folders of classes.
+        sizes: (height, width) of the files whose header could be read.
+        grey: whether all of these are grey.
+        has_other_splits: whether there are validation or test images beside.
+
+    """
+
+    images: int
+    classes: int
+    sizes: tuple[tuple[int, int], ...]
+    grey: bool
+    has_other_splits: bool
+
+
+def survey_folder(root: Path) -> FolderSurvey:
+    """Look at a folder of images without decoding any; damaged files are left for `read_folder` to report.
+
+    Args:
+        root: the folder.
+
+    Returns:
+        What was found.
+
+    Raises:
+        ValueError: if the layout is another than `read_folder` expects.
+        ImportError: if pillow is not installed.
+
+    """
+    folders = _split_folders(root)
+    found = _class_files(folders["train"], {})
+    paths = [path for each in found.values() for path in each]
+    headers = list(_each(paths, lambda data: _decode(data, _header), {}).values())
+    sizes = tuple(size for size, _ in headers)
+    return FolderSurvey(len(paths), len(found), sizes, all(grey for _, grey in headers), len(folders) > 1)
+
+
 def _split_folders(root: Path) -> dict[str, Path]:
     """Folder of each split; the root itself is "train" where there are no split folders."""
     found = [path for path in _visible(root) if path.is_dir()]

@@ -138,7 +138,7 @@ def train_run(
     config = _as_json(
         {
             "format": 1,
-            "network": next(name for name, kind in KINDS.items() if isinstance(settings.network, kind)),
+            "network": network_kind(settings.network),
             "model": asdict(settings.network),
             "recipe": asdict(settings.recipe),
             "data": settings.data_name,
@@ -462,9 +462,27 @@ def load_run(folder: Path) -> Run:
     return Run(folder, model.eval(), preprocessing, config)
 
 
+def network_kind(network: NetworkConfig) -> str:
+    """What config.json calls a network of this configuration."""
+    return next(name for name, kind in KINDS.items() if isinstance(network, kind))
+
+
 def network_config(config: dict[str, Any]) -> NetworkConfig:
     """The network in a run's config.json."""
     return KINDS[config["network"]](**_tuples(config["model"]))
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The contents of a run's result.json, or {} where there is none."""
+    path = Path(folder) / RESULT
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def folder_options(data: str, preprocessing: Preprocessing) -> dict[str, Any]:
+    """How `hcnn.datasets.load` brings a folder of images to the size and channels that a network was trained on."""
+    if not Path(data).expanduser().is_dir() or len(preprocessing.size) != 2:
+        return {}
+    return {"image_size": tuple(preprocessing.size), "channels": len(preprocessing.mean)}
 
 
 def preprocessing_of(config: dict[str, Any]) -> Preprocessing:

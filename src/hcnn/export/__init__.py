@@ -1,0 +1,24 @@
+"""Files that run elsewhere: ONNX, int8 ONNX, `torch.export` programs, C99, folded safetensors.
+
+Each is made from the folded network, and checked against the trained one on real images before it gets its name.
+"""
+
+from hcnn.export.c_source import CSource, c_source, export_c
+from hcnn.export.folded_weights import export_safetensors, load_folded
+from hcnn.export.int8 import int8_bytes
+from hcnn.export.onnx_file import export_onnx, onnx_runner
+from hcnn.export.plain import PlainNetwork
+from hcnn.export.program import export_program
+
+__all__ = [
+    "CSource",
+    "PlainNetwork",
+    "c_source",
+    "export_c",
+    "export_onnx",
+    "export_program",
+    "export_safetensors",
+    "int8_bytes",
+    "load_folded",
+    "onnx_runner",
+]

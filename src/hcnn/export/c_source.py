@@ -1,0 +1,260 @@
+"""One C99 file for one image size: the filters as tables, loops over their taps, static buffers, no allocation."""
+
+import math
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hcnn.export.checks import check_outputs
+from hcnn.export.plain import PlainLayer, PlainNetwork
+from hcnn.files import StrPath, write_atomically
+from hcnn.networks import AttributeNetwork
+from hcnn.training import Preprocessing
+
+FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-O2")
+
+
+@dataclass(frozen=True)
+class CSource:
+    """A network as C.
+
+    Attributes:
+        text: the file.
+        table_bytes: constants: weights, biases, tables of taps.
+        buffer_bytes: static memory that it works in.
+        multiply_adds: of one image.
+    """
+
+    text: str
+    table_bytes: int
+    buffer_bytes: int
+    multiply_adds: int
+
+
+def export_c(
+    path: StrPath, model: AttributeNetwork, images: Tensor, preprocessing: Preprocessing
+) -> tuple[CSource, float | None]:
+    """Write a C99 file that depends on the C library only, after compiling it and checking it on images.
+
+    ``void hcnn_logits(const float *pixels, float *logits)`` takes pixels from 0 to 1, ``int hcnn_classify(const
+    unsigned char *bytes, float *logits)`` takes bytes; both channels first, not reentrant. ``-DHCNN_MAIN`` adds a
+    program that reads raw images from standard input.
+
+    Args:
+        path: the file to write.
+        model: a trained network with one or two spatial axes; folded here if it is not yet.
+        images: uint8 (n, c, *u), whose size is the one that the file is for.
+        preprocessing: standardization and class names to put inside.
+
+    Returns:
+        The source with its sizes, and the largest difference from the network's logits, relative to the largest;
+        None where there is no C compiler (cc) to check it with.
+
+    Raises:
+        ValueError: if it is above 1e-5, or the network has three spatial axes; nothing is written.
+
+    """
+    source = c_source(PlainNetwork(model, preprocessing), preprocessing, tuple(images.shape[2:]))
+    difference = None
+    if compiler := shutil.which("cc") or shutil.which("gcc"):
+        with tempfile.TemporaryDirectory(prefix="hcnn-export-") as folder:
+            program = compile_program(source, Path(folder), compiler)
+
+            def run(pixels: Tensor) -> Tensor:
+                return run_program(program, (pixels * 255).round().to(torch.uint8), model.config.classes)
+
+            difference = check_outputs(run, model, preprocessing, images, str(path))
+    write_atomically(path, source.text.encode())
+    return source, difference
+
+
+def compile_program(source: CSource, folder: Path, compiler: str = "cc") -> Path:
+    """Compile a source with its main program, warnings being errors.
+
+    Raises:
+        ValueError: with the compiler's words, if it refuses.
+    """
+    (folder / "net.c").write_text(source.text)
+    command = [compiler, *FLAGS, "-DHCNN_MAIN", str(folder / "net.c"), "-lm", "-o", str(folder / "net")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(f"{' '.join(command[:-4])}: the compiler refused the C file:\n{done.stderr}")
+    return folder / "net"
+
+
+def run_program(program: Path, images: Tensor, classes: int) -> Tensor:
+    """Logits (n, classes) of uint8 images from a compiled program."""
+    done = subprocess.run([str(program)], input=images.numpy().tobytes(), capture_output=True, check=True)
+    return torch.tensor([[float(word) for word in line.split()[:classes]] for line in done.stdout.splitlines()])
+
+
+def c_source(network: PlainNetwork, preprocessing: Preprocessing, size: Sequence[int]) -> CSource:
+    """Write a plain network as C.
+
+    Args:
+        network: compact, with the standardization inside.
+        preprocessing: its mean, deviation and class names.
+        size: spatial size of the images.
+
+    Returns:
+        The source and what it needs.
+
+    Raises:
+        ValueError: for three spatial axes, or a periodic image smaller than half a filter.
+
+    """
+    if network.config.spatial_axes not in (1, 2) or len(size) != network.config.spatial_axes:
+        raise ValueError(
+            f"export c: expected one or two spatial axes with a size each; the network has "
+            f"{network.config.spatial_axes}, the size is {tuple(size)}"
+        )
+    layers = [layer for layer in network.layers if isinstance(layer, PlainLayer)]
+    plane = (1, *size) if len(size) == 1 else tuple(size)
+    tables: dict[bytes, str] = {}
+    declared: list[str] = []
+    rows: list[str] = []
+    buffers = {0: 0, 1: 0}
+    extent, input_maps, multiply_adds, bytes_total, inner, columns = plane, network.config.channels, 0, 0, 1, 1
+    for j, layer in enumerate(layers):
+        support, stride = _plane(layer.shape[2:], layer), _plane(layer.stride, layer)
+        rank = 0
+        if layer.plus:
+            support = _plane(layer.h.shape[2:], layer)
+            rank = len(layer.h)
+        border = tuple(k // 2 for k in support)
+        if layer.circular and any(b > n for b, n in zip(border, extent, strict=True)):
+            raise ValueError(f"export c: a periodic image of {extent} is too small for a filter of {support}")
+        reached = tuple((n - 1) // s + 1 for n, s in zip(extent, stride, strict=True))
+        outputs, inputs = layer.taps.index.shape
+        filters, taps, channels = layer.taps.weight.shape[:3]
+        following = layers[j + 1] if j + 1 < len(layers) else None
+        averaged = following.averaged if following else outputs
+        next_border = tuple(k // 2 for k in _plane(_spatial_support(following), following)) if following else (0, 0)
+        pairs, ends = _pairs(layer.taps.index)
+        place = math.prod(reached)
+        if rank:
+            multiply_adds += place * rank * (inputs * math.prod(support) + len(pairs) * filters)
+            inner = max(inner, inputs * rank * reached[1])
+        else:
+            multiply_adds += place * len(pairs) * channels * filters * math.prod(support)
+        columns = max(columns, reached[1])
+        key = ends.tobytes() + pairs.tobytes()
+        if key not in tables:
+            tables[key] = f"{len(tables)}"
+            flat = ", ".join(f"{{{a}, {t}}}" for a, t in pairs.tolist())
+            declared.append(f"static const pair_t pairs{tables[key]}[] = {{{flat}}};")
+            declared.append(_array("int", f"ends{tables[key]}", map(str, ends.tolist())))
+            bytes_total += 4 * len(pairs) + 4 * len(ends)
+        bias = layer.bias.reshape(outputs, filters)
+        same = bool((bias == bias[0]).all())
+        numbers = {"w": layer.taps.weight, "b": bias[0] if same else bias}
+        if rank:
+            numbers |= {"h": layer.h, "s": layer.shift}
+        for name, tensor in numbers.items():
+            declared.append(_array("float", f"{name}{j}", _floats(tensor)))
+            bytes_total += 4 * tensor.numel()
+        buffers[j % 2] = max(buffers[j % 2], input_maps * _padded(extent, border))
+        rows.append(
+            f"    {{{inputs}, {1 if rank else channels}, {outputs}, {filters}, {averaged}, {extent[0]}, {extent[1]}, "
+            f"{reached[0]}, {reached[1]}, {stride[0]}, {stride[1]}, {support[0]}, {support[1]}, {next_border[0]}, "
+            f"{next_border[1]}, {taps}, {rank}, {0 if same else filters}, w{j}, b{j}, "
+            f"{f'h{j}, s{j}' if rank else '0, 0'}, pairs{tables[key]}, ends{tables[key]}}},"
+        )
+        input_maps, extent = outputs // averaged * filters, reached
+    last = len(layers) % 2
+    buffers[last] = max(buffers[last], input_maps * math.prod(extent))
+    readout = {"readout": network.readout_weight, "readout_bias": network.readout_bias} if network.linear else {}
+    readout = readout or {"readout": network.scale}
+    for name, tensor in (readout | {"mean": network.mean, "std": network.std}).items():
+        declared.append(_array("float", name, _floats(tensor)))
+        bytes_total += 4 * tensor.numel()
+    first_border = [k // 2 for k in _plane(_spatial_support(layers[0]), layers[0])]
+    constants = {
+        "CHANNELS": network.config.channels, "HEIGHT": plane[0], "WIDTH": plane[1], "CLASSES": network.config.classes,
+        "LAYERS": len(layers), "BORDER_Y": first_border[0], "BORDER_X": first_border[1], "EVEN": buffers[0],
+        "ODD": max(buffers[1], 1), "MAX_COLUMNS": columns, "MAX_INNER": inner, "NEWEST": network.newest,
+        "LINEAR": int(network.linear), "PERIODIC": int(network.config.boundary == "circular"),
+    }  # fmt: skip
+    buffer_bytes = 4 * (buffers[0] + buffers[1] + columns + inner + network.config.channels * math.prod(plane))
+    runtime = (files("hcnn.export") / "runtime.c").read_text()
+    head, body = runtime.split("/* TABLES */\n")
+    names = ", ".join(_c_string(name) for name in preprocessing.classes)
+    text = "".join(
+        [
+            _HEADER.format(tables=bytes_total, buffers=buffer_bytes, multiply_adds=multiply_adds, **constants),
+            *(f"#define {name} {value}\n" for name, value in constants.items()),
+            f"\nconst char *const hcnn_classes[CLASSES] = {{{names}}};\n",
+            head,
+            "\n".join(declared),
+            "\nstatic const layer_t layers[LAYERS] = {\n" + "\n".join(rows) + "\n};\n",
+            body,
+        ]
+    )
+    return CSource(text, bytes_total, buffer_bytes, multiply_adds)
+
+
+_HEADER = """\
+/* A hierarchical attribute CNN, written by hcnn: C99, no dependency but the C library, no allocation.
+ *
+ *     void hcnn_logits(const float *pixels, float *logits);           pixels from 0 to 1
+ *     int hcnn_classify(const unsigned char *bytes, float *logits);   returns the class, an index of hcnn_classes
+ *
+ * Images are {CHANNELS} x {HEIGHT} x {WIDTH} (channels, rows, columns), logits {CLASSES}.
+ * Buffers are static, so that calls must not overlap.
+ * Constants: {tables} bytes. Static buffers: {buffers} bytes. Multiply-adds of one image: {multiply_adds}.
+ *
+ * cc -std=c99 -O3 -c FILE.c; link with -lm. With -DHCNN_MAIN it is a program: raw images in, classes and logits out.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+"""
+
+
+def _spatial_support(layer: PlainLayer | None) -> tuple[int, ...]:
+    assert layer is not None
+    return tuple(layer.h.shape[2:] if layer.plus else layer.shape[2:])
+
+
+def _plane(values: Sequence[int], layer: PlainLayer | None) -> tuple[int, int]:
+    """One entry per axis of a plane; a line is a plane of one row."""
+    entries = tuple(int(v) for v in values)
+    return (1, entries[0]) if len(entries) == 1 else (entries[0], entries[1])
+
+
+def _padded(extent: Sequence[int], border: Sequence[int]) -> int:
+    return math.prod(n + 2 * b for n, b in zip(extent, border, strict=True))
+
+
+def _pairs(index: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """(input, tap) of every pair that is joined, output by output, and where each output ends."""
+    if max(index.shape[1], int(index.max()) + 1) > 1 << 16:
+        raise ValueError(f"export c: at most 65,536 attributes and taps; got {index.shape[1]} and {int(index.max())}")
+    outputs, inputs = torch.nonzero(index >= 0, as_tuple=True)
+    pairs = torch.stack([inputs, index[outputs, inputs]], 1).numpy().astype(np.uint16)
+    return pairs, (index >= 0).sum(1).cumsum(0).numpy().astype(np.int32)
+
+
+def _floats(tensor: Tensor) -> Iterable[str]:
+    for value in tensor.flatten().tolist():
+        text = f"{value:.9g}"  # enough to give the same float back
+        yield text + ("f" if "." in text or "e" in text else ".0f")
+
+
+def _array(kind: str, name: str, values: Iterable[str]) -> str:
+    return f"static const {kind} {name}[] = {{{', '.join(values)}}};"
+
+
+def _c_string(text: str) -> str:
+    """A string literal in ASCII; question marks are escaped for the sake of trigraphs."""
+    plain = set(range(32, 127)) - set(b'"\\?')
+    return '"' + "".join(chr(b) if b in plain else f"\\{b:03o}" for b in text.encode()) + '"'

@@ -1,0 +1,159 @@
+"""Static int8 quantization of an ONNX file, calibrated on training images."""
+
+import hashlib
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from hcnn.export.checks import needs
+from hcnn.export.onnx_file import onnx_bytes
+from hcnn.export.plain import PlainLayer, PlainNetwork
+from hcnn.networks import AttributeNetwork
+from hcnn.training import Preprocessing
+
+CALIBRATION_IMAGES = 256
+
+
+def int8_bytes(model: AttributeNetwork, calibration: Tensor, preprocessing: Preprocessing) -> bytes:
+    """An ONNX file whose convolutions multiply int8 by uint8, quantized by onnxruntime.
+
+    Weights are symmetric per filter k, activations per tensor, with ranges from the calibration images. As in the
+    float file, the channel matrices are gathered from the filters at loading.
+
+    Args:
+        model: a trained network.
+        calibration: uint8 training images (n, c, *u).
+        preprocessing: standardization to put inside.
+
+    Returns:
+        The bytes of the file.
+
+    Raises:
+        ImportError: without onnx, onnxscript or onnxruntime.
+
+    """
+    onnx, quantization = needs("export", "onnx", "onnxruntime.quantization")
+    network = PlainNetwork(model, preprocessing)
+    dense = PlainNetwork(model, preprocessing, compact=False)
+    source = onnx_bytes(dense, preprocessing)
+    names, nodes = _weights(onnx, source, dense)
+    with tempfile.TemporaryDirectory(prefix="hcnn-export-") as folder, warnings.catch_warnings(), _quiet_root():
+        warnings.simplefilter("ignore")
+        given, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        given.write_bytes(source)
+        quantization.quantize_static(
+            str(given),
+            str(target),
+            _reader(quantization, calibration),
+            quant_format=quantization.QuantFormat.QDQ,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            nodes_to_quantize=nodes,
+            per_channel=True,
+            extra_options={"TensorQuantOverrides": _ranges(network, names)},
+        )
+        proto = onnx.load(str(target))
+    for layer, name in zip(network.layers, names, strict=True):
+        assert isinstance(layer, PlainLayer)
+        _gather(onnx, proto, layer, name)
+    return proto.SerializeToString(deterministic=True)
+
+
+def _weights(onnx: Any, source: bytes, dense: PlainNetwork) -> tuple[list[str], list[str]]:
+    """Names of the channel matrices in the file, layer by layer, and of the convolutions that hold them."""
+    graph = onnx.load_from_string(source).graph
+    held = {entry.name: onnx.numpy_helper.to_array(entry) for entry in graph.initializer}
+    convolutions = [(node.input[1], node.name) for node in graph.node if node.op_type == "Conv"]
+    found = []
+    for layer in dense.layers:
+        assert isinstance(layer, PlainLayer)
+        matrix = layer.weight.numpy()
+        found.append(next(pair for pair in convolutions if pair[0] in held and np.array_equal(held[pair[0]], matrix)))
+        convolutions.remove(found[-1])
+    return [weight for weight, _ in found], [node for _, node in found]
+
+
+def _ranges(network: PlainNetwork, names: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """One range per filter k, whatever the output o, so that all outputs can gather from the same int8 filters."""
+    overrides = {}
+    for layer, name in zip(network.layers, names, strict=True):
+        assert isinstance(layer, PlainLayer)
+        largest = layer.weight.abs().flatten(1).amax(1).clamp_min(1e-12).repeat(len(layer.taps.index)).tolist()
+        overrides[name] = [{"axis": 0, "rmin": -value, "rmax": value} for value in largest]
+        for entry in overrides[name][1:]:
+            del entry["axis"]
+    return overrides
+
+
+def _gather(onnx: Any, proto: Any, layer: PlainLayer, name: str) -> None:
+    """Replace a channel matrix of int8 in the file by the filters and what gathers them."""
+    graph, helper = proto.graph, onnx.helper
+    entry = next(one for one in graph.initializer if one.name == f"{name}_quantized")
+    matrix = onnx.numpy_helper.to_array(entry)
+    outputs, inputs = layer.taps.index.shape
+    filters, taps, *rest = layer.weight.shape
+    split = matrix.reshape(outputs, filters, inputs, *rest)  # (o, k, a, c, *ku)
+    compact = np.zeros((filters, taps, *rest), np.int8)
+    assert layer.index is not None
+    index = layer.index.numpy().astype(np.int64).reshape(outputs, inputs)
+    for o in range(outputs):
+        compact[:, index[o]] = split[o]
+    compact[:, -1] = 0  # the tap that stands for none
+    if not np.array_equal(compact[:, index.ravel()].reshape(filters, outputs, inputs, *rest).swapaxes(0, 1), split):
+        raise ValueError(f"int8: the quantized matrix of {name} does not come from one set of filters")
+    graph.initializer.remove(entry)
+    table = f"index_{_digest(index)}"
+    new = {
+        f"{name}_filters": compact,
+        f"{name}_split": np.array([filters, outputs, inputs, *rest], np.int64),
+        f"{name}_shape": np.array(matrix.shape, np.int64),
+        table: index.ravel().astype(np.int32),
+    }
+    known = {one.name for one in graph.initializer}
+    graph.initializer.extend(onnx.numpy_helper.from_array(v, key) for key, v in new.items() if key not in known)
+    order = [1, 0, *range(2, 3 + len(rest))]
+    nodes = [
+        helper.make_node("Gather", [f"{name}_filters", table], [f"{name}_rows"], axis=1),
+        helper.make_node("Reshape", [f"{name}_rows", f"{name}_split"], [f"{name}_k"]),
+        helper.make_node("Transpose", [f"{name}_k"], [f"{name}_o"], perm=order),
+        helper.make_node("Reshape", [f"{name}_o", f"{name}_shape"], [f"{name}_quantized"]),
+    ]
+    for node in reversed(nodes):
+        graph.node.insert(0, node)
+
+
+def _digest(index: np.ndarray) -> str:
+    return hashlib.sha256(index.tobytes()).hexdigest()[:12]
+
+
+@contextmanager
+def _quiet_root() -> Iterator[None]:
+    """Keep onnxruntime from advising, on the root logger, steps that this file has no use for."""
+    logger = logging.getLogger()
+    logger.addFilter(_no_advice)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_no_advice)
+
+
+def _no_advice(record: logging.LogRecord) -> bool:
+    return "pre-processing" not in record.getMessage()
+
+
+def _reader(quantization: Any, images: Tensor) -> Any:
+    batches: Iterator[Tensor] = iter(images.split(64))
+
+    class Reader(quantization.CalibrationDataReader):
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            batch = next(batches, None)
+            return None if batch is None else {"images": (batch.float() / 255).numpy()}
+
+    return Reader()

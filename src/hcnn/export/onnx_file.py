@@ -1,0 +1,141 @@
+"""ONNX: one small file for onnxruntime and everything else that reads the format."""
+
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hcnn.export.checks import check_outputs, needs
+from hcnn.export.plain import PlainNetwork
+from hcnn.export.program import trace
+from hcnn.files import StrPath, write_atomically
+from hcnn.networks import AttributeNetwork
+from hcnn.training import Preprocessing
+
+OPSET = 18
+_FOLD_AT_MOST = 1024  # entries; folding more would put the channel matrices into the file in place of the filters
+
+
+def export_onnx(
+    path: StrPath, model: AttributeNetwork, images: Tensor, preprocessing: Preprocessing | None = None
+) -> float:
+    """Write an ONNX file (opset 18) with dynamic batch and image size, after checking it in onnxruntime on images.
+
+    The file holds the filters w; each channel matrix is a `Gather` of them, which runtimes compute once, at loading.
+
+    Args:
+        path: the file to write.
+        model: a trained network; folded here if it is not yet.
+        images: to check with: uint8 (n, c, *u) with preprocessing, else standardized.
+        preprocessing: standardization to put inside; the input "images" then is pixels from 0 to 1, float32. The class
+            names go into the file's metadata.
+
+    Returns:
+        The largest difference from the network's logits, relative to the largest.
+
+    Raises:
+        ValueError: if it is above 1e-5; nothing is written.
+        ImportError: without onnx, onnxscript or onnxruntime; says how to install them.
+
+    """
+    data = onnx_bytes(PlainNetwork(model, preprocessing), preprocessing)
+    difference = check_outputs(onnx_runner(data), model, preprocessing, images, str(path))
+    write_atomically(path, data)
+    return difference
+
+
+def onnx_bytes(network: PlainNetwork, preprocessing: Preprocessing | None = None) -> bytes:
+    """The ONNX file of a plain network.
+
+    Args:
+        network: compact or not.
+        preprocessing: what to record in the metadata.
+
+    Returns:
+        The bytes, the same for the same network.
+
+    Raises:
+        ImportError: without onnx or onnxscript.
+
+    """
+    _, onnxscript = needs("export", "onnx", "onnxscript")
+    program = trace(network)
+    with _quiet():
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["images"],
+            output_names=["logits"],
+            optimize=False,
+            verbose=False,
+        )
+        assert exported is not None
+        onnxscript.optimizer.optimize(exported.model, input_size_limit=_FOLD_AT_MOST, output_size_limit=_FOLD_AT_MOST)
+    proto = exported.model_proto
+    for node in proto.graph.node:  # stack traces of this machine
+        del node.metadata_props[:]
+        node.ClearField("doc_string")
+    del proto.graph.value_info[:], proto.graph.metadata_props[:]
+    proto.producer_name, proto.producer_version = "hcnn", ""
+    about = {"input": "standardized images"}
+    if preprocessing:
+        about = {"input": "pixels / 255, channels first", "classes": json.dumps(preprocessing.classes)}
+    for key, value in about.items():
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = key, value
+    return proto.SerializeToString(deterministic=True)
+
+
+def onnx_runner(data: bytes | StrPath, threads: int | None = None) -> Callable[[Tensor], Tensor]:
+    """An ONNX file as a function from images to logits, through onnxruntime on the CPU.
+
+    Args:
+        data: the file, or its bytes.
+        threads: CPU threads; torch's number if not given.
+
+    Returns:
+        The function.
+
+    Raises:
+        ImportError: without onnxruntime.
+
+    """
+    (runtime,) = needs("export", "onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.log_severity_level = 3
+    source = data if isinstance(data, bytes) else str(data)
+    session = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter from telling about torchvision, and from its own deprecations."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def temporary_folder() -> Any:
+    """A folder for the libraries that only write into paths."""
+    return tempfile.TemporaryDirectory(prefix="hcnn-export-")
+
+
+def read_back(folder: str, name: str) -> bytes:
+    """A file out of it."""
+    return (Path(folder) / name).read_bytes()

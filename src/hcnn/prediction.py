@@ -1,0 +1,212 @@
+"""Classifying a stream of images in constant memory: files, folders, lists of paths, an image on standard input."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hcnn import runs
+from hcnn.export.folded_weights import WEIGHTS as FOLDED
+from hcnn.export.folded_weights import load_folded
+from hcnn.images import SUFFIXES, read_image
+from hcnn.measure import inference_network
+from hcnn.pretrained import list_pretrained, load_pretrained
+
+_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of one image.
+
+    Attributes:
+        name: the path of the image, or "-" for standard input.
+        best: (class, probability), the likeliest first.
+    """
+
+    name: str
+    best: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image that has not been read yet.
+
+    Attributes:
+        name: its path, or "-".
+        data: its bytes, if they came from standard input.
+    """
+
+    name: str
+    data: bytes | None = None
+
+
+def open_network(where: Path) -> runs.Run:
+    """Load a run folder, a model whose weights lie in the package, or folded weights that `hcnn export` wrote.
+
+    Args:
+        where: a folder, a safetensors file, or a name of `hcnn.pretrained.list_pretrained`.
+
+    Returns:
+        The network with its preprocessing; `config` is empty for folded weights, which keep no record of the run.
+
+    Raises:
+        ValueError: if it is none of these, or damaged.
+
+    """
+    if not where.exists() and str(where) in list_pretrained():
+        found = load_pretrained(str(where))
+        return runs.Run(where, found.model, found.preprocessing, found.card["config"])
+    if where.suffix == ".safetensors" or (where / FOLDED).is_file():
+        return runs.Run(where, *load_folded(where), {})
+    return runs.load_run(where)
+
+
+def find_images(arguments: Sequence[Path], stdin: Any) -> Iterator[Source]:
+    """The images that the arguments of `hcnn predict` mean, one after the other, none of them read.
+
+    Args:
+        arguments: files; folders, searched through in the order of names for images and arrays; "-" for standard
+            input, which holds an image, or a path on each line.
+        stdin: standard input, a `io.BufferedReader`, read as it comes.
+
+    Yields:
+        Where to find each image.
+
+    Raises:
+        ValueError: at once if an argument does not exist, or there is none.
+
+    """
+    if not arguments:
+        raise ValueError("predict: expected image files, folders, or - for standard input; got none")
+    for path in arguments:
+        if str(path) != "-" and not path.exists():
+            raise ValueError(f"{path}: no such file or folder")
+    return chain.from_iterable(_images_of(path, stdin) for path in arguments)
+
+
+def _images_of(path: Path, stdin: Any) -> Iterator[Source]:
+    if str(path) == "-":
+        return _from_stdin(stdin)
+    return _walk(str(path)) if path.is_dir() else iter([Source(str(path))])
+
+
+def _walk(folder: str) -> Iterator[Source]:
+    """Names only, as text, and one folder of them at a time."""
+    for name in sorted(os.listdir(folder)):  # noqa: PTH208 - a Path each would be most of the memory
+        path = os.path.join(folder, name)  # noqa: PTH118
+        if name.startswith("."):
+            continue
+        if os.path.isdir(path):  # noqa: PTH112
+            yield from _walk(path)
+        elif name.lower().endswith((*SUFFIXES, ".npy")):
+            yield Source(path)
+
+
+def _from_stdin(stdin: Any) -> Iterator[Source]:
+    if stdin.peek(8).startswith(_SIGNATURES):
+        yield Source("-", stdin.read())
+        return
+    for line in stdin:
+        if name := os.fsdecode(line.rstrip(b"\r\n")):
+            yield Source(name)
+
+
+def predict_stream(
+    run: runs.Run,
+    sources: Iterator[Source],
+    *,
+    top: int = 3,
+    batch_size: int = 64,
+    on_bad: Callable[[str], None] | None = None,
+) -> Iterator[Prediction]:
+    """Classify images batch by batch; never more than one batch of them is in memory.
+
+    Args:
+        run: a network with its preprocessing.
+        sources: where the images are.
+        top: how many classes to give of each.
+        batch_size: images at a time.
+        on_bad: called with the reason for each image that cannot be used, which is then left out; else it raises.
+
+    Yields:
+        A prediction per image, in order; those before a bad one come before its error.
+
+    Raises:
+        ValueError: if an image cannot be used; names it.
+
+    """
+    model = inference_network(run.model)
+    names: list[str] = []
+    inputs: list[Tensor] = []
+    for source in sources:
+        try:
+            inputs.append(read_input(source, run))
+        except (ValueError, OSError) as error:
+            if on_bad is None:
+                yield from _classify(model, names, inputs, run, top)
+                raise
+            on_bad(str(error))
+            continue
+        names.append(source.name)
+        if len(inputs) == batch_size:
+            yield from _classify(model, names, inputs, run, top)
+            names, inputs = [], []
+    yield from _classify(model, names, inputs, run, top)
+
+
+def _classify(
+    model: torch.nn.Module, names: list[str], inputs: list[Tensor], run: runs.Run, top: int
+) -> Iterator[Prediction]:
+    if not inputs:
+        return
+    with torch.no_grad():
+        probabilities = model(torch.cat(inputs)).softmax(1)
+    best = probabilities.topk(min(top, probabilities.shape[1]))
+    for name, values, indices in zip(names, best.values.tolist(), best.indices.tolist(), strict=True):
+        classes = (run.preprocessing.classes[i] for i in indices)
+        yield Prediction(name, tuple(zip(classes, values, strict=True)))
+
+
+def read_input(source: Source, run: runs.Run) -> Tensor:
+    """A standardized input (1, c, *u) from an image file, its bytes, or a .npy array (c, *u) of bytes or of 0 … 1.
+
+    Raises:
+        ValueError: if it cannot be used, naming it.
+        OSError: if it cannot be read.
+    """
+    shape = (run.model.config.channels, *run.preprocessing.size)
+    path = source.name
+    if not path.endswith(".npy") or source.data is not None:
+        if len(shape) != 3:
+            raise ValueError(f"{path}: expected a .npy array of shape {shape}, as the network has no image size")
+        what = path if source.data is None else source.data
+        image = read_image(what, size=(shape[1], shape[2]), channels=shape[0])
+        return run.preprocessing.standardize(image[None])
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path}: expected a .npy array of numbers; {error}") from error
+    if array.shape != shape:
+        raise ValueError(f"{path}: expected pixels of shape {shape} (channels, then space); got {array.shape}")
+    if array.dtype == np.uint8:
+        return run.preprocessing.standardize(torch.from_numpy(array)[None])
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"{path}: expected uint8, or floats between 0 and 1; got {array.dtype}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{path}: {int((~np.isfinite(array)).sum())} of {array.size} pixels are NaN or infinite")
+    if array.min() < 0 or array.max() > 1:
+        raise ValueError(f"{path}: expected floats between 0 and 1; got {array.min():g} to {array.max():g}")
+    return _standardize_floats(torch.from_numpy(array.astype(np.float32))[None], run)
+
+
+def _standardize_floats(pixels: Tensor, run: runs.Run) -> Tensor:
+    ones = [1] * (pixels.ndim - 2)
+    mean, std = (torch.tensor(v).reshape(-1, *ones) for v in (run.preprocessing.mean, run.preprocessing.std))
+    return (pixels - mean) / std

@@ -1,0 +1,184 @@
+"""`HCNNClassifier` inside scikit-learn: its own checks, pipelines, searches, pickles."""
+
+import copy
+import pickle
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
+from sklearn.svm import LinearSVC
+from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator
+
+from hcnn import datasets
+from hcnn.estimator import HCNNClassifier
+
+TINY = {"width": 4, "depth": 4, "rank": 4, "downsample": ()}
+
+
+def _tiny(**settings: Any) -> HCNNClassifier:
+    return HCNNClassifier(**{"network": TINY, "batch_size": 16, "epochs": 15, "random_state": 0, **settings})
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    train = datasets.load("digits").train
+    return train.images[:600, 0].numpy(), train.labels[:600].numpy()
+
+
+@pytest.fixture(scope="module")
+def fitted(digits) -> HCNNClassifier:
+    X, y = digits
+    return _tiny(epochs=5).fit(X[:400], y[:400])
+
+
+# Why a check of scikit-learn is not required to pass.
+EXCLUDED: dict[str, str] = {
+    "check_methods_subset_invariance": "wants 1e-7; float32 convolutions of another batch size round otherwise, to 4e-7"
+}
+_QUICK = (
+    "check_no_attributes_set_in_init", "check_parameters_default_constructible", "check_estimator_sparse_array",
+    "check_estimators_unfitted", "check_estimators_pickle", "check_n_features_in_after_fitting", "check_fit2d_1sample",
+    "check_classifiers_regression_target", "check_classifiers_one_label", "check_dont_overwrite_parameters",
+)  # fmt: skip
+
+
+def _generated(model: HCNNClassifier) -> Any:
+    return estimator_checks_generator(model)
+
+
+@pytest.mark.parametrize("name", _QUICK)
+def test_scikit_learns_own_checks(name) -> None:
+    checks: list[Any] = [check for _, check in _generated(_tiny(image_shape="row", epochs=1))]
+    chosen = [check for check in checks if getattr(check, "func", check).__name__ == name]
+    assert chosen
+    for check in chosen:
+        check(_tiny(image_shape="row", epochs=1))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")  # pandas and array_api, which are not here
+def test_all_of_scikit_learns_checks() -> None:
+    results = check_estimator(_tiny(image_shape="row"), expected_failed_checks=EXCLUDED, on_skip=None)
+    assert sum(one["status"] == "passed" for one in results) >= 57
+
+
+def test_every_shape_of_x_is_the_same_image(digits, fitted) -> None:
+    X, _ = digits
+    expected = fitted.predict_proba(X[:20])
+    assert np.allclose(fitted.predict_proba(X[:20, None]), expected)
+    X3 = np.repeat(X[:, None], 3, 1)
+    colour, flat = (
+        _tiny(epochs=1, image_shape=shape).fit(data[:100], digits[1][:100])
+        for shape, data in ((None, X3), ((3, 8, 8), X3.reshape(len(X3), -1)))
+    )
+    assert np.array_equal(colour.predict_proba(X3[:20]), flat.predict_proba(X3[:20].reshape(20, -1)))
+    grey = _tiny(epochs=1, image_shape=(8, 8)).fit(X[:100].reshape(100, 64), digits[1][:100])
+    same = _tiny(epochs=1).fit(X[:100], digits[1][:100])
+    assert np.array_equal(grey.predict_proba(X[:20].reshape(20, 64)), same.predict_proba(X[:20]))
+
+
+def test_it_learns(digits, fitted) -> None:
+    X, y = digits
+    assert fitted.score(X[400:], y[400:]) > 0.6
+
+
+def test_the_scale_of_the_pixels_does_not_matter(digits) -> None:
+    X, y = digits[0][:100], digits[1][:100]
+    expected = _tiny(epochs=1).fit(X, y).predict_proba(X)
+    assert np.allclose(_tiny(epochs=1).fit(X * 1e-3 + 7, y).predict_proba(X * 1e-3 + 7), expected, atol=2e-3)
+
+
+def test_probabilities_features_and_names(digits, fitted) -> None:
+    X = digits[0][400:420]
+    probabilities = fitted.predict_proba(X)
+    assert np.allclose(probabilities.sum(1), 1)
+    assert np.array_equal(fitted.classes_[probabilities.argmax(1)], fitted.predict(X))
+    features = fitted.transform(X)
+    assert features.shape == (20, len(fitted.get_feature_names_out()))
+    assert fitted.get_feature_names_out()[0] == "v1=0_v2=0"
+    assert fitted.to_network().folded
+
+
+def test_pipelines_searches_and_scores(digits) -> None:
+    X, y = digits[0][:160].reshape(160, 64), digits[1][:160]
+    model = _tiny(image_shape=(8, 8), epochs=8, early_stopping=False)
+    quick = _tiny(image_shape=(8, 8), epochs=1)
+    scores = cross_val_score(make_pipeline(MinMaxScaler(), quick), X, y, cv=2)
+    assert scores.shape == (2,)
+    search = GridSearchCV(model, {"lr": [1e-6, 0.1], "network": [TINY]}, cv=2).fit(X, y)
+    assert search.best_params_["lr"] == 0.1
+    assert search.best_estimator_.classes_.tolist() == list(range(10))
+    features = make_pipeline(clone(search.best_estimator_), LinearSVC()).fit(X, y)
+    assert features.score(X, y) > 0.3
+
+
+def test_pickles_and_copies_hold_arrays_and_settings_only(digits, fitted) -> None:
+    X = digits[0][:20]
+    data = pickle.dumps(fitted)
+    assert b"torch" not in data  # no tensor, no module: NumPy arrays, numbers and text
+    for again in (pickle.loads(data), copy.deepcopy(fitted)):
+        assert np.array_equal(again.predict_proba(X), fitted.predict_proba(X))
+    assert not hasattr(clone(fitted), "weights_")
+
+
+def test_equal_seeds_give_equal_weights_and_leave_the_global_state(digits) -> None:
+    X, y = digits[0][:100], digits[1][:100]
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    first, second, third = (_tiny(epochs=1, random_state=seed).fit(X, y) for seed in (1, 1, 2))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(np.array_equal(first.weights_[name], second.weights_[name]) for name in first.weights_)
+    assert any(not np.array_equal(first.weights_[name], third.weights_[name]) for name in first.weights_)
+
+
+def test_early_stopping_keeps_the_best_epoch(digits) -> None:
+    X, y = digits[0][:300], digits[1][:300]
+    model = _tiny(epochs=40, n_iter_no_change=2, validation_fraction=0.2).fit(X, y)
+    scores = model.validation_scores_
+    assert model.n_iter_ == len(scores) < 40
+    assert max(scores) in scores[: -model.n_iter_no_change]
+    assert _tiny(epochs=3, early_stopping=False).fit(X, y).validation_scores_ == []
+
+
+def test_labels_of_any_kind(digits) -> None:
+    X, y = digits[0][:100], np.array(["odd" if one % 2 else "even" for one in digits[1][:100]])
+    model = _tiny(epochs=1).fit(X, y)
+    assert model.classes_.tolist() == ["even", "odd"]
+    assert set(model.predict(X)) <= {"even", "odd"}
+
+
+def test_wrong_input_is_explained(digits, fitted) -> None:
+    X, y = digits
+    with pytest.raises(ValueError, match=r"or \(n, features\) with image_shape given; got shape \(600, 64\)"):
+        _tiny().fit(X.reshape(600, 64), y)
+    with pytest.raises(ValueError, match=r"image_shape: expected .* of 64 numbers in all, or 'row'; got \(8, 9\)"):
+        _tiny(image_shape=(8, 9)).fit(X.reshape(600, 64), y)
+    with pytest.raises(ValueError, match="looks like channels last"):
+        _tiny().fit(np.zeros((10, 8, 8, 3)), np.arange(10) % 2)
+    with pytest.raises(ValueError, match=r"X: expected images of 1 channels; got shape \(2, 3, 8, 8\)"):
+        fitted.predict(np.zeros((2, 3, 8, 8)))
+    with pytest.raises(ValueError, match="validation_fraction: expected a number between 0 and 1; got 2"):
+        _tiny(validation_fraction=2).fit(X, y)
+    with pytest.raises(ValueError, match="unknown recipe 'fats'"):
+        _tiny(recipe="fats").fit(X, y)
+    with pytest.raises(ValueError, match="NaN"):
+        _tiny().fit(np.full((4, 8, 8), np.nan), [0, 1, 0, 1])
+
+
+def test_the_split_is_by_class(digits) -> None:
+    X, y = digits
+    X_train, X_test, y_train, _ = train_test_split(X, y, test_size=0.5, random_state=0)
+    assert _tiny(epochs=1).fit(X_train, y_train).predict(X_test[:3]).shape == (3,)
+
+
+def test_without_scikit_learn_the_extra_is_named() -> None:
+    script = "import sys; sys.modules['sklearn'] = None\nimport hcnn.estimator"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "hcnn.estimator needs scikit-learn: pip install 'hcnn[sklearn]'" in done.stderr
