@@ -15,7 +15,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from hcnn import cli_compare, datasets, files, runs, training
-from hcnn.distillation import Teaching, get_teaching
 from hcnn.files import RunFolderBusy
 from hcnn.networks import (
     AttributeNetwork,
@@ -30,6 +29,7 @@ from hcnn.pretrained import list_pretrained, load_pretrained
 from hcnn.recipes import RECIPES, Recipe, get_recipe
 from hcnn.signals import Interrupted
 from hcnn.summary import summarize
+from hcnn.teaching import Teaching, get_teaching
 from hcnn.training import Progress as StepProgress
 
 _DEFAULT_MODELS = {"digits": "hcnn_digits", "cifar10": "hcnn_small_cifar10", "cifar100": "hcnn_cifar100"}
