@@ -123,7 +123,6 @@ def _train(folder, name, *, recipe=None, **options):
 
 
 PLAIN = get_recipe("digits", epochs=14, optimizer="adamw", lr=0.003, weight_decay=0.01)  # without normalization
-EPOCHS = {"compact": 6, "hypernetwork": 6}
 
 
 @pytest.fixture
@@ -137,7 +136,7 @@ def one_thread():
 @pytest.mark.parametrize("system", [name.removesuffix("_digits") for name in NAMED if name.endswith("_digits")])
 def test_every_system_learns_the_digits(system, tmp_path, one_thread) -> None:
     plain = system in ("allcnn", "nin", "fitnet4", "maxout")
-    recipe = PLAIN if plain else get_recipe("digits", epochs=EPOCHS.get(system, 4))
+    recipe = PLAIN if plain else get_recipe("digits", epochs=6)
     result = _train(tmp_path / "run", f"{system}_digits", recipe=recipe)
     assert result["test_accuracy"] > 0.95
     run = runs.load_run(tmp_path / "run")
