@@ -9,16 +9,10 @@ import torch
 
 import hcnn
 from hcnn import datasets, runs
-from hcnn.distillation import (
-    Distillation,
-    Teaching,
-    attention_loss,
-    check_teacher,
-    find_pairs,
-    get_teaching,
-    soft_loss,
-)
+from hcnn.distillation import Distillation, attention_loss, check_teacher, soft_loss
+from hcnn.pairs import find_pairs
 from hcnn.recipes import get_recipe
+from hcnn.teaching import Teaching, get_teaching
 from hcnn.training import Preprocessing
 
 DIGITS = Preprocessing((0.3,), (0.3,), (8, 8), tuple("0123456789"))
@@ -85,8 +79,12 @@ def test_any_network_teaches_any_other(student, teacher, precision) -> None:
 def test_the_sum_is_composed_of_its_parts() -> None:
     x, labels = torch.randn(4, 1, 8, 8), torch.arange(4)
     parts = []
-    for one in ({"soft_targets": 0.9}, {"attention": 50.0}, {"soft_targets": 0.9, "attention": 50.0, "labels": 0.2}):
-        model, lesson = _lesson("wrn16_1_digits", "wrn40_1_digits", Teaching(**{"labels": 0.0, **one}))
+    for teaching in (
+        Teaching(labels=0.0, soft_targets=0.9),
+        Teaching(labels=0.0, attention=50.0),
+        Teaching(labels=0.2, soft_targets=0.9, attention=50.0),
+    ):
+        model, lesson = _lesson("wrn16_1_digits", "wrn40_1_digits", teaching)
         logits = model(x)
         label_loss = torch.nn.functional.cross_entropy(logits, labels)
         parts.append((lesson.loss(x, logits, label_loss, epoch=0, progress=0.0).item(), label_loss.item()))
@@ -135,8 +133,8 @@ def test_the_hint_of_fitnets_fits() -> None:
     student, teacher = hcnn.create_model("fitnet4_cifar10"), hcnn.create_model("maxout_cifar10")
     size = Preprocessing((0.5,) * 3, (0.2,) * 3, (32, 32), tuple("0123456789"))
     lesson = Distillation(teacher, student, size, size, get_teaching("fitnet"))
-    (regressor,) = lesson.regressors
-    assert tuple(regressor.weight.shape) == (192, 80, 2, 2)
+    shapes = [tuple(p.shape) for p in lesson.regressors.parameters() if p.ndim > 1]
+    assert shapes == [(192, 80, 2, 2)]
 
 
 # ------------------------------------------------------------------------------------------------ whole runs

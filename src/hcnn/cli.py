@@ -16,7 +16,6 @@ from rich.table import Table
 
 from hcnn import allocator, cli_bench, cli_compare, datasets, files, runs, training
 from hcnn.cli_use import Export, Predict, export, predict
-from hcnn.distillation import Teaching, get_teaching
 from hcnn.files import RunFolderBusy
 from hcnn.networks import (
     AttributeNetwork,
@@ -32,6 +31,7 @@ from hcnn.prediction import open_network
 from hcnn.recipes import RECIPES, Recipe, get_recipe
 from hcnn.signals import Interrupted
 from hcnn.summary import summarize
+from hcnn.teaching import Teaching, get_teaching
 from hcnn.training import Progress as StepProgress
 
 _DEFAULT_MODELS = {"digits": "hcnn_digits", "cifar10": "hcnn_small_cifar10", "cifar100": "hcnn_cifar100"}

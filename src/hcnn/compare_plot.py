@@ -37,7 +37,7 @@ def plot(rows: list[Row], path: Path) -> None:
         (("parameters to be stored", "stored"), ("multiply-adds of an image", "multiply_adds"))
     ):
         axes = grid[0][column]
-        theirs = [(getattr(r, field), r.system.cifar10, _name(r)) for r in printed]
+        theirs = [(getattr(r, field), r.system.cifar10 or 0.0, _name(r)) for r in printed]
         ours = [(getattr(r, field), statistics.fmean(r.accuracies), _name(r)) for r in full]
         _points(axes, theirs, _PRINTED, "published", "o")
         _points(axes, ours, _OURS, "ours", "D")

@@ -1,5 +1,6 @@
 """What a network costs: multiply-adds of an image, images a second in training and inference."""
 
+import copy
 import statistics
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hcnn.comparators import HyperNetwork
 from hcnn.networks import AttributeNetwork
+from hcnn.summary import summarize
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Throughput:
     steps: int
 
 
-def inference_network(model: nn.Module) -> nn.Module:
+def inference_network(model: nn.Module) -> Any:
     """The network as one would deploy it: an HCNN folded, a hypernetwork's main network, any other as it is."""
     if isinstance(model, AttributeNetwork):
         return model if model.folded else model.eval().fold()
@@ -40,25 +42,28 @@ def inference_network(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def multiply_adds(model: nn.Module, image_size: Sequence[int], channels: int = 3) -> int:
-    """Multiply-adds of one image through the inference network: convolutions and matrix products as they are executed.
+def multiply_adds(model: nn.Module, image_size: Sequence[int]) -> int:
+    """Multiply-adds of one image through the inference network: convolutions and matrix products.
+
+    Of an attribute network those of the dense form, from `summarize`, in whatever form it is executed; of any other
+    half of the floating-point operations that `torch.utils.flop_counter` sees on tensors without contents.
 
     Args:
-        model: any network.
+        model: an unfolded attribute network, or a comparator.
         image_size: one size per spatial axis.
-        channels: of the image.
 
     Returns:
-        Half of the floating-point operations that `torch.utils.flop_counter` counts.
+        A count.
 
     Example:
         >>> from hcnn import create_model
         >>> multiply_adds(create_model("resnet20_cifar10"), (32, 32))
         40551040
     """
-    network = inference_network(model)
-    parameter = next(network.parameters())
-    image = torch.zeros(1, channels, *image_size, device=parameter.device, dtype=parameter.dtype)
+    if isinstance(model, AttributeNetwork):
+        return sum(row.multiply_adds for row in summarize(model, image_size))
+    network = copy.deepcopy(inference_network(model)).to("meta")
+    image = torch.zeros(1, network.config.channels, *image_size, device="meta")
     with FlopCounterMode(display=False) as counter:
         network(image)
     return counter.get_total_flops() // 2
@@ -98,7 +103,8 @@ def measure_throughput(
             torch.cuda.synchronize(batch.device)
         return time.perf_counter() - start
 
-    step(), step()
+    for _ in range(2):
+        step()
     taken: list[float] = []
     while len(taken) < 3 or sum(taken) < seconds:
         taken.append(step())

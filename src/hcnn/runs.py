@@ -27,11 +27,12 @@ from torch import nn
 from hcnn import checkpoints, files, weights
 from hcnn.augment import Augmentation
 from hcnn.datasets import ImageSet, Splits
-from hcnn.distillation import Distillation, Teaching
+from hcnn.distillation import Distillation
 from hcnn.distributed import local_device, process_group, rank_and_size, share
 from hcnn.networks import KINDS, Network, NetworkConfig, build, count_parameters
 from hcnn.recipes import Recipe
 from hcnn.signals import Interrupted, StopRequest
+from hcnn.teaching import Teaching
 from hcnn.training import Diverged, Preprocessing, Progress, Trainer, accuracy
 
 WEIGHTS, CONFIG, METRICS, TIMING, RESULT = (
