@@ -1,0 +1,52 @@
+"""See what the attributes of a network mean: translate its arrays, look for images there, and measure.
+
+The way in is `open_explorer`; it computes the invariant arrays (eq. 9) of the run's training images once, into a
+folder that later calls find::
+
+    explorer = open_explorer("runs/demo")             # also: data=, data_dir=, folder=, position="mean", engine="faiss"
+    explorer.depths                                   # (3, 4, 5, 6)
+    explorer.attributes(5)                            # {"v4": 4, "v5": 8}: what x̄_5 can be translated along
+    found = explorer.neighbours(17, 5, [{"v4": t} for t in range(4)], k=6)    # of image 17, or of a uint8 image (c, *u)
+    found.indices, found.distances, found.near        # (4, 6) each; nearest first, image 17 itself is left out
+    found.rarity                                      # share of unshifted images whose nearest is at least as far
+    explorer.neighbours(17, 5, [{"v4": 1, "v5": 0.5}])         # two attributes at once, fractional amounts
+    explorer.scores(17, 5, "v4", range(4))            # class probabilities (4, classes) by forward_from
+    explorer.array(17, 5, {"v4": 1})                  # x̄_5, translated, (v4, v5): what to draw beneath an image
+    explorer.thumbnail(17), explorer.label(17), explorer.base.classes         # PNG bytes, class, class names
+    explorer.arrays.logits[17], explorer.periodic     # class scores; whether whole translations are exact
+
+The pieces, each usable alone:
+
+- `sources`: `AttributeSource`, and as controls `ChannelSource` (unordered channels) and `untrained_like`.
+- `arrays`: `invariant_arrays` in memory; `build_arrays` and `open_arrays` on disk, resumable, tied to their origin.
+- `shifts`: `smooth`, `shift` (whole: rolls; fractional: Fourier), `shuffled_orders` (the control for order).
+- `neighbours`: `Space`, exact search in one depth, with what "near enough" means there.
+
+Whole translations are exact in a periodic network (`boundary="circular"`); under zeros they are an approximation.
+
+"""
+
+from hcnn.explore.arrays import Arrays, build_arrays, invariant_arrays, open_arrays
+from hcnn.explore.explorer import Explorer, open_explorer, png
+from hcnn.explore.neighbours import Neighbours, Space
+from hcnn.explore.shifts import shift, shuffled_orders, smooth
+from hcnn.explore.sources import AttributeSource, ChannelSource, Source, untrained_like
+
+__all__ = [
+    "Arrays",
+    "AttributeSource",
+    "ChannelSource",
+    "Explorer",
+    "Neighbours",
+    "Source",
+    "Space",
+    "build_arrays",
+    "invariant_arrays",
+    "open_arrays",
+    "open_explorer",
+    "png",
+    "shift",
+    "shuffled_orders",
+    "smooth",
+    "untrained_like",
+]
