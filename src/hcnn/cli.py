@@ -273,6 +273,7 @@ def _pictures(folder: Path, splits: datasets.Splits, test_accuracy: float | None
     """Learning curves, and translations where the images can be drawn; nothing without matplotlib."""
     try:
         from hcnn import pictures
+        from hcnn.explore import explore_images, figures
 
         curves, translations = folder / "curves.png", folder / "translations.png"
         pictures.learning_curves(folder / runs.METRICS, curves, test_accuracy=test_accuracy)
@@ -280,10 +281,9 @@ def _pictures(folder: Path, splits: datasets.Splits, test_accuracy: float | None
         if shown.images.ndim != 4 or shown.images.shape[1] not in (1, 3):
             return [curves]
         run = runs.load_run(folder)
-        if not isinstance(run.model, AttributeNetwork):
+        if not isinstance(run.model, AttributeNetwork) or len(run.model.layers) < 3:  # no array of three attributes
             return [curves]
-        standardized = run.preprocessing.standardize(shown.images)
-        pictures.translation_picture(run.model, standardized, shown.images, shown.labels, shown.classes, translations)
+        figures.figure3(explore_images(run, shown.subset(range(min(len(shown), 2000)))), translations)
     except ImportError as error:
         console.print(f"no pictures: {error}")
         return []

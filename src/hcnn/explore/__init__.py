@@ -21,13 +21,16 @@ The pieces, each usable alone:
 - `arrays`: `invariant_arrays` in memory; `build_arrays` and `open_arrays` on disk, resumable, tied to their origin.
 - `shifts`: `smooth`, `shift` (whole: rolls; fractional: Fourier), `shuffled_orders` (the control for order).
 - `neighbours`: `Space`, exact search in one depth, with what "near enough" means there.
+- `explorer`: `open_explorer` (arrays on disk), `explore_images` (in memory), `png`.
+- `statistics`, `properties`, `meaning`: what is measured; `study`: all of it, with controls, into JSON and CSV.
+- `figures`: figures 3 and 4 of the paper, and those of the study. Needs matplotlib.
 
 Whole translations are exact in a periodic network (`boundary="circular"`); under zeros they are an approximation.
 
 """
 
 from hcnn.explore.arrays import Arrays, build_arrays, invariant_arrays, open_arrays
-from hcnn.explore.explorer import Explorer, open_explorer, png
+from hcnn.explore.explorer import Explorer, explore_images, open_explorer, png
 from hcnn.explore.neighbours import Neighbours, Space
 from hcnn.explore.shifts import shift, shuffled_orders, smooth
 from hcnn.explore.sources import AttributeSource, ChannelSource, Source, untrained_like
@@ -41,6 +44,7 @@ __all__ = [
     "Source",
     "Space",
     "build_arrays",
+    "explore_images",
     "invariant_arrays",
     "open_arrays",
     "open_explorer",

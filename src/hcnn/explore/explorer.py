@@ -68,15 +68,11 @@ class Explorer:
     def attributes(self, j: int) -> dict[str, int]:
         """The attributes that x̄_j can be translated along, with their numbers of values.
 
-        The classes, v_{J-1}, are none: no layer convolves along them, so their order means nothing.
+        The classes, v_{J-1}, are none: no layer convolves along them, so that their order means nothing.
 
         """
-        last, _ = max(self.depths), self.arrays.at(j)
-        return {
-            f"v{j - 1 + n}": size
-            for n, size in enumerate(self.arrays.at(j).shape[1:])
-            if not (j == last and n == 1 and self.run.model.readout.linear is None)
-        }
+        self.arrays.at(j)
+        return {axis: size for axis, size in self.source.attributes()[j].items() if axis != f"v{j - 2}"}
 
     def space(self, j: int, smooth: Sequence[str] = ()) -> Space:
         """One depth of the data base, prepared for search; the last few are kept in memory."""
@@ -198,6 +194,23 @@ def png(image: Tensor, side: int = 64) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray((pixels[:, :, 0] if image.shape[0] == 1 else pixels).contiguous().numpy()).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def explore_images(run: Run, base: ImageSet, *, position: Position = "centre") -> Explorer:
+    """An explorer over images in memory, a few thousand; nothing is written.
+
+    Args:
+        run: a loaded run.
+        base: the data base.
+        position: as for `hcnn.explore.invariant_arrays`.
+
+    Returns:
+        The explorer.
+
+    """
+    logits, depths = invariant_arrays(run.model, base.images, run.preprocessing, position=position)
+    arrays = {j: array.numpy() for j, array in depths.items()}
+    return Explorer(run, base, Arrays(None, arrays, logits.numpy(), run.model.config.boundary), position)
 
 
 def open_explorer(

@@ -36,6 +36,14 @@ class Source(Protocol):
         """Sizes of (v_{j-2}, v_{j-1}, v_j) for every depth j that can be explored."""
         ...
 
+    def attributes(self) -> dict[int, dict[str, int]]:
+        """For every depth the attributes that can be translated along, with their numbers of values.
+
+        The classes, v_{J-1}, are none: no layer convolves along them, so that their order means nothing.
+
+        """
+        ...
+
     def read(self, x: Tensor, position: Position) -> tuple[Tensor, dict[int, Tensor]]:
         """Logits of standardized images, and for each depth x_j without space: (b, v_{j-2}, v_{j-1}, v_j)."""
         ...
@@ -120,6 +128,14 @@ class AttributeSource:
         sizes = self.model.attribute_sizes
         return {j: sizes[j - 1][-3:] for j in range(3, len(sizes) + 1)}  # pyright: ignore[reportReturnType]
 
+    def attributes(self) -> dict[int, dict[str, int]]:
+        """As `Source.attributes`."""
+        last = None if getattr(self.model.config, "readout", "mean") == "linear" else len(self.model.layers)
+        return {
+            j: {f"v{j - 2 + n}": size for n, size in enumerate(sizes) if not (n == 2 and j == last)}
+            for j, sizes in self.sizes().items()
+        }
+
     @torch.no_grad()
     def read(self, x: Tensor, position: Position) -> tuple[Tensor, dict[int, Tensor]]:
         """As `Source.read`; older attributes of a multiscale network are averaged."""
@@ -181,6 +197,10 @@ class ChannelSource:
     def sizes(self) -> dict[int, tuple[int, int, int]]:
         """As `Source.sizes`."""
         return dict(self.layout)
+
+    def attributes(self) -> dict[int, dict[str, int]]:
+        """As `Source.attributes`, by position in the layout."""
+        return {j: {f"v{j - 2 + n}": size for n, size in enumerate(sizes)} for j, sizes in self.layout.items()}
 
     def _cut(self, output: Tensor, j: int) -> Tensor:
         a, b, c = self.layout[j]
