@@ -75,7 +75,7 @@ class Space:
     ) -> None:
         if engine not in ("torch", "faiss"):
             raise ValueError(f"engine: expected 'torch' or 'faiss'; got {engine!r}")
-        values = torch.from_numpy(np.ascontiguousarray(arrays.at(j)))
+        values = torch.from_numpy(np.array(arrays.at(j)))
         self.j, self.smooth, self.level, self.engine = j, tuple(sorted(set(smooth))), level, engine
         self.folder, self.sample = arrays.folder, min(sample, len(arrays))
         self.shape = tuple(values.shape[1:])
