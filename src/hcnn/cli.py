@@ -1,4 +1,4 @@
-"""The command `hcnn`: the only module that prints."""
+"""The command `hcnn`: it and its parts, `cli_…`, are the only modules that print."""
 
 import os
 import shlex
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hcnn import cli_compare, datasets, files, runs, training
+from hcnn import cli_compare, cli_explore, datasets, files, runs, training
 from hcnn.distillation import Teaching, get_teaching
 from hcnn.files import RunFolderBusy
 from hcnn.networks import (
@@ -442,6 +442,7 @@ def _models(command: Models, console: Console) -> None:
 _ACTIONS: dict[type, Callable[[Any, Console], None]] = {
     Train: _train, Demo: _demo, Evaluate: _evaluate, Predict: _predict, Summary: _summary, Models: _models,
     **cli_compare.ACTIONS,
+    **cli_explore.ACTIONS,
 }  # fmt: skip
 
 
@@ -482,6 +483,8 @@ def _parse(arguments: Sequence[str]) -> Any:
         | Annotated[Predict, tyro.conf.subcommand("predict")]
         | Annotated[Summary, tyro.conf.subcommand("summary")]
         | Annotated[cli_compare.Compare, tyro.conf.subcommand("compare")]
+        | Annotated[cli_explore.Figure, tyro.conf.subcommand("figure")]
+        | Annotated[cli_explore.Explore, tyro.conf.subcommand("explore")]
         | Annotated[Models, tyro.conf.subcommand("models")],  # pyright: ignore[reportArgumentType]
         prog="hcnn",
         description="Hierarchical Attribute CNNs: train, evaluate, predict, look inside.",

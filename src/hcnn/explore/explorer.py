@@ -230,7 +230,7 @@ def open_explorer(
         run: a run folder, or a model whose trained weights lie in the package.
         data: the data base, as `hcnn.datasets.load` takes it: its training images; the run's own data by default.
         data_dir: where data sets lie.
-        folder: where the arrays are kept; ``explore-POSITION`` in the run folder if None.
+        folder: where the arrays are kept; ``arrays-POSITION`` in the run folder if None.
         position: "centre" or "mean", as for `hcnn.explore.invariant_arrays`.
         engine: "torch" or "faiss".
         device: where arrays are computed.
@@ -247,7 +247,7 @@ def open_explorer(
     if not path.exists() and str(run) in list_pretrained():
         found = load_pretrained(str(run))
         loaded = Run(path, found.model, found.preprocessing, found.card["config"])
-        folder = folder or Path("runs") / f"{path.name}-explore-{position}"
+        folder = folder or Path("runs") / f"{path.name}-arrays-{position}"
     else:
         loaded = load_run(path)
     name = data or loaded.config["data"]
@@ -261,7 +261,7 @@ def open_explorer(
     if len(model.layers) < 3:
         raise ValueError(f"{run}: expected a network of depth J ≥ 4, with arrays of three attributes")
     arrays = build_arrays(
-        folder or path / f"explore-{position}",
+        folder or path / f"arrays-{position}",
         model,
         base,
         loaded.preprocessing,

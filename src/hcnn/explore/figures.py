@@ -148,7 +148,7 @@ def _image(
     same = query is not None and explorer.label(index) == explorer.label(query)
     for spine in axes.spines.values():
         spine.set(color=SAME if same else OTHER, linewidth=2.5 if query is not None else 0)
-        spine.set_linestyle("-" if near or near is None else ":")
+        spine.set_linestyle("-" if near or near is None else "--")
     axes.set_title(name if distance is None else f"{name} · {distance:.2f}", fontsize=8, pad=3)
 
 
@@ -159,6 +159,6 @@ def _head(axes: Any, text: str) -> None:
 def _legend(explorer: Explorer) -> str:
     exact = "" if explorer.periodic else "\nthe network is not periodic: translations are an approximation"
     return (
-        "above each: class · distance; frame: blue = class of the query, orange = another, "
-        f"dotted = farther than 95 % of unshifted images are from their nearest{exact}"
+        "above each: class · distance; frame: blue = class of the query, orange = another,\n"
+        f"dashed = farther than 95 % of unshifted images are from their nearest{exact}"
     )
