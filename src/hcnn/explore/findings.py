@@ -1,6 +1,7 @@
 """What a study says, in sentences: effect sizes with intervals, and plainly where the answer is "nothing"."""
 
-from hcnn.explore.study import Row, Study
+from hcnn.explore.study import Study
+from hcnn.explore.tables import CHANGE, CONSISTENCY, Row
 
 
 def findings(study: Study) -> list[str]:
@@ -26,17 +27,28 @@ def _interval(row: Row) -> str:
 
 def _consistency(study: Study) -> list[str]:
     said = []
-    growth = [row for row in study.contrasts if row["against"].startswith("depth ")]
-    for row in growth:
-        what, at = row["statistic"].rsplit(": ", 1)
-        word = {"above": "higher", "below": "lower", "no difference": "no different"}[row["verdict"]]
-        said.append(f"{what[0].upper()}{what[1:]}: {word} at {at} than at {row['against']}: {_interval(row)}.")
-    by_control: dict[str, list[Row]] = {}
     for row in study.contrasts:
-        if row["statistic"] == "class consistency, τ ≠ 0" and not row["against"].startswith("depth "):
-            by_control.setdefault(row["against"], []).append(row)
-    for against, rows in by_control.items():
+        if row["against"].startswith("depth ") and (row["network"] == "trained" or row["order"] == "own"):
+            word = {"above": "higher", "below": "lower", "no difference": "no different"}[row["verdict"]]
+            who = row["network"] if row["order"] == "own" else f"{row['network']}, shuffled order"
+            what = row["statistic"][0].upper() + row["statistic"][1:]
+            said.append(f"{what} ({who}): {word} at depth {row['depth']} than at {row['against']}: {_interval(row)}.")
+    controls = dict.fromkeys(
+        row["against"] for row in study.contrasts if row["statistic"] == CONSISTENCY and "depth" not in row["against"]
+    )
+    for against in controls:
+        rows = [row for row in study.contrasts if row["statistic"] == CONSISTENCY and row["against"] == against]
         said.append(f"Class consistency after a translation along v(j-1), against {against}: {_depths(rows)}.")
+    near = [
+        row
+        for row in study.rows
+        if (row["statistic"], row["network"], row["order"]) == ("near enough", "trained", "own")
+        and row["tau"]
+        and row["attribute"] == f"v{row['depth'] - 1}"
+    ]
+    shares = {j: [row["value"] for row in near if row["depth"] == j] for j in sorted({row["depth"] for row in near})}
+    means = ", ".join(f"{sum(values) / len(values):.0%} at depth {j}" for j, values in shares.items())
+    said.append(f"Neighbours found after a translation along v(j-1) that are near enough: {means}.")
     return said
 
 
@@ -74,12 +86,12 @@ def _flatness(study: Study) -> list[str]:
     said = []
     by_control: dict[tuple[str, int], list[Row]] = {}
     for row in study.contrasts:
-        if row["statistic"].startswith("total variation"):
+        if row["statistic"] == CHANGE:
             by_control.setdefault((row["against"], row["depth"] - int(row["attribute"][1:])), []).append(row)
     for (against, back), rows in sorted(by_control.items()):
         name = f"v(j-{back})" if back else "v(j)"
         said.append(
-            f"Change of the class probabilities under translation along {name}, against {against}: {_depths(rows)}."
+            f"Change of class scores when x_j is translated along {name}, against {against}: {_depths(rows)}."
         )
     return said
 
@@ -93,7 +105,7 @@ def _properties(study: Study) -> list[str]:
         found = sorted((r for r in rows if r["verdict"] == "found"), key=lambda r: -abs(r["value"]) * r["explained"])
         if found:
             parts = [
-                f"x̄{r['depth']} along {r['attribute']} (r = {_interval(r)}, explains {r['explained']:.0%} of the change)"
+                f"x̄{r['depth']} along {r['attribute']} (r = {_interval(r)}, {r['explained']:.0%} of the change)"
                 for r in found[:4]
             ]
             more = f" and {len(found) - 4} more" if len(found) > 4 else ""

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hcnn.explore.study import Row, Study
+from hcnn.explore.study import Study
+from hcnn.explore.tables import CHANGE, Row
 from hcnn.pictures import pyplot, save
 
 # Okabe and Ito's colours, told apart by all kinds of colour vision; line styles differ too.
@@ -137,15 +138,22 @@ def smoothness_figure(study: Study, path: Path) -> None:
 
 
 def flatness_figure(study: Study, path: Path) -> None:
-    """Total variation of class probabilities after a translation that Proposition 3.1 does not imply, by depth."""
+    """How much the class scores change under shifts of x_j that they are not bound to ignore, by depth."""
     plot = pyplot()
-    figure, grid = plot.subplots(1, 3, figsize=(12.5, 3.8), layout="constrained", sharey=True)
-    for back, axes in zip((2, 1, 0), grid, strict=True):
-        rows = [row for row in study.rows if row["statistic"] == "total variation" and _newer(row, back)]
-        _lines(axes, [row for row in rows if not row["implied"]], study)
-        axes.set(title=f"along v(j{f'-{back}' if back else ''})", xlabel="depth j", ylim=(0, 1))
-    grid[0].set_ylabel("total variation of class probabilities")
-    _finish(figure, path, grid[0], study)
+    figure, grid = plot.subplots(2, 2, figsize=(10, 6.6), layout="constrained", sharex=True, sharey="row")
+    for line, what in zip(grid, (CHANGE, "prediction stays"), strict=True):
+        for back, axes in zip((1, 0), line, strict=True):
+            rows = [row for row in study.rows if row["statistic"] == what and _newer(row, back)]
+            _lines(axes, [row for row in rows if not row["implied"]], study)
+            axes.set(ylim=(0, 1.05) if what != CHANGE else (0, None))
+            if what == CHANGE:
+                axes.axhline(1, color="k", linewidth=0.6)
+                axes.set_title(f"x_j translated along v(j{f'-{back}' if back else ''})")
+            else:
+                axes.set_xlabel("depth j")
+    grid[0, 0].set_ylabel("squared change of scores\n1 = a random other image")
+    grid[1, 0].set_ylabel("predicted class stays")
+    _finish(figure, path, grid[0, 0], study)
 
 
 def _newer(row: Row, back: int) -> bool:
