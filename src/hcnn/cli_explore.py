@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hcnn.explore import Explorer, open_explorer
+from hcnn.explore import AttributeSource, Explorer, Source, channels_like, open_explorer
 from hcnn.files import ensure_writable
+from hcnn.networks import AttributeNetwork
+from hcnn.runs import load_run
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Explore:
     """Images whose properties are changed."""
     flat: int = 200
     """Images whose arrays are translated inside the network."""
+    control: tuple[Path, ...] = ()
+    """Runs of other networks on the same data, as further controls; an ordinary CNN's channels have no order."""
     orders: int = 8
     """Shuffled orders per attribute, as a control for properties."""
     seed: int = 0
@@ -145,7 +149,9 @@ def run_explore(command: Explore, console: Console) -> None:
     )
     settings = StudySettings(command.queries, command.changed, command.flat, command.orders, seed=command.seed)
     with console.status("measuring") as status:
-        study = run_study(explorer, settings=settings, say=lambda text: status.update(text))
+        study = run_study(
+            explorer, settings=settings, controls=_controls(command, explorer), say=lambda text: status.update(text)
+        )
     written = study.write(output)
     if explorer.base.images.ndim == 4 and explorer.base.images.shape[1] in (1, 3):
         written += draw_study(study, output)
@@ -158,6 +164,24 @@ def run_explore(command: Explore, console: Console) -> None:
     console.print(table)
     for path in written:
         console.print(f"wrote {path}", soft_wrap=True, highlight=False)
+
+
+def _controls(command: Explore, explorer: Explorer) -> dict[str, Source]:
+    """The networks of further runs, which must have been trained on the same data."""
+    controls: dict[str, Source] = {}
+    for path in command.control:
+        if path.name in ("trained", "untrained", *controls):
+            raise ValueError(
+                f"--control: expected runs of different names; got {path.name} twice, or as a reserved name"
+            )
+        run = load_run(path)
+        if run.preprocessing != explorer.run.preprocessing:
+            raise ValueError(f"--control: {path} was trained on other data than {command.run}")
+        model: Any = run.model.to(command.device)
+        example = run.preprocessing.standardize(explorer.base.images[:1].to(command.device))
+        ordered = isinstance(model, AttributeNetwork)
+        controls[path.name] = AttributeSource(model) if ordered else channels_like(model, explorer.source, example)
+    return controls
 
 
 ACTIONS: dict[type, Callable[[Any, Console], None]] = {Figure: run_figure, Explore: run_explore}

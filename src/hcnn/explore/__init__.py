@@ -17,7 +17,8 @@ folder that later calls find::
 
 The pieces, each usable alone:
 
-- `sources`: `AttributeSource`, and as controls `ChannelSource` (unordered channels) and `untrained_like`.
+- `sources`: `AttributeSource`; `controls`: `untrained_like`, and for unordered channels of any CNN `ChannelSource` and
+  `channels_like`.
 - `arrays`: `invariant_arrays` in memory; `build_arrays` and `open_arrays` on disk, resumable, tied to their origin.
 - `shifts`: `smooth`, `shift` (whole: rolls; fractional: Fourier), `shuffled_orders` (the control for order).
 - `neighbours`: `Space`, exact search in one depth, with what "near enough" means there.
@@ -30,10 +31,11 @@ Whole translations are exact in a periodic network (`boundary="circular"`); unde
 """
 
 from hcnn.explore.arrays import Arrays, build_arrays, invariant_arrays, open_arrays
+from hcnn.explore.controls import ChannelSource, channels_like, untrained_like
 from hcnn.explore.explorer import Explorer, explore_images, open_explorer, png
 from hcnn.explore.neighbours import Neighbours, Space
 from hcnn.explore.shifts import shift, shuffled_orders, smooth
-from hcnn.explore.sources import AttributeSource, ChannelSource, Source, untrained_like
+from hcnn.explore.sources import AttributeSource, Source
 
 __all__ = [
     "Arrays",
@@ -44,6 +46,7 @@ __all__ = [
     "Source",
     "Space",
     "build_arrays",
+    "channels_like",
     "explore_images",
     "invariant_arrays",
     "open_arrays",

@@ -90,9 +90,7 @@ def _flatness(study: Study) -> list[str]:
             by_control.setdefault((row["against"], row["depth"] - int(row["attribute"][1:])), []).append(row)
     for (against, back), rows in sorted(by_control.items()):
         name = f"v(j-{back})" if back else "v(j)"
-        said.append(
-            f"Change of class scores when x_j is translated along {name}, against {against}: {_depths(rows)}."
-        )
+        said.append(f"Change of class scores when x_j is translated along {name}, against {against}: {_depths(rows)}.")
     return said
 
 

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from hcnn.datasets import ImageSet, stratified_split
 from hcnn.explore.arrays import Arrays, build_arrays, invariant_arrays
+from hcnn.explore.controls import untrained_like
 from hcnn.explore.explorer import Explorer
-from hcnn.explore.sources import AttributeSource, Source, untrained_like
+from hcnn.explore.sources import AttributeSource, Source
 from hcnn.explore.statistics import Bootstrap, Questions
 from hcnn.explore.tables import Row, Say, consistency_table, flatness_table, path_table
 from hcnn.explore.verdicts import property_table

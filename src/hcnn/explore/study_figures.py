@@ -197,5 +197,7 @@ def _finish(figure: Any, path: Path, first: Any, study: Study) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
     handles, labels = first.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
-    figure.suptitle(f"{study.info['run']}, {study.info['queries']}; bands: 95 % over query images", fontsize=9)
+    figure.suptitle(
+        f"{study.info['run']}, {study.info['queries']}; bands: 95 % over query images, averaged over τ", fontsize=9
+    )
     save(figure, path)

@@ -156,7 +156,7 @@ def flatness_table(
                     measured = {"prediction stays": stays.double(), "total variation": variation, CHANGE: change}
                     for what, values in measured.items():
                         for tau in range(1, size):
-                            implied = tau in exact and kind == "own"
+                            implied = tau in exact and (kind == "own" or not free)  # an average has no order
                             rows.append(_row(what, at, values[tau - 1], boot, tau) | {"implied": implied})
                     if free:
                         changes.setdefault((name, kind), {})[j, axis] = change[[tau - 1 for tau in free]].mean(0)
