@@ -10,7 +10,7 @@ from torch import Tensor
 from hcnn.explore import shifts
 from hcnn.explore.arrays import Arrays
 from hcnn.explore.neighbours import Space
-from hcnn.explore.sources import Source
+from hcnn.explore.sources import Source, attribute_dim
 
 
 class Bootstrap:
@@ -103,8 +103,11 @@ def class_consistency(
         Same class, and near enough: bool (τ, n), τ = 0 … size - 1.
 
     """
-    space = Space(base, j)
-    dim, queries, arrays = space.dim(axis), questions.arrays[j], torch.from_numpy(np.array(base.at(j)))
+    dim, queries, arrays = (
+        attribute_dim(axis, j, newest_at=-1),
+        questions.arrays[j],
+        torch.from_numpy(np.array(base.at(j))),
+    )
     if order is not None:
         arrays, queries = (one.index_select(dim, torch.tensor(order)) for one in (arrays, queries))
     space = Space(Arrays(None, {j: arrays.numpy()}, base.logits, base.boundary), j, [axis])
