@@ -56,6 +56,8 @@ def test_bad_requests_for_figures_are_explained(run, tmp_path, capsys) -> None:
     assert "figure 4: expected one --query; got 2" in _error(capsys, "figure", 4, run, "--query", 1, 2)
     assert "are for figure 3" in _error(capsys, "figure", 4, run, "--depth", 3)
     assert "expected config.json in it" in _error(capsys, "figure", 3, tmp_path)
+    assert "expected config.json in it" in _error(capsys, "explore", tmp_path)
+    assert not list(tmp_path.iterdir())
     np.savez(tmp_path / "large.npz", images=np.zeros((4, 16, 16), np.uint8), labels=np.arange(4) % 2)
     message = _error(capsys, "explore", run, "--data", tmp_path / "large.npz")
     assert "expected images (c, *u) = (1, 8, 8), as the run's; got (1, 16, 16)" in message

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from hcnn.explore import AttributeSource, Explorer, Source, channels_like, open_explorer
+from hcnn.explore.explorer import load_named
 from hcnn.files import ensure_writable
 from hcnn.networks import AttributeNetwork
 from hcnn.runs import load_run
@@ -136,6 +137,7 @@ def run_explore(command: Explore, console: Console) -> None:
             raise ValueError(f"--{name}: expected 1 or more; got {value}")
     if command.threads is not None:
         torch.set_num_threads(command.threads)
+    load_named(command.run)  # before anything is written
     output = ensure_writable(command.output or (command.run if command.run.is_dir() else Path()) / "explore")
     explorer = open_with_progress(
         command.run,

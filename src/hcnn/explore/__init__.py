@@ -15,8 +15,8 @@ folder that later calls find::
     explorer.thumbnail(17), explorer.label(17), explorer.base.classes         # PNG bytes, class, class names
     explorer.arrays.logits[17], explorer.periodic     # class scores; whether whole translations are exact
 
-The first question about a depth and attribute calibrates "near" on 1,000 images, which takes a second or less and is kept
-on disk; ``explorer.space(5, ["v4"]).nearest_distances()`` does so ahead.
+The first question about a depth and attribute calibrates "near" on 1,000 images, which takes a second or less and is
+kept on disk; ``explorer.space(5, ["v4"]).nearest_distances()`` does so ahead.
 
 The pieces, each usable alone:
 

@@ -213,6 +213,14 @@ def explore_images(run: Run, base: ImageSet, *, position: Position = "centre") -
     return Explorer(run, base, Arrays(None, arrays, logits.numpy(), run.model.config.boundary), position)
 
 
+def load_named(run: StrPath) -> Run:
+    """A run folder, or a model whose trained weights lie in the package."""
+    if not Path(run).exists() and str(run) in list_pretrained():
+        found = load_pretrained(str(run))
+        return Run(Path(run), found.model, found.preprocessing, found.card["config"])
+    return load_run(Path(run))
+
+
 def open_explorer(
     run: StrPath,
     *,
@@ -243,13 +251,12 @@ def open_explorer(
         ValueError: if run or data are not what they should be, or the folder holds arrays of another origin.
 
     """
-    path = Path(run)
-    if not path.exists() and str(run) in list_pretrained():
-        found = load_pretrained(str(run))
-        loaded = Run(path, found.model, found.preprocessing, found.card["config"])
-        folder = folder or Path("runs") / f"{path.name}-arrays-{position}"
-    else:
-        loaded = load_run(path)
+    loaded = load_named(run)
+    if folder is None:
+        packed = not loaded.folder.exists()  # a model of the package has no folder to keep them in
+        folder = (
+            Path("runs") / f"{loaded.folder.name}-arrays-{position}" if packed else loaded.folder / f"arrays-{position}"
+        )
     name = data or loaded.config["data"]
     splits = datasets.load(name, data_dir=data_dir)
     base, model = splits.train, loaded.model.to(device)
@@ -261,7 +268,7 @@ def open_explorer(
     if len(model.layers) < 3:
         raise ValueError(f"{run}: expected a network of depth J ≥ 4, with arrays of three attributes")
     arrays = build_arrays(
-        folder or path / f"arrays-{position}",
+        folder,
         model,
         base,
         loaded.preprocessing,
