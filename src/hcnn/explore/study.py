@@ -12,6 +12,7 @@ Every row is a dict with at least ``statistic, network, order, depth, attribute,
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from hcnn.explore.sources import AttributeSource, Source
 from hcnn.explore.statistics import Bootstrap, Questions
 from hcnn.explore.tables import Row, Say, consistency_table, flatness_table, path_table
 from hcnn.explore.verdicts import property_table
-from hcnn.files import write_atomically, write_json
+from hcnn.files import StrPath, strict_json, write_atomically
 
 _CONTROL_IMAGES = 1000  # that the untrained network's normalizations see
 
@@ -73,13 +74,31 @@ class Study:
     properties: list[Row]
 
     def write(self, folder: Path) -> list[Path]:
-        """Write study.json, and each table as CSV."""
-        paths = [folder / "study.json"]
-        write_json(paths[0], asdict(self))
-        for name in ("rows", "contrasts", "properties"):
+        """Write study.json, one row a line, and each table as CSV; numbers to six digits."""
+        tables = {name: [_rounded(row) for row in getattr(self, name)] for name in ("rows", "contrasts", "properties")}
+        texts = [f'"info": {strict_json(folder, self.info)}']
+        texts += [f'"{name}": [{_lines(folder, rows)}\n]' for name, rows in tables.items()]
+        path = folder / "study.json"
+        write_atomically(path, ("{" + ",\n".join(texts) + "}\n").encode())
+        paths = [path]
+        for name, rows in tables.items():
             paths.append(folder / f"{name}.csv")
-            write_atomically(paths[-1], _csv(getattr(self, name)))
+            write_atomically(paths[-1], _csv(rows))
         return paths
+
+
+def read_study(folder: StrPath) -> Study:
+    """Read the study.json of a folder that `Study.write` left.
+
+    Raises:
+        ValueError: if it is missing or is something else.
+
+    """
+    path = Path(folder) / "study.json"
+    try:
+        return Study(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{path}: expected a study, as `hcnn explore` leaves; {error}") from error
 
 
 def run_study(
@@ -184,11 +203,19 @@ def _spread(n: int, count: int) -> Tensor:
     return torch.from_numpy(np.linspace(0, n - 1, min(count, n)).astype(np.int64))
 
 
+def _rounded(row: Row) -> Row:
+    return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in row.items()}
+
+
+def _lines(folder: Path, rows: Iterable[Row]) -> str:
+    return ",".join(f"\n{strict_json(folder, row)}" for row in rows)
+
+
 def _csv(rows: Iterable[Row]) -> bytes:
     rows = list(rows)
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: f"{v:.5g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
+    writer.writerows(rows)
     return text.getvalue().encode()
