@@ -8,7 +8,16 @@ import torch
 from torch import Tensor, nn
 
 import hcnn
-from hcnn.explore import Arrays, AttributeSource, ChannelSource, shift, shuffled_orders, smooth, untrained_like
+from hcnn.explore import (
+    Arrays,
+    AttributeSource,
+    ChannelSource,
+    channels_like,
+    shift,
+    shuffled_orders,
+    smooth,
+    untrained_like,
+)
 from hcnn.explore.meaning import best_shifts, shift_grid
 from hcnn.explore.properties import PROPERTIES, change, changed_inputs, properties_for
 from hcnn.explore.statistics import (
@@ -283,3 +292,24 @@ def test_tables_have_controls_beside_every_number(periodic) -> None:
     # Two networks that have learned nothing: hardly any contrast between them.
     between = [row["verdict"] == "no difference" for row in contrasts if row["against"] == "untrained"]
     assert sum(between) >= len(between) - 1
+
+
+def test_channels_of_an_ordinary_network_stand_beside_as_a_control(periodic) -> None:
+    source, x = periodic
+    torch.manual_seed(1)
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 48, 3, padding=1), nn.ELU(), nn.Conv2d(48, 80, 3, padding=1), nn.ELU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(80, 10)),
+    )
+    plain = channels_like(net.eval(), source, x[:1])
+    assert plain.sizes() == {3: (1, 4, 8), 4: (1, 4, 8), 5: (2, 4, 8), 6: (2, 4, 10)}
+    sources = {"trained": source, "plain": plain}
+    _, contrasts = flatness_table(sources, x, Bootstrap(40, 50))
+    assert {row["depth"] for row in contrasts if row["against"] == "plain"} == {3, 4, 5}
+    pixels = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8)
+    rows = property_table(sources, pixels, PLAIN, Bootstrap(20, 50), orders=2)
+    assert all(math.isfinite(row["plain_r"]) and 0 <= row["plain_explained"] <= 1 for row in rows)
+    assert sum(row["verdict"] == "found" for row in rows) <= 1  # nothing was learned by anyone
+    small = nn.Sequential(nn.Conv2d(1, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(ValueError, match="expected a module of 4·8 = 32 channels or more for x3"):
+        channels_like(small, source, x[:1])
