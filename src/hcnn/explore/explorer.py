@@ -19,6 +19,7 @@ from hcnn.explore.arrays import Arrays, build_arrays, invariant_arrays
 from hcnn.explore.neighbours import Engine, Neighbours, Space
 from hcnn.explore.sources import AttributeSource, Position, attribute_dim
 from hcnn.files import StrPath
+from hcnn.networks import AttributeNetwork
 from hcnn.pretrained import list_pretrained, load_pretrained
 from hcnn.runs import Run, load_run
 
@@ -252,6 +253,11 @@ def open_explorer(
 
     """
     loaded = load_named(run)
+    if not isinstance(loaded.model, AttributeNetwork) or len(loaded.model.layers) < 3:
+        raise ValueError(
+            f"{run}: expected a network with attributes, of depth J ≥ 4; got {type(loaded.model).__name__}. "
+            "Channels of other networks are a control: hcnn explore --control"
+        )
     if folder is None:
         packed = not loaded.folder.exists()  # a model of the package has no folder to keep them in
         folder = (
@@ -265,8 +271,6 @@ def open_explorer(
         raise ValueError(
             f"{name}: expected images (c, *u) = {expected}, as the run's; got {tuple(base.images.shape[1:])}"
         )
-    if len(model.layers) < 3:
-        raise ValueError(f"{run}: expected a network of depth J ≥ 4, with arrays of three attributes")
     arrays = build_arrays(
         folder,
         model,
