@@ -1,4 +1,4 @@
-"""The command `hcnn`: the only module that prints."""
+"""The command `hcnn`: it and its parts, `cli_…`, are the only modules that print."""
 
 import os
 import shlex
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hcnn import allocator, cli_bench, cli_compare, datasets, files, runs, training
+from hcnn import allocator, cli_bench, cli_compare, cli_explore, datasets, files, runs, training
 from hcnn.cli_use import Export, Predict, export, predict
 from hcnn.files import RunFolderBusy
 from hcnn.networks import (
@@ -272,6 +272,7 @@ def _pictures(folder: Path, splits: datasets.Splits, test_accuracy: float | None
     """Learning curves, and translations where the images can be drawn; nothing without matplotlib."""
     try:
         from hcnn import pictures
+        from hcnn.explore import explore_images, figures
 
         curves, translations = folder / "curves.png", folder / "translations.png"
         pictures.learning_curves(folder / runs.METRICS, curves, test_accuracy=test_accuracy)
@@ -279,10 +280,9 @@ def _pictures(folder: Path, splits: datasets.Splits, test_accuracy: float | None
         if shown.images.ndim != 4 or shown.images.shape[1] not in (1, 3):
             return [curves]
         run = runs.load_run(folder)
-        if not isinstance(run.model, AttributeNetwork):
+        if not isinstance(run.model, AttributeNetwork) or len(run.model.layers) < 3:  # no array of three attributes
             return [curves]
-        standardized = run.preprocessing.standardize(shown.images)
-        pictures.translation_picture(run.model, standardized, shown.images, shown.labels, shown.classes, translations)
+        figures.figure3(explore_images(run, shown.subset(range(min(len(shown), 2000)))), translations)
     except ImportError as error:
         console.print(f"no pictures: {error}")
         return []
@@ -396,7 +396,7 @@ def _models(command: Models, console: Console) -> None:
 _ACTIONS: dict[type, Callable[[Any, Console], None]] = {
     Train: _train, Demo: _demo, Evaluate: _evaluate, Predict: predict, Export: export,
     Summary: _summary, Models: _models,
-    **cli_compare.ACTIONS, **cli_bench.ACTIONS,
+    **cli_compare.ACTIONS, **cli_bench.ACTIONS, **cli_explore.ACTIONS,
 }  # fmt: skip
 
 
@@ -468,6 +468,8 @@ def _parse(arguments: Sequence[str]) -> Any:
         | Annotated[Summary, tyro.conf.subcommand("summary")]
         | Annotated[cli_compare.Compare, tyro.conf.subcommand("compare")]
         | Annotated[cli_bench.Bench, tyro.conf.subcommand("bench")]
+        | Annotated[cli_explore.Figure, tyro.conf.subcommand("figure")]
+        | Annotated[cli_explore.Explore, tyro.conf.subcommand("explore")]
         | Annotated[Models, tyro.conf.subcommand("models")],  # pyright: ignore[reportArgumentType]
         prog="hcnn",
         description="Hierarchical Attribute CNNs: train, evaluate, predict, look inside.",

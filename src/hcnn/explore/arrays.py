@@ -1,0 +1,255 @@
+"""Invariant arrays (eq. 9) of a whole data set, on disk: computed in one pass, resumable, and tied to their origin.
+
+A folder of arrays holds::
+
+    index.json     digests of weights and images, position, sizes, and how many images are done
+    x3.npy …       x̄_j of every image, float32 (n, v_{j-1}, v_j), one file per depth
+    logits.npy     class scores, float32 (n, classes)
+    near-….npy     nearest distances of unshifted images, made when first asked for (`hcnn.explore.neighbours`)
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hcnn.datasets import ImageSet
+from hcnn.explore.sources import AttributeSource, Position, Source
+from hcnn.files import RunLock, StrPath, ensure_writable, write_json
+from hcnn.networks import AttributeNetwork
+from hcnn.training import Preprocessing
+
+INDEX, LOGITS = "index.json", "logits.npy"
+_FORMAT = "hcnn-arrays-1"
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """The invariant arrays of a data set.
+
+    Attributes:
+        folder: where they lie, or None for arrays in memory.
+        depths: for each depth j, (n, v_{j-1}, v_j), float32; mapped from disk, not read, where they lie in a folder.
+        logits: (n, classes), float32.
+        boundary: of the network they come from, as in `Source`.
+
+    """
+
+    folder: Path | None
+    depths: dict[int, np.ndarray]
+    logits: np.ndarray
+    boundary: str
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def at(self, j: int) -> np.ndarray:
+        """x̄_j of all images; ValueError for a depth that was not kept."""
+        if j not in self.depths:
+            raise ValueError(f"depth: expected one of {', '.join(map(str, self.depths))}; got {j}")
+        return self.depths[j]
+
+
+def invariant_arrays(
+    source: Source | AttributeNetwork,
+    images: Tensor,
+    preprocessing: Preprocessing,
+    *,
+    position: Position = "centre",
+    batch: int = 250,
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Class scores and invariant arrays of some images, at every depth, in memory.
+
+    Eq. (9), paper, section 5.3: x̄_j(v_{j-1}, v_j) = Σ over v_{j-2} of x_j(u0, v_{j-2}, v_{j-1}, v_j), here as a mean.
+
+    Args:
+        source: a network in eval mode, or any other `Source`.
+        images: uint8, (n, c, *u); or floats that are standardized already.
+        preprocessing: of the network.
+        position: u0 is the "centre", or the array is averaged over u ("mean").
+        batch: images at a time.
+
+    Returns:
+        Logits (n, classes), and for each depth 3 ≤ j ≤ J-1 an array (n, v_{j-1}, v_j); float32 on the CPU.
+
+    Raises:
+        ValueError: for another position, and where an array is not finite.
+
+    Example:
+        >>> import hcnn
+        >>> plain = Preprocessing((0.5,), (0.25,), (8, 8), tuple("0123456789"))
+        >>> images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+        >>> logits, arrays = invariant_arrays(hcnn.create_model("hcnn_digits").eval(), images, plain)
+        >>> {j: tuple(array.shape) for j, array in arrays.items()}
+        {3: (2, 4, 8), 4: (2, 4, 8), 5: (2, 4, 8), 6: (2, 4, 10)}
+
+    """
+    source = as_source(source)
+    device = next(source.model.parameters()).device
+    parts = []
+    for part in images.split(batch):
+        part = part.to(device)
+        x = preprocessing.standardize(part) if part.dtype == torch.uint8 else part
+        logits, arrays = source.read(x, position)
+        parts.append((logits.cpu(), {j: array.mean(1).cpu() for j, array in arrays.items()}))
+    logits = torch.cat([one for one, _ in parts])
+    result = {j: torch.cat([arrays[j] for _, arrays in parts]) for j in parts[0][1]}
+    for name, array in [("class scores", logits), *((f"x̄{j}", array) for j, array in result.items())]:
+        if not bool(array.isfinite().all()):
+            bad = int((~array.isfinite()).flatten(1).any(1).nonzero()[0])
+            raise ValueError(f"invariant_arrays: {name} of image {bad} is NaN or infinite: the weights are beyond use")
+    return logits, result
+
+
+def as_source(source: Source | AttributeNetwork) -> Source:
+    """The network as a `Source`, if it is not one already."""
+    return AttributeSource(source) if isinstance(source, AttributeNetwork) else source
+
+
+def build_arrays(
+    folder: StrPath,
+    source: Source | AttributeNetwork,
+    images: ImageSet,
+    preprocessing: Preprocessing,
+    *,
+    position: Position = "centre",
+    block: int = 2000,
+    on_block: Callable[[int, int], None] | None = None,
+) -> Arrays:
+    """Compute the invariant arrays of a data set into a folder, or go on where a killed process stopped.
+
+    One pass gives every depth. Memory is that of a block; the record of what is done is written after its arrays.
+
+    Args:
+        folder: made if missing; one with all arrays of the same origin is opened and nothing is computed.
+        source: a network in eval mode, or any other `Source`; it may lie on a GPU.
+        images: the data set.
+        preprocessing: of the network.
+        position: as for `invariant_arrays`.
+        block: images between two records.
+        on_block: told how many images are done, of how many.
+
+    Returns:
+        The arrays, mapped from disk.
+
+    Raises:
+        ValueError: if the folder holds arrays of other weights, other images or another position; says which.
+        RunFolderBusy: if another process is computing into the folder.
+        OSError: if the folder cannot be written.
+
+    """
+    source, folder = as_source(source), Path(folder)
+    origin = _origin(source, images, position)
+    if (folder / INDEX).exists() and _read(folder, origin)["done"] == len(images):
+        return open_arrays(folder, source, images, position=position)
+    folder = ensure_writable(folder)
+    with RunLock(folder):
+        record = _read(folder, origin) if (folder / INDEX).exists() else None
+        done = record["done"] if record else 0
+        files = _open(folder, origin, "r+" if record else "w+")
+        if not record:
+            write_json(folder / INDEX, {**origin, "done": 0})
+        while done < len(images):
+            end = min(done + block, len(images))
+            logits, arrays = invariant_arrays(source, images.images[done:end], preprocessing, position=position)
+            for name, values in [(LOGITS, logits), *((f"x{j}.npy", array) for j, array in arrays.items())]:
+                files[name][done:end] = values.numpy()
+                files[name].flush()
+            done = end
+            write_json(folder / INDEX, {**origin, "done": done})
+            if on_block:
+                on_block(done, len(images))
+    return open_arrays(folder, source, images, position=position)
+
+
+def open_arrays(
+    folder: StrPath, source: Source | AttributeNetwork, images: ImageSet, *, position: Position = "centre"
+) -> Arrays:
+    """Open a folder that `build_arrays` finished, if it belongs to these weights, images and position.
+
+    Args:
+        folder: the folder.
+        source: the network.
+        images: the data set.
+        position: as it was computed with.
+
+    Returns:
+        The arrays, mapped from disk.
+
+    Raises:
+        ValueError: if the folder holds no arrays, not all of them, or those of another origin; says which.
+
+    """
+    folder, source = Path(folder), as_source(source)
+    if not (folder / INDEX).is_file():
+        raise ValueError(f"{folder}: expected a folder of arrays, with {INDEX} in it; there is none")
+    origin = _origin(source, images, position)
+    record = _read(folder, origin)
+    if record["done"] != len(images):
+        raise ValueError(
+            f"{folder}: expected the arrays of {len(images):,} images; {record['done']:,} are done: compute the rest"
+        )
+    files = _open(folder, origin, "r")
+    logits = files.pop(LOGITS)
+    return Arrays(folder, {int(name[1:-4]): array for name, array in files.items()}, logits, source.boundary)
+
+
+def _origin(source: Source, images: ImageSet, position: Position) -> dict[str, Any]:
+    if position not in ("centre", "mean"):
+        raise ValueError(f"position: expected 'centre' or 'mean'; got {position!r}")
+    return {
+        "format": _FORMAT,
+        "weights_sha256": source.digest(),
+        "data_sha256": images.digest(),
+        "position": position,
+        "images": len(images),
+        "classes": len(images.classes),
+        "sizes": {str(j): list(sizes[1:]) for j, sizes in source.sizes().items()},
+    }
+
+
+def _read(folder: Path, origin: dict[str, Any]) -> dict[str, Any]:
+    """The record of a folder, which must be of the same origin."""
+    try:
+        record = json.loads((folder / INDEX).read_text())
+        different = [key for key in origin if record[key] != origin[key]]
+        done = int(record["done"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / INDEX}: expected a record of arrays; {error!r}") from error
+    if different:
+        texts = [f"{key} {_short(record[key])}, expected {_short(origin[key])}" for key in different]
+        raise ValueError(
+            f"{folder} holds arrays of another origin: {'; '.join(texts)}; give another folder, or remove it"
+        )
+    return {**record, "done": done}
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:12] + "…"
+
+
+def _open(folder: Path, origin: dict[str, Any], mode: Any) -> dict[str, Any]:
+    n = origin["images"]
+    shapes = {f"x{j}.npy": (n, *sizes) for j, sizes in origin["sizes"].items()} | {LOGITS: (n, origin["classes"])}
+    files = {}
+    for name, shape in shapes.items():
+        path = folder / name
+        if mode == "w+":
+            files[name] = np.lib.format.open_memmap(path, mode, np.float32, shape)
+            continue
+        try:
+            files[name] = np.lib.format.open_memmap(path, mode)
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(
+                f"{path}: expected an array of shape {shape}; {error}. Remove {folder} to begin anew"
+            ) from error
+        if files[name].shape != shape or files[name].dtype != np.float32:
+            found = f"{files[name].dtype} of shape {files[name].shape}"
+            raise ValueError(f"{path}: expected float32 of shape {shape}; got {found}. Remove {folder} to begin anew")
+    return files

@@ -1,0 +1,282 @@
+"""A run and its data base, opened for looking: neighbours, class scores and thumbnails by image number."""
+
+import io
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hcnn import datasets
+from hcnn.datasets import ImageSet
+from hcnn.explore import shifts
+from hcnn.explore.arrays import Arrays, build_arrays, invariant_arrays
+from hcnn.explore.neighbours import Engine, Neighbours, Space
+from hcnn.explore.sources import AttributeSource, Position, attribute_dim
+from hcnn.files import StrPath
+from hcnn.networks import AttributeNetwork
+from hcnn.pretrained import list_pretrained, load_pretrained
+from hcnn.runs import Run, load_run
+
+Query = int | Tensor
+Moves = Sequence[Mapping[str, float]]
+_SPACES = 12  # prepared depths kept in memory: 6 MB each at K = 8 and 50,000 images, 26 MB at K = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Explorer:
+    """A trained network with the invariant arrays of a data base.
+
+    Attributes:
+        run: the run.
+        base: the data base: images, labels, class names.
+        arrays: its invariant arrays.
+        position: where in space they are taken.
+        engine: how neighbours are searched, "torch" or "faiss".
+        held_out: images of the same kind that were not trained on, or None.
+
+    """
+
+    run: Run
+    base: ImageSet
+    arrays: Arrays
+    position: Position = "centre"
+    engine: Engine = "torch"
+    held_out: ImageSet | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _spaces: "OrderedDict[tuple[int, tuple[str, ...]], Space]" = field(default_factory=OrderedDict, repr=False)
+
+    @cached_property
+    def source(self) -> AttributeSource:
+        """The network as a source of arrays."""
+        return AttributeSource(self.run.model)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The depths j that can be explored, 3 … J-1."""
+        return tuple(self.arrays.depths)
+
+    @property
+    def periodic(self) -> bool:
+        """Whether whole translations are exact; under zeros they are an approximation."""
+        return self.arrays.boundary == "circular"
+
+    def attributes(self, j: int) -> dict[str, int]:
+        """The attributes that x̄_j can be translated along, with their numbers of values.
+
+        The classes, v_{J-1}, are none: no layer convolves along them, so that their order means nothing.
+
+        """
+        self.arrays.at(j)
+        return {axis: size for axis, size in self.source.attributes()[j].items() if axis != f"v{j - 2}"}
+
+    def space(self, j: int, smooth: Sequence[str] = ()) -> Space:
+        """One depth of the data base, prepared for search; the last few are kept in memory."""
+        key = (j, tuple(sorted(set(smooth))))
+        with self._lock:  # a server asks from several threads
+            if key not in self._spaces:
+                self._spaces[key] = Space(self.arrays, j, key[1], engine=self.engine)
+                if len(self._spaces) > _SPACES:
+                    self._spaces.popitem(last=False)
+            self._spaces.move_to_end(key)
+            return self._spaces[key]
+
+    def neighbours(
+        self, query: Query, j: int, moves: Moves, *, k: int = 1, smooth: Sequence[str] | None = None
+    ) -> Neighbours:
+        """The images nearest to one query after each of several translations.
+
+        Args:
+            query: an image of the data base, which is not found itself; or any image, uint8 (c, *u).
+            j: depth.
+            moves: translations, as ``{"v6": 1, "v7": -0.5}`` or ``{}``; row m of the answer belongs to ``moves[m]``.
+            k: neighbours per translation.
+            smooth: attributes to smooth along; by default all that occur in `moves`, as in the paper.
+
+        Returns:
+            Neighbours, (moves, k).
+
+        Raises:
+            ValueError: for an image, depth, attribute or k that does not exist.
+
+        """
+        axes = {axis for move in moves for axis in move} if smooth is None else smooth
+        space = self.space(j, [*axes])
+        if isinstance(query, int):
+            self._check(query)
+            moved, exclude = space.moved(torch.tensor([query]), moves)[0], torch.full((len(moves),), query)
+        else:
+            moved, exclude = space.moved(self.arrays_of(query[None])[1][j], moves)[0], None
+        return space.nearest(moved, k, exclude=exclude)
+
+    def arrays_of(self, images: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        """Class scores and invariant arrays, not smoothed, of any images, uint8 (n, c, *u)."""
+        expected = tuple(self.base.images.shape[1:])
+        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != expected:
+            raise ValueError(f"expected uint8 images (n, {expected}); got {images.dtype} of {tuple(images.shape)}")
+        return invariant_arrays(self.source, images, self.run.preprocessing, position=self.position)
+
+    def scores(self, query: Query, j: int, axis: str, amounts: Sequence[float]) -> Tensor:
+        """Class probabilities after the whole array x_j, not x̄_j, was translated along an attribute.
+
+        Proposition 3.1: in a periodic network those at multiples of ``model.invariant_shift(j, axis)`` are equal.
+
+        Args:
+            query: an image of the data base, or any image, uint8 (c, *u).
+            j: depth, 3 … J-1.
+            axis: one of v_{j-2}, v_{j-1}, v_j.
+            amounts: translations.
+
+        Returns:
+            (amounts, classes), each row adds up to 1.
+
+        Raises:
+            ValueError: for an image, depth or attribute that does not exist.
+
+        """
+        self.arrays.at(j)
+        attribute_dim(axis, j, newest_at=0)
+        image = self.image(query)[None]
+        moves = [lambda x, amount=amount: shifts.shift(x, -1, amount) for amount in amounts]
+        device = next(self.run.model.parameters()).device
+        logits = self.source.scores(self.run.preprocessing.standardize(image.to(device)), j, axis, moves)
+        return logits[:, 0].softmax(1).cpu()
+
+    def image(self, query: Query) -> Tensor:
+        """The pixels of a query, uint8 (c, *u)."""
+        if isinstance(query, int):
+            self._check(query)
+            return self.base.images[query]
+        return query
+
+    def label(self, index: int) -> int:
+        """The class of an image of the data base."""
+        self._check(index)
+        return int(self.base.labels[index])
+
+    def array(
+        self, query: Query, j: int, move: Mapping[str, float] | None = None, smooth: Sequence[str] = ()
+    ) -> Tensor:
+        """x̄_j of a query, (v_{j-1}, v_j), smoothed and translated if asked for: what to draw beneath an image."""
+        space = self.space(j, smooth)
+        start = torch.tensor([query]) if isinstance(query, int) else self.arrays_of(query[None])[1][j]
+        return space.moved(start, [move or {}])[0, 0]
+
+    def thumbnail(self, query: Query, side: int = 64) -> bytes:
+        """An image as the bytes of a PNG of `side` pixels or a little more, enlarged by whole pixels.
+
+        Raises:
+            ImportError: if pillow is not installed.
+            ValueError: if the image is not grey or RGB in two dimensions.
+
+        """
+        return png(self.image(query), side)
+
+    def _check(self, index: int) -> None:
+        if not 0 <= index < len(self.base):
+            raise ValueError(f"image: expected a number from 0 to {len(self.base) - 1}; got {index}")
+
+
+def png(image: Tensor, side: int = 64) -> bytes:
+    """A uint8 image (1 or 3, height, width) as the bytes of a PNG, enlarged by whole pixels to `side` or more."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError("thumbnails need pillow: pip install pillow") from error
+    if image.ndim != 3 or image.shape[0] not in (1, 3):
+        raise ValueError(f"thumbnail: expected an image (1 or 3, height, width); got shape {tuple(image.shape)}")
+    factor = max(1, math.ceil(side / max(image.shape[1:])))
+    pixels = image.repeat_interleave(factor, 1).repeat_interleave(factor, 2).permute(1, 2, 0)
+    buffer = io.BytesIO()
+    Image.fromarray((pixels[:, :, 0] if image.shape[0] == 1 else pixels).contiguous().numpy()).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def explore_images(run: Run, base: ImageSet, *, position: Position = "centre") -> Explorer:
+    """An explorer over images in memory, a few thousand; nothing is written.
+
+    Args:
+        run: a loaded run.
+        base: the data base.
+        position: as for `hcnn.explore.invariant_arrays`.
+
+    Returns:
+        The explorer.
+
+    """
+    logits, depths = invariant_arrays(run.model, base.images, run.preprocessing, position=position)
+    arrays = {j: array.numpy() for j, array in depths.items()}
+    return Explorer(run, base, Arrays(None, arrays, logits.numpy(), run.model.config.boundary), position)
+
+
+def load_named(run: StrPath) -> Run:
+    """A run folder, or a model whose trained weights lie in the package."""
+    if not Path(run).exists() and str(run) in list_pretrained():
+        found = load_pretrained(str(run))
+        return Run(Path(run), found.model, found.preprocessing, found.card["config"])
+    return load_run(Path(run))
+
+
+def open_explorer(
+    run: StrPath,
+    *,
+    data: str | None = None,
+    data_dir: StrPath | None = None,
+    folder: StrPath | None = None,
+    position: Position = "centre",
+    engine: Engine = "torch",
+    device: str = "cpu",
+    on_block: Callable[[int, int], None] | None = None,
+) -> Explorer:
+    """Open a run for exploring; its arrays are computed on the first call, and found on every later one.
+
+    Args:
+        run: a run folder, or a model whose trained weights lie in the package.
+        data: the data base, as `hcnn.datasets.load` takes it: its training images; the run's own data by default.
+        data_dir: where data sets lie.
+        folder: where the arrays are kept; ``arrays-POSITION`` in the run folder if None.
+        position: "centre" or "mean", as for `hcnn.explore.invariant_arrays`.
+        engine: "torch" or "faiss".
+        device: where arrays are computed.
+        on_block: told how many images are done, of how many.
+
+    Returns:
+        The explorer.
+
+    Raises:
+        ValueError: if run or data are not what they should be, or the folder holds arrays of another origin.
+
+    """
+    loaded = load_named(run)
+    if not isinstance(loaded.model, AttributeNetwork) or len(loaded.model.layers) < 3:
+        raise ValueError(
+            f"{run}: expected a network with attributes, of depth J ≥ 4; got {type(loaded.model).__name__}. "
+            "Channels of other networks are a control: hcnn explore --control"
+        )
+    if folder is None:
+        packed = not loaded.folder.exists()  # a model of the package has no folder to keep them in
+        folder = (
+            Path("runs") / f"{loaded.folder.name}-arrays-{position}" if packed else loaded.folder / f"arrays-{position}"
+        )
+    name = data or loaded.config["data"]
+    splits = datasets.load(name, data_dir=data_dir)
+    base, model = splits.train, loaded.model.to(device)
+    if base.images.shape[1:] != (model.config.channels, *loaded.preprocessing.size):
+        expected = (model.config.channels, *loaded.preprocessing.size)
+        raise ValueError(
+            f"{name}: expected images (c, *u) = {expected}, as the run's; got {tuple(base.images.shape[1:])}"
+        )
+    arrays = build_arrays(
+        folder,
+        model,
+        base,
+        loaded.preprocessing,
+        position=position,
+        on_block=on_block,
+    )
+    return Explorer(loaded, base, arrays, position, engine, splits.test)

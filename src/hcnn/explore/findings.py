@@ -1,0 +1,115 @@
+"""What a study says, in sentences: effect sizes with intervals, and plainly where the answer is "nothing"."""
+
+from hcnn.explore.study import Study
+from hcnn.explore.tables import CHANGE, CONSISTENCY, Row
+
+
+def findings(study: Study) -> list[str]:
+    """State the results of a study, one sentence or two each.
+
+    Args:
+        study: what was measured.
+
+    Returns:
+        Sentences; numbers with their 95 % interval over query images.
+
+    """
+    said = []
+    if study.info["boundary"] != "circular":
+        said.append("The network is not periodic: translations wrap around, which is an approximation there.")
+    said += _consistency(study) + _smoothness(study) + _flatness(study) + _properties(study)
+    return said
+
+
+def _interval(row: Row) -> str:
+    return f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+
+
+def _consistency(study: Study) -> list[str]:
+    said = []
+    for row in study.contrasts:
+        if row["against"].startswith("depth ") and (row["network"] == "trained" or row["order"] == "own"):
+            word = {"above": "higher", "below": "lower", "no difference": "no different"}[row["verdict"]]
+            who = row["network"] if row["order"] == "own" else f"{row['network']}, shuffled order"
+            what = row["statistic"][0].upper() + row["statistic"][1:]
+            said.append(f"{what} ({who}): {word} at depth {row['depth']} than at {row['against']}: {_interval(row)}.")
+    controls = dict.fromkeys(
+        row["against"] for row in study.contrasts if row["statistic"] == CONSISTENCY and "depth" not in row["against"]
+    )
+    for against in controls:
+        rows = [row for row in study.contrasts if row["statistic"] == CONSISTENCY and row["against"] == against]
+        said.append(f"Class consistency after a translation along v(j-1), against {against}: {_depths(rows)}.")
+    near = [
+        row
+        for row in study.rows
+        if (row["statistic"], row["network"], row["order"]) == ("near enough", "trained", "own")
+        and row["tau"]
+        and row["attribute"] == f"v{row['depth'] - 1}"
+    ]
+    shares = {j: [row["value"] for row in near if row["depth"] == j] for j in sorted({row["depth"] for row in near})}
+    means = ", ".join(f"{sum(values) / len(values):.0%} at depth {j}" for j, values in shares.items())
+    said.append(f"Neighbours found after a translation along v(j-1) that are near enough: {means}.")
+    return said
+
+
+def _depths(rows: list[Row]) -> str:
+    """Which depths are above, below, or no different, with the largest differences."""
+    parts = []
+    for verdict in ("above", "below", "no difference"):
+        mine = [row for row in rows if row["verdict"] == verdict]
+        if mine:
+            most = max(mine, key=lambda row: abs(row["value"]))
+            names = ", ".join(dict.fromkeys(str(row["depth"]) for row in mine))
+            extreme = "" if verdict == "no difference" else f" (most at depth {most['depth']}: {_interval(most)})"
+            parts.append(f"{verdict} at depth {names}{extreme}")
+    return "; ".join(parts)
+
+
+def _smoothness(study: Study) -> list[str]:
+    said = []
+    for back, name in ((1, "v(j-1)"), (0, "v(j)")):
+        rows = [row for row in study.rows if row["statistic"] == "roughness" and row["order"] == "own"
+                and row["attribute"] == f"v{row['depth'] - back}"]  # fmt: skip
+        smooth = [row for row in rows if row["network"] == "trained" and row["high"] < 1]
+        control = {row["depth"]: row for row in rows if row["network"] == "untrained"}
+        better = [row["depth"] for row in smooth if row["high"] < control[row["depth"]]["low"]]
+        depths = ", ".join(str(row["depth"]) for row in smooth) or "no depth"
+        values = f" ({min(r['value'] for r in smooth):.2f} to {max(r['value'] for r in smooth):.2f})" if smooth else ""
+        said.append(
+            f"Neighbouring values of {name} are more alike than others (roughness below 1) at depth: {depths}{values}; "
+            f"more so than in an untrained network at depth: {', '.join(map(str, better)) or 'none'}."
+        )
+    return said
+
+
+def _flatness(study: Study) -> list[str]:
+    said = []
+    by_control: dict[tuple[str, int], list[Row]] = {}
+    for row in study.contrasts:
+        if row["statistic"] == CHANGE:
+            by_control.setdefault((row["against"], row["depth"] - int(row["attribute"][1:])), []).append(row)
+    for (against, back), rows in sorted(by_control.items()):
+        name = f"v(j-{back})" if back else "v(j)"
+        said.append(f"Change of class scores when x_j is translated along {name}, against {against}: {_depths(rows)}.")
+    return said
+
+
+def _properties(study: Study) -> list[str]:
+    if not study.properties:
+        return ["Properties of images were not changed: the images are not two-dimensional."]
+    said = []
+    for name in dict.fromkeys(row["property"] for row in study.properties):
+        rows = [row for row in study.properties if row["property"] == name]
+        found = sorted((r for r in rows if r["verdict"] == "found"), key=lambda r: -abs(r["value"]) * r["explained"])
+        if found:
+            parts = [
+                f"x̄{r['depth']} along {r['attribute']} (r = {_interval(r)}, {r['explained']:.0%} of the change)"
+                for r in found[:4]
+            ]
+            more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+            said.append(f"{name.capitalize()}: found in {'; '.join(parts)}{more}.")
+        else:
+            same = sum(row["verdict"] == "as a control" for row in rows)
+            rest = f" ({same} of {len(rows)} correlate, but no more than a control does)" if same else ""
+            said.append(f"{name.capitalize()}: nothing{rest}.")
+    return said

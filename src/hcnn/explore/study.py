@@ -1,0 +1,221 @@
+"""Everything that is measured about a run's attributes, with its controls, as plain rows for JSON and CSV.
+
+Every row is a dict with at least ``statistic, network, order, depth, attribute, value, low, high, n``:
+
+- ``network``: "trained", "untrained" (same configuration and normalization statistics, nothing learned), or the name
+  of a comparator whose channels have no order;
+- ``order``: "own", or "shuffled": the same computation on the attribute's values in a random order, averaged over
+  several orders;
+- ``low, high``: the 95 % bootstrap interval over query images.
+
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hcnn.datasets import ImageSet, stratified_split
+from hcnn.explore.arrays import Arrays, build_arrays, invariant_arrays
+from hcnn.explore.controls import untrained_like
+from hcnn.explore.explorer import Explorer
+from hcnn.explore.sources import AttributeSource, Source
+from hcnn.explore.statistics import Bootstrap, Questions
+from hcnn.explore.tables import Row, Say, consistency_table, flatness_table, path_table
+from hcnn.explore.verdicts import property_table
+from hcnn.files import StrPath, strict_json, write_atomically
+
+_CONTROL_IMAGES = 1000  # that the untrained network's normalizations see
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """How much is measured.
+
+    Attributes:
+        queries: images asked about; for class consistency and smoothness.
+        changed: images whose properties are changed.
+        flat: images whose arrays are translated inside the network.
+        orders: shuffled orders per attribute for properties; the other statistics take two.
+        resamples: of the bootstrap.
+        seed: of queries, orders and the untrained network.
+
+    """
+
+    queries: int = 500
+    changed: int = 200
+    flat: int = 200
+    orders: int = 8
+    resamples: int = 2000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was measured.
+
+    Attributes:
+        info: where it comes from: run, weights, data, settings.
+        rows: curves; see the module.
+        contrasts: differences to the controls, paired by query.
+        properties: one row per depth, attribute and property, with a verdict.
+
+    """
+
+    info: Row
+    rows: list[Row]
+    contrasts: list[Row]
+    properties: list[Row]
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write study.json, one row a line, and each table as CSV; numbers to six digits."""
+        tables = {name: [_rounded(row) for row in getattr(self, name)] for name in ("rows", "contrasts", "properties")}
+        texts = [f'"info": {strict_json(folder, self.info)}']
+        texts += [f'"{name}": [{_lines(folder, rows)}\n]' for name, rows in tables.items()]
+        path = folder / "study.json"
+        write_atomically(path, ("{" + ",\n".join(texts) + "}\n").encode())
+        paths = [path]
+        for name, rows in tables.items():
+            paths.append(folder / f"{name}.csv")
+            write_atomically(paths[-1], _csv(rows))
+        return paths
+
+
+def read_study(folder: StrPath) -> Study:
+    """Read the study.json of a folder that `Study.write` left.
+
+    Raises:
+        ValueError: if it is missing or is something else.
+
+    """
+    path = Path(folder) / "study.json"
+    try:
+        return Study(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{path}: expected a study, as `hcnn explore` leaves; {error}") from error
+
+
+def run_study(
+    explorer: Explorer,
+    *,
+    settings: StudySettings | None = None,
+    controls: Mapping[str, Source] | None = None,
+    folder: Path | None = None,
+    say: Say = lambda text: None,
+) -> Study:
+    """Measure everything, with an untrained network and any further controls beside.
+
+    Queries are held-out images where there are some, in equal shares of the classes: on images that a network was
+    trained on, a neighbour of the same class may be memory.
+
+    Args:
+        explorer: the run with its data base.
+        settings: how much.
+        controls: further networks by name, comparators; "untrained" is added.
+        folder: where the arrays of the controls are kept; beside those of the run if None.
+        say: told of each step.
+
+    Returns:
+        The study.
+
+    Raises:
+        ValueError: if there are fewer images than are asked for.
+
+    """
+    s = settings or StudySettings()
+    device = next(explorer.run.model.parameters()).device
+    seen = explorer.run.preprocessing.standardize(explorer.base.images[:_CONTROL_IMAGES].to(device))
+    untrained = AttributeSource(untrained_like(explorer.run.model, seen, seed=s.seed))
+    sources: dict[str, Source] = {"trained": explorer.source, "untrained": untrained, **(controls or {})}
+    folder = folder or explorer.arrays.folder
+    asked, where = _asked(explorer, s.queries, s.seed)
+    bases, questions = {}, {}
+    for name, source in sources.items():
+        say(f"{name}: arrays")
+        own = name == "trained"
+        place = folder / f"{name}-{source.digest()[:12]}" if folder else None
+        arrays = explorer.arrays if own else _arrays(explorer, source, place)
+        bases[name] = (arrays, explorer.base.labels)
+        _, some = invariant_arrays(source, asked.images, explorer.run.preprocessing, position=explorer.position)
+        questions[name] = Questions(some, asked.labels, where)
+    boot = Bootstrap(len(asked), s.resamples, s.seed)
+    rows, contrasts = consistency_table(sources, bases, questions, boot, seed=s.seed, say=say)
+    rows += path_table(sources, questions, boot, seed=s.seed)
+
+    few = asked.images[_spread(len(asked), s.flat)]
+    boot = Bootstrap(len(few), s.resamples, s.seed)
+    more, also = flatness_table(sources, explorer.run.preprocessing.standardize(few), boot, seed=s.seed, say=say)
+    rows, contrasts = rows + more, contrasts + also
+
+    found: list[Row] = []
+    if explorer.base.images.ndim == 4:
+        few = asked.images[_spread(len(asked), s.changed)]
+        found = property_table(
+            sources,
+            few,
+            explorer.run.preprocessing,
+            Bootstrap(len(few), s.resamples, s.seed),
+            position=explorer.position,
+            orders=s.orders,
+            seed=s.seed,
+            say=say,
+        )
+    info = {
+        "run": explorer.run.folder.name,
+        "weights_sha256": explorer.source.digest(),
+        "data": explorer.base.name,
+        "data_sha256": explorer.base.digest(),
+        "images": len(explorer.base),
+        "queries": f"{len(asked)} of {asked.name}" + (", themselves excluded" if where is not None else ""),
+        "position": explorer.position,
+        "boundary": explorer.arrays.boundary,
+        "controls": [name for name in sources if name != "trained"],
+        "settings": asdict(s),
+        "torch": str(torch.__version__),
+    }
+    return Study(info, rows, contrasts, found)
+
+
+def _arrays(explorer: Explorer, source: Source, folder: Path | None) -> Arrays:
+    run = explorer.run
+    if folder is not None:
+        return build_arrays(folder, source, explorer.base, run.preprocessing, position=explorer.position)
+    logits, depths = invariant_arrays(source, explorer.base.images, run.preprocessing, position=explorer.position)
+    return Arrays(None, {j: one.numpy() for j, one in depths.items()}, logits.numpy(), source.boundary)
+
+
+def _asked(explorer: Explorer, count: int, seed: int) -> tuple[ImageSet, Tensor | None]:
+    """Queries, and where they stand in the data base if they are from it."""
+    held_out = explorer.held_out
+    images = explorer.base if held_out is None else held_out
+    count = min(count, len(images) - len(images.classes))
+    _, chosen = stratified_split(images.labels, count, 7, seed)
+    return images.subset(chosen), chosen if held_out is None else None
+
+
+def _spread(n: int, count: int) -> Tensor:
+    return torch.from_numpy(np.linspace(0, n - 1, min(count, n)).astype(np.int64))
+
+
+def _rounded(row: Row) -> Row:
+    return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in row.items()}
+
+
+def _lines(folder: Path, rows: Iterable[Row]) -> str:
+    return ",".join(f"\n{strict_json(folder, row)}" for row in rows)
+
+
+def _csv(rows: Iterable[Row]) -> bytes:
+    rows = list(rows)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
