@@ -36,7 +36,7 @@ def mismatch(layer: nn.Module, low: Tensor, high: Tensor, shift: int) -> float:
 )
 def test_transposing_a_sinusoid_translates_it_to_rounding(ratio, per_octave, bins, shift) -> None:
     bank = LogFrequency(RATE, lowest=100, bins=bins, bins_per_octave=per_octave, hop=80, width=0.1, boundary="circular")
-    assert mismatch(bank, tone(160), tone(160 * ratio), shift) < 1e-12  # whole periods: measured 5e-14
+    assert mismatch(bank, tone(160), tone(160 * ratio), shift) < 1e-12  # whole periods: measured 1e-14
     assert mismatch(bank, tone(160), tone(160 * ratio), 0) > 0.1
 
 
