@@ -27,14 +27,16 @@ extensions = [
     "docstrings",
     "generated",
 ]
-exclude_patterns = ["_build", "README.md", "results"]
+# The page of execution times would ask other hosts for scripts.
+exclude_patterns = ["_build", "sg_execution_times.rst", "gallery/sg_execution_times.rst"]
 default_role = "py:obj"
 html_theme = "furo"
 html_title = "hcnn"
 html_static_path = ["_static"]
 html_css_files = ["hcnn.css"]
 html_math_renderer = "mathml"
-math_numfig = False
+numfig = math_numfig = True  # equations count as (chapter.number)
+numfig_secnum_depth = 1
 
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "colon_fence", "fieldlist"]
 myst_heading_anchors = 3
@@ -42,7 +44,8 @@ myst_links_external_new_tab = False
 
 autosummary_generate = True
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # the signature shows them
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

@@ -126,7 +126,7 @@ def results_pages(source: Path, target: Path) -> str:
     )
 
 
-def write(app: Sphinx) -> None:
+def write(app: Sphinx, config: Any) -> None:
     """Write all of them anew."""
     source = Path(app.srcdir)
     target = source / "generated"
@@ -139,6 +139,6 @@ def write(app: Sphinx) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Before anything is read."""
-    app.connect("builder-inited", write, priority=1)
+    """Before Sphinx looks which files there are."""
+    app.connect("config-inited", write)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

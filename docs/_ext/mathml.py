@@ -6,6 +6,7 @@ from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.errors import SphinxError
+from sphinx.util.math import get_node_equation_number
 
 
 def to_mathml(latex: str, display: str) -> str:
@@ -27,7 +28,7 @@ def block(translator: Any, node: nodes.math_block) -> None:
     translator.body.append(translator.starttag(node, "div", CLASS="math-block"))
     translator.body.append(to_mathml(node.astext(), "block"))
     if node.get("number"):
-        translator.body.append(f'<span class="eqno">({node["number"]})')
+        translator.body.append(f'<span class="eqno">({get_node_equation_number(translator, node)})')
         translator.add_permalink_ref(node, "Link to this equation")
         translator.body.append("</span>")
     translator.body.append("</div>\n")
