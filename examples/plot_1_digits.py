@@ -32,14 +32,21 @@ data = load("digits")
 assert data.test is not None
 preprocessing = fit_preprocessing(data.train)
 model = hcnn.create_model("hcnn_digits", boundary="circular")
-trainer = Trainer(model, data.train.images, data.train.labels, preprocessing, get_recipe("digits", epochs=20), seed=0)
+trainer = Trainer(
+    model,
+    data.train.images,
+    data.train.labels,
+    preprocessing,
+    get_recipe("digits", epochs=8, optimizer="muon", lr=0.1),
+    seed=0,
+)
 losses = [progress.loss for progress in trainer.run()]
 model.eval()
 
 images, labels = preprocessing.standardize(data.test.images), data.test.labels
 print(f"{len(data.train)} training images, {hcnn.count_parameters(model)}")
 print(f"test accuracy {100 * accuracy(model, images, labels):.1f} % of {len(labels)} images")
-assert accuracy(model, images, labels) > 0.95
+assert accuracy(model, images, labels) > 0.9
 
 figure, axis = plt.subplots(figsize=(6, 2.5), layout="constrained")
 axis.plot(losses)

@@ -92,7 +92,7 @@ for name, unit in (("3×3 convolutions", ordinary), ("attribute blocks", attribu
     torch.manual_seed(0)
     model = resnet(unit)
     stage = weights(model[5]) + weights(model[6])
-    fit(model, train_x, data.train.labels, F.cross_entropy, steps=150)
+    fit(model, train_x, data.train.labels, F.cross_entropy, steps=60)
     reports[name] = (stage, accuracy(model, test_x, data.test.labels))
     print(
         f"{name}: last stage {stage:,} parameters, network {weights(model):,}, test accuracy {100 * reports[name][1]:.1f} %"
@@ -100,7 +100,7 @@ for name, unit in (("3×3 convolutions", ordinary), ("attribute blocks", attribu
 
 saved = reports["3×3 convolutions"][0] - reports["attribute blocks"][0]
 print(f"{saved:,} parameters saved, {100 * saved / reports['3×3 convolutions'][0]:.0f} % of the stage")
-assert reports["attribute blocks"][1] > 0.95
+assert reports["attribute blocks"][1] > 0.9
 
 # %%
 # A U-Net
@@ -126,12 +126,12 @@ torch.manual_seed(1)
 noisy_train, noisy_test = (x + torch.randn_like(x) for x in (train_x, test_x))
 for name, unit in (("3×3 convolutions", ordinary), ("attribute blocks", attributes)):
     torch.manual_seed(0)
-    model = fit(UNet(unit), noisy_train, train_x, F.mse_loss, steps=150)
+    model = fit(UNet(unit), noisy_train, train_x, F.mse_loss, steps=60)
     with torch.no_grad():
         error = F.mse_loss(model(noisy_test), test_x).item()
     bottom = weights(model.bottom)
     print(f"{name}: bottom {bottom:,} parameters, U-Net {weights(model):,}, error {error:.3f} (noisy: 1.0)")
-    assert error < 0.6
+    assert error < 0.8
 
 # %%
 # What else to know
