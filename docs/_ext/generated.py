@@ -28,6 +28,8 @@ def models_table() -> str:
         "| --- | ---: | ---: | ---: | ---: | --- |",
     ]
     for name in hcnn.list_models():
+        if not isinstance(hcnn.model_config(name), hcnn.HierarchicalCNNConfig | hcnn.MultiscaleConfig):
+            continue  # a comparator: `hcnn compare` has the table of those
         model = hcnn.create_model(name)
         extent = (8, 8) if "digits" in name else (32, 32)
         count = hcnn.count_parameters(model)
