@@ -8,6 +8,7 @@ Example:
 
 """
 
+from hcnn.blocks import AttributeBlock
 from hcnn.functional import attribute_conv, marginal, patch_moments, translate
 from hcnn.layers import AttributeConv, FactorizedConv
 from hcnn.networks import (
@@ -25,6 +26,7 @@ from hcnn.networks import (
 __version__ = "0.1.0"
 __all__ = [
     "AttributeArray",
+    "AttributeBlock",
     "AttributeConv",
     "FactorizedConv",
     "HierarchicalCNN",

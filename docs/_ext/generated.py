@@ -1,0 +1,146 @@
+"""Pages that are made from the package and from result files, so that no number in them is typed."""
+
+import importlib
+import math
+import pkgutil
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from sphinx.application import Sphinx
+
+import hcnn
+from hcnn.functional import placement
+from hcnn.functional.spectral import spectral_multiply_adds
+from hcnn.summary import summarize
+
+FIRST = ["functional", "layers", "blocks", "networks", "frontends", "folded", "normalization", "summary", "testing"]
+LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?://|#)([^)\s]+)\)")
+KEPT = {".md", ".png", ".svg", ".csv", ".json"}
+
+
+def models_table() -> str:
+    """Every named model: weights as they train and composed, multiply-adds of one image."""
+    rows = [
+        "| model | trained | composed | normalization | multiply-adds | image |",
+        "| --- | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for name in hcnn.list_models():
+        if not isinstance(hcnn.model_config(name), hcnn.HierarchicalCNNConfig | hcnn.MultiscaleConfig):
+            continue  # a comparator: `hcnn compare` has the table of those
+        model = hcnn.create_model(name)
+        extent = (8, 8) if "digits" in name else (32, 32)
+        count = hcnn.count_parameters(model)
+        adds = sum(row.multiply_adds for row in summarize(model, extent))
+        rows.append(
+            f"| `{name}` | {count.trained:,} | {count.composed:,} | {count.normalization:,} | {adds / 1e6:,.1f} M "
+            f"| {model.config.channels}×{extent[0]}×{extent[1]} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def counts_table() -> str:
+    """Multiply-adds per spatial position of each attribute convolution of the CIFAR-10 network, in its three forms."""
+    rows = [
+        "| layers | attributes | support | inside | dense | spectral, zeros | spectral, periodic |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    model = hcnn.create_model("hcnn_cifar10")
+    found: dict[tuple[str, ...], list[int]] = {}
+    for j, layer in enumerate(model.layers[1:], start=2):
+        sizes = model.attribute_sizes[j - 2][layer.averaged :]
+        support, stride = layer.attribute_support, layer.stride[: layer.attributes]
+        filters, taps = model.attribute_sizes[j - 1][-1], math.prod(layer.spatial_support)
+        axes = list(zip(sizes, support, stride, strict=True))
+        inside = math.prod(
+            placement(n, k, s, "zeros", device=torch.device("cpu"), dtype=torch.float64).sum().item()
+            for n, k, s in axes
+        )
+        dense = math.prod(n * (n // s) for n, _, s in axes)
+        spectral = [
+            spectral_multiply_adds(sizes, support, stride, boundary, filters, taps)
+            for boundary in ("zeros", "circular")
+        ]
+        row = ("×".join(map(str, sizes)), "×".join(map(str, support)))
+        row += tuple(f"{n / 1e3:,.1f}" for n in (inside * filters * taps, dense * filters * taps, *spectral))
+        found.setdefault(row, []).append(j)
+    for row, layers in found.items():
+        span = f"{layers[0]} … {layers[-1]}" if len(layers) > 1 else f"{layers[0]}"
+        rows.append("| " + " | ".join((span, *row)) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def public_modules() -> tuple[list[str], list[str]]:
+    """Modules to document, in order, and those that could not be imported for want of an extra."""
+    names = [
+        module.name
+        for module in pkgutil.walk_packages(hcnn.__path__, "hcnn.")
+        if not any(part.startswith("_") for part in module.name.split("."))
+    ]
+    names = [name for name in names if not name.startswith("hcnn.functional.")]  # the package shows them all
+    names.sort(key=lambda name: FIRST.index(name[5:]) if name[5:] in FIRST else len(FIRST))
+    usable, missing = [], []
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            missing.append(name)
+        else:
+            usable.append(name)
+    return usable, missing
+
+
+def api_page() -> str:
+    """The API reference: one page per module, found in the package."""
+    usable, missing = public_modules()
+    listing = "\n".join(f"   {name}" for name in usable)
+    page = (
+        "# API reference\n\nWhat `import hcnn` offers at its top level comes from these modules, where it is described."
+        f"\n\n```{{eval-rst}}\n.. autosummary::\n   :toctree: ../api\n\n{listing}\n```\n"
+    )
+    if missing:
+        page += "\nNot described here, as an extra was not installed when these pages were built: "
+        page += ", ".join(f"`{name}`" for name in missing) + ".\n"
+    return page
+
+
+def results_pages(source: Path, target: Path) -> str:
+    """Copy result pages (Markdown with its figures) and list them."""
+    copied: list[Path] = []
+    for path in sorted(source.rglob("*")) if source.is_dir() else []:
+        if path.suffix in KEPT and path.stat().st_size < 5e6:
+            place = target / path.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".md":
+                here = path.parent
+                keep = lambda m, here=here: m[0] if (here / m[2]).suffix in KEPT and (here / m[2]).exists() else m[1]  # noqa: E731
+                place.write_text(LINK.sub(keep, path.read_text()))
+                copied.append(place.relative_to(target))
+            else:
+                shutil.copyfile(path, place)
+    page = "# Results\n\nThese pages are the files under `results/`, as the commands that measured them wrote them.\n\n"
+    if not copied:
+        return page + "This checkout has none yet; `results/` is written by the commands that train and measure.\n"
+    return (
+        page + "```{toctree}\n:maxdepth: 1\n\n" + "\n".join(f"results/{path.as_posix()}" for path in copied) + "\n```\n"
+    )
+
+
+def write(app: Sphinx, config: Any) -> None:
+    """Write all of them anew."""
+    source = Path(app.srcdir)
+    target = source / "generated"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    (target / "models.txt").write_text(models_table())
+    (target / "counts.txt").write_text(counts_table())
+    (target / "api.md").write_text(api_page())
+    (target / "results.md").write_text(results_pages(source.parent / "results", target / "results"))
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Before Sphinx looks which files there are."""
+    app.connect("config-inited", write)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

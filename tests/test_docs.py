@@ -1,0 +1,85 @@
+"""The documentation against the package, without Sphinx: code runs, names exist, links lead somewhere."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hcnn
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted(
+    path
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    if not {"generated", "_build", "gallery", "api"} & set(path.relative_to(ROOT).parts)
+)
+EXAMPLES = sorted((ROOT / "examples").glob("plot_*.py"))
+CODE = [
+    pytest.param(block, id=f"{path.relative_to(ROOT)}:{number}")
+    for path in PAGES
+    for number, block in enumerate(re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE))
+]
+
+
+def resolve(name: str) -> object:
+    """The object of a dotted name, however much of it is modules."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[count:]:
+            found = getattr(found, part)
+        return found
+    raise ModuleNotFoundError(name)
+
+
+@pytest.mark.parametrize("block", CODE)
+def test_code_on_the_pages_runs(block) -> None:
+    exec(compile(block, "page", "exec"), {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_names_and_links_on_the_pages_exist(page) -> None:
+    text = page.read_text()
+    names = re.findall(r"\{py:obj\}`~?([\w.]+)`", text) + re.findall(r"`(hcnn(?:\.[a-zA-Z_]\w*)+)(?:\(\))?`", text)
+    for name in names:
+        resolve(name)
+    for target in re.findall(r"\]\((?!https?://|#)([^)\s#]+)", text):
+        place = page.parent / target
+        made = {"generated", "gallery"} & set(Path(target).parts)  # written by the build
+        assert made or place.exists() or place.with_suffix(".md").exists(), f"{page.name}: no {target}"
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_import_what_the_package_has(example) -> None:
+    tree = ast.parse(example.read_text())
+    assert (ast.get_docstring(tree) or "").count("===="), "sphinx-gallery wants a title"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hcnn"):
+            for alias in node.names:
+                resolve(f"{node.module}.{alias.name}")
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "hcnn":
+            resolve(f"hcnn.{node.attr}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_run(example) -> None:
+    if "aeon" in example.read_text():
+        pytest.importorskip("aeon", reason="hcnn[examples] is not installed")
+    command = [sys.executable, str(example)]
+    environment = {"MPLBACKEND": "agg", "PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_the_citation_names_this_version() -> None:
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {hcnn.__version__}\n" in citation
+    assert "1703.04140" in citation
