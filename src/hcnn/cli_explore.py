@@ -12,9 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from hcnn.explore import AttributeSource, Explorer, Source, channels_like, open_explorer
-from hcnn.explore.explorer import load_named
 from hcnn.files import ensure_writable
 from hcnn.networks import AttributeNetwork
+from hcnn.pretrained import load_named
 from hcnn.runs import load_run
 
 

@@ -4,8 +4,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from hcnn import pictures
 from hcnn.compare import SHORT, Row
-from hcnn.pictures import _pyplot, _save
 
 _PRINTED, _OURS = "#999999", "#0072b2"
 _Point = tuple[float, float, str]
@@ -26,7 +26,7 @@ def plot(rows: list[Row], path: Path) -> None:
         rows: as `hcnn.compare.make_rows` gives them.
         path: the PNG to write.
     """
-    pyplot = _pyplot()
+    pyplot = pictures.pyplot()
     short = [row for row in rows if row.data == "cifar10" and row.images < SHORT]
     full = [row for row in rows if row.data == "cifar10" and row.images >= SHORT]
     printed = list({row.system.title: row for row in rows if row.system.cifar10 is not None}.values())
@@ -58,7 +58,7 @@ def plot(rows: list[Row], path: Path) -> None:
                 one.legend(frameon=False, loc="lower right")
     for axes, points in named:
         _name_points(figure, axes, points)
-    _save(figure, path)
+    pictures.save(figure, path)
 
 
 def _name(row: Row) -> str:

@@ -16,7 +16,7 @@ from hcnn.export.folded_weights import WEIGHTS as FOLDED
 from hcnn.export.folded_weights import load_folded
 from hcnn.images import SUFFIXES, read_image
 from hcnn.measure import inference_network
-from hcnn.pretrained import list_pretrained, load_pretrained
+from hcnn.pretrained import load_named
 
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
 
@@ -60,12 +60,9 @@ def open_network(where: Path) -> runs.Run:
         ValueError: if it is none of these, or damaged.
 
     """
-    if not where.exists() and str(where) in list_pretrained():
-        found = load_pretrained(str(where))
-        return runs.Run(where, found.model, found.preprocessing, found.card["config"])
     if where.suffix == ".safetensors" or (where / FOLDED).is_file():
         return runs.Run(where, *load_folded(where), {})
-    return runs.load_run(where)
+    return load_named(where)
 
 
 def find_images(arguments: Sequence[Path], stdin: Any) -> Iterator[Source]:

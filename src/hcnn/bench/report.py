@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from hcnn import pictures as drawing
+
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#777777"
 
 
@@ -90,9 +92,7 @@ def pictures(record: dict[str, Any], folder: Path) -> list[Path]:
     Raises:
         ImportError: without matplotlib; it says which extra to install.
     """
-    from hcnn.pictures import _pyplot, _save
-
-    plt = _pyplot()
+    plt = drawing.pyplot()
     figure, axes = plt.subplots(figsize=(8.5, 4.6), layout="constrained")
     rows = [row for row in record["methods"] if not row["train"]]
     labels = list(dict.fromkeys(_label(row) for row in rows))
@@ -125,7 +125,7 @@ def pictures(record: dict[str, Any], folder: Path) -> list[Path]:
     axes.set_xticks(range(len(labels)), [label.replace(" (", "\n(") for label in labels], fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     paths = [folder / "roofline.png", folder / "growth.png"]
-    _save(figure, paths[0])
+    drawing.save(figure, paths[0])
     groups = list(dict.fromkeys(row["axis"] for row in record["growth"]))
     titles = {"K": "values per attribute, K", "side": "side of the image", "J": "depth, J", "batch": "batch"}
     figure, grid = plt.subplots(1, len(groups), figsize=(3 * len(groups), 2.8), layout="constrained", squeeze=False)
@@ -138,5 +138,5 @@ def pictures(record: dict[str, Any], folder: Path) -> list[Path]:
         axes.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle("Inference, float32: one axis at a time away from K = 8, J = 12, 32×32", fontsize=10)
-    _save(figure, paths[1])
+    drawing.save(figure, paths[1])
     return paths

@@ -20,8 +20,8 @@ from hcnn.explore.neighbours import Engine, Neighbours, Space
 from hcnn.explore.sources import AttributeSource, Position, attribute_dim
 from hcnn.files import StrPath
 from hcnn.networks import AttributeNetwork
-from hcnn.pretrained import list_pretrained, load_pretrained
-from hcnn.runs import Run, load_run
+from hcnn.pretrained import load_named
+from hcnn.runs import Run
 
 Query = int | Tensor
 Moves = Sequence[Mapping[str, float]]
@@ -212,14 +212,6 @@ def explore_images(run: Run, base: ImageSet, *, position: Position = "centre") -
     logits, depths = invariant_arrays(run.model, base.images, run.preprocessing, position=position)
     arrays = {j: array.numpy() for j, array in depths.items()}
     return Explorer(run, base, Arrays(None, arrays, logits.numpy(), run.model.config.boundary), position)
-
-
-def load_named(run: StrPath) -> Run:
-    """A run folder, or a model whose trained weights lie in the package."""
-    if not Path(run).exists() and str(run) in list_pretrained():
-        found = load_pretrained(str(run))
-        return Run(Path(run), found.model, found.preprocessing, found.card["config"])
-    return load_run(Path(run))
 
 
 def open_explorer(

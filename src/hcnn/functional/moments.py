@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hcnn import kernels
 from hcnn.functional.axes import Boundary, check_boundary, pad_spatial
+from hcnn.functional.operators import Gradient, Once, differentiable, opaque
 
 
 def patch_moments(x: Tensor, support: Sequence[int], *, boundary: Boundary = "zeros") -> tuple[Tensor, Tensor]:
@@ -64,7 +65,8 @@ def patch_moments(x: Tensor, support: Sequence[int], *, boundary: Boundary = "ze
             padded = torch.stack([padded.narrow(2, offset, size) for offset in range(k)], -2).flatten(1, 2)
         rows = padded.reshape(padded.shape[0], -1, padded.shape[-2:].numel() if len(support) == 3 else padded.shape[-1])
         height, width, last = x.shape[1], x.shape[-1], support[-1]
-        gram = _row_gram(rows.contiguous(), height) / x.numel()  # (k1, c, k1, c)
+        gram = differentiable(torch.ops.hcnn.row_gram, _RowGram, rows.contiguous(), height)
+        gram = gram / x.numel()  # (k1, c, k1, c)
         k1, stacked, extended = support[0], math.prod(support[1:-1]), padded.shape[-1]
         size = k1 * stacked * last
         blocks = gram.reshape(k1 * stacked, extended, k1 * stacked, extended)
@@ -77,7 +79,6 @@ def patch_moments(x: Tensor, support: Sequence[int], *, boundary: Boundary = "ze
 
 # Custom operators: autograd through slices would write and keep a full array for each product, and a compiler would
 # take the loops apart.
-@torch.library.custom_op("hcnn::row_gram", mutates_args=())
 def _row_gram(rows: Tensor, height: int) -> Tensor:
     """``gram(s, :, t, :) = Σ_{r < height} rows(s + r)ᵀ rows(t + r)`` of rows (u1', n, c): (k1, c, k1, c)."""
     shifts, columns = rows.shape[0] - height + 1, rows.shape[2]
@@ -95,13 +96,15 @@ def _row_gram(rows: Tensor, height: int) -> Tensor:
     return gram
 
 
-@_row_gram.register_fake
+_row_gram_operator = opaque("hcnn::row_gram", _row_gram)
+
+
+@_row_gram_operator.register_fake
 def _(rows: Tensor, height: int) -> Tensor:
     shifts, columns = rows.shape[0] - height + 1, rows.shape[2]
     return rows.new_empty(shifts, columns, shifts, columns)
 
 
-@torch.library.custom_op("hcnn::row_gram_backward", mutates_args=())
 def _row_gram_backward(rows: Tensor, grad: Tensor) -> Tensor:
     """Gradient of `_row_gram` for its rows: ``Σ_t rows(r - s + t) (grad(s, t) + grad(t, s))ᵀ`` over fitting s."""
     total, _, columns = rows.shape
@@ -125,15 +128,32 @@ def _row_gram_backward(rows: Tensor, grad: Tensor) -> Tensor:
     return result
 
 
-@_row_gram_backward.register_fake
+_row_gram_backward_operator = opaque("hcnn::row_gram_backward", _row_gram_backward)
+
+
+@_row_gram_backward_operator.register_fake
 def _(rows: Tensor, grad: Tensor) -> Tensor:
     return torch.empty_like(rows)
 
 
-def _save_rows(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[0])
+class _RowGramGradient(Once):
+    forward = staticmethod(_row_gram_backward)  # pyright: ignore
 
 
-_row_gram.register_autograd(
-    lambda ctx, grad: (_row_gram_backward(ctx.saved_tensors[0], grad), None), setup_context=_save_rows
-)
+class _RowGram(Gradient):
+    @staticmethod
+    def forward(rows: Tensor, height: int) -> Tensor:
+        return _row_gram(rows, height)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return differentiable(
+            torch.ops.hcnn.row_gram_backward, _RowGramGradient, *ctx.saved_tensors, grads[0].contiguous()
+        ), None
+
+
+_row_gram_operator.register_autograd(_RowGram.backward, setup_context=_RowGram.setup_context)

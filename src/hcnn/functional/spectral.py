@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from hcnn.functional.axes import Boundary
+from hcnn.functional.operators import Gradient, Once, differentiable, opaque
 from hcnn.functional.tiles import tiles
 
 
@@ -176,7 +177,8 @@ def spectral_conv(
     analysis, _, synthesis = _constants(*geometry, x.dtype, x.device)
     grouped = spectral_weight(weight, _constants(*geometry, weight.dtype, x.device)[1], n).to(x.dtype)
     flat = None if bias is None else bias.reshape(-1).to(x.dtype)
-    y = _spectral_conv(x.flatten(1, n), grouped, flat, analysis, synthesis, list(stride[n:]), list(margins))
+    inputs = x.flatten(1, n), grouped, flat, analysis, synthesis, [*stride[n:]], [*margins]
+    y = differentiable(torch.ops.hcnn.spectral_conv, _SpectralConv, *inputs)
     outputs = [size // s for size, s in zip(sizes, stride, strict=False)]
     return y.reshape(len(x), *outputs, len(weight), *y.shape[2:])
 
@@ -216,7 +218,6 @@ def _convolve(x: Tensor, weight: Tensor, stride: list[int], margins: list[int], 
 
 
 # A custom operator: autograd would keep the spectra, and a compiler would take the loop apart.
-@torch.library.custom_op("hcnn::spectral_conv", mutates_args=())
 def _spectral_conv(
     x: Tensor,
     grouped: Tensor,
@@ -242,7 +243,10 @@ def _spectral_conv(
     return result
 
 
-@_spectral_conv.register_fake
+_spectral_conv_operator = opaque("hcnn::spectral_conv", _spectral_conv)
+
+
+@_spectral_conv_operator.register_fake
 def _(
     x: Tensor,
     grouped: Tensor,
@@ -258,7 +262,6 @@ def _(
     return x.new_empty(x.shape[0], synthesis.shape[0] * grouped.shape[0] // synthesis.shape[1], *space)
 
 
-@torch.library.custom_op("hcnn::spectral_conv_backward", mutates_args=())
 def _spectral_conv_backward(
     grad: Tensor,
     x: Tensor,
@@ -285,7 +288,10 @@ def _spectral_conv_backward(
     return to_x, to_weight.to(grouped.dtype)
 
 
-@_spectral_conv_backward.register_fake
+_spectral_conv_backward_operator = opaque("hcnn::spectral_conv_backward", _spectral_conv_backward)
+
+
+@_spectral_conv_backward_operator.register_fake
 def _(
     grad: Tensor,
     x: Tensor,
@@ -298,17 +304,42 @@ def _(
     return torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(grouped)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, grouped, bias, analysis, synthesis, ctx.stride, ctx.margins = inputs
-    ctx.biased = bias is not None
-    ctx.save_for_backward(x, grouped, analysis, synthesis)
+class _SpectralConvGradient(Once):
+    forward = staticmethod(_spectral_conv_backward)  # pyright: ignore
 
 
-def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, grouped, analysis, synthesis = ctx.saved_tensors
-    to_x, to_weight = _spectral_conv_backward(grad, x, grouped, analysis, synthesis, ctx.stride, ctx.margins)
-    to_bias = grad.flatten(2).sum((0, 2)) if ctx.biased else None
-    return to_x, to_weight, to_bias, None, None, None, None
+class _SpectralConv(Gradient):
+    @staticmethod
+    def forward(
+        x: Tensor,
+        grouped: Tensor,
+        bias: Tensor | None,
+        analysis: Tensor,
+        synthesis: Tensor,
+        stride: list[int],
+        margins: list[int],
+    ) -> Tensor:
+        return _spectral_conv(x, grouped, bias, analysis, synthesis, stride, margins)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, grouped, bias, analysis, synthesis, ctx.stride, ctx.margins = inputs
+        ctx.biased = bias is not None
+        ctx.save_for_backward(x, grouped, analysis, synthesis)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad = grads[0].contiguous()
+        to_x, to_weight = differentiable(
+            torch.ops.hcnn.spectral_conv_backward,
+            _SpectralConvGradient,
+            grad,
+            *ctx.saved_tensors,
+            ctx.stride,
+            ctx.margins,
+        )
+        to_bias = grad.flatten(2).sum((0, 2)) if ctx.biased else None
+        return to_x, to_weight, to_bias, None, None, None, None
 
 
-_spectral_conv.register_autograd(_gradients, setup_context=_save)
+_spectral_conv_operator.register_autograd(_SpectralConv.backward, setup_context=_SpectralConv.setup_context)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hcnn.functional.operators import Gradient, Once, differentiable, opaque
 from hcnn.functional.tiles import tiles
 from hcnn.kernels.reference import wide
 
@@ -23,7 +24,6 @@ def _rows(y: Tensor, part: slice, spatial: int) -> Tensor:
     return piece.to(wide(y.dtype))
 
 
-@torch.library.custom_op("hcnn::tiled_normalize_elu", mutates_args=())
 def _normalize_elu(y: Tensor, weight: Tensor, bias: Tensor, eps: float, spatial: int) -> tuple[Tensor, Tensor, Tensor]:
     """ELU of a batch normalization per value k; with mean and biased variance."""
     k, count = y.shape[-1 - spatial], y.numel() // y.shape[-1 - spatial]
@@ -50,13 +50,15 @@ def _normalize_elu(y: Tensor, weight: Tensor, bias: Tensor, eps: float, spatial:
     return out, mean, variance
 
 
-@_normalize_elu.register_fake
+_normalize_elu_operator = opaque("hcnn::tiled_normalize_elu", _normalize_elu)
+
+
+@_normalize_elu_operator.register_fake
 def _(y: Tensor, weight: Tensor, bias: Tensor, eps: float, spatial: int) -> tuple[Tensor, Tensor, Tensor]:
     mean = y.new_empty(y.shape[-1 - spatial], dtype=wide(y.dtype))
     return torch.empty_like(y, memory_format=torch.contiguous_format), mean, torch.empty_like(mean)
 
 
-@torch.library.custom_op("hcnn::tiled_normalize_elu_backward", mutates_args=())
 def _normalize_elu_backward(
     grad: Tensor, y: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float, spatial: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,7 +88,10 @@ def _normalize_elu_backward(
     return result, inverse * along, total
 
 
-@_normalize_elu_backward.register_fake
+_normalize_elu_backward_operator = opaque("hcnn::tiled_normalize_elu_backward", _normalize_elu_backward)
+
+
+@_normalize_elu_backward_operator.register_fake
 def _(
     grad: Tensor, y: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float, spatial: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,20 +99,39 @@ def _(
     return result, torch.empty_like(mean), torch.empty_like(mean)
 
 
-def _save_normalize(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    y, weight, bias, ctx.eps, ctx.spatial = inputs
-    _, mean, variance = output
-    ctx.mark_non_differentiable(mean, variance)
-    ctx.save_for_backward(y, weight, bias, mean, variance)
+class _NormalizeEluGradient(Once):
+    forward = staticmethod(_normalize_elu_backward)  # pyright: ignore
 
 
-def _normalize_gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    y, weight, bias, mean, variance = ctx.saved_tensors
-    to_y, to_weight, to_bias = _normalize_elu_backward(grad, y, weight, bias, mean, variance, ctx.eps, ctx.spatial)
-    return to_y, to_weight.to(weight.dtype), to_bias.to(bias.dtype), None, None
+class _NormalizeElu(Gradient):
+    @staticmethod
+    def forward(y: Tensor, weight: Tensor, bias: Tensor, eps: float, spatial: int) -> tuple[Tensor, Tensor, Tensor]:
+        return _normalize_elu(y, weight, bias, eps, spatial)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        y, weight, bias, ctx.eps, ctx.spatial = inputs
+        _, mean, variance = output
+        ctx.mark_non_differentiable(mean, variance)
+        ctx.save_for_backward(y, weight, bias, mean, variance)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return (
+            *differentiable(
+                torch.ops.hcnn.tiled_normalize_elu_backward,
+                _NormalizeEluGradient,
+                grads[0],
+                *ctx.saved_tensors,
+                ctx.eps,
+                ctx.spatial,
+            ),
+            None,
+            None,
+        )
 
 
-_normalize_elu.register_autograd(_normalize_gradients, setup_context=_save_normalize)
+_normalize_elu_operator.register_autograd(_NormalizeElu.backward, setup_context=_NormalizeElu.setup_context)
 
 
 def batch_normalize_elu(
@@ -116,11 +140,12 @@ def batch_normalize_elu(
     """As `hcnn.kernels.reference.batch_normalize_elu`."""
     kind = wide(y.dtype)
     with torch.autocast(y.device.type, enabled=False):
-        out, mean, variance = _normalize_elu(y, weight.to(kind), bias.to(kind), eps, spatial)
+        out, mean, variance = differentiable(
+            torch.ops.hcnn.tiled_normalize_elu, _NormalizeElu, y, weight.to(kind), bias.to(kind), eps, spatial
+        )
     return (out.mean(1) if average_oldest else out), mean, variance
 
 
-@torch.library.custom_op("hcnn::tiled_plus_step", mutates_args=())
 def _plus_step(
     x: Tensor, h: Tensor, shift: Tensor, matrix: Tensor, stride: list[int], margin: list[int], bands: list[int]
 ) -> Tensor:
@@ -151,7 +176,10 @@ def _bands(bands: list[int]) -> Iterator[tuple[slice, slice]]:
         yield slice(top, bottom), slice(left, right)
 
 
-@_plus_step.register_fake
+_plus_step_operator = opaque("hcnn::tiled_plus_step", _plus_step)
+
+
+@_plus_step_operator.register_fake
 def _(
     x: Tensor, h: Tensor, shift: Tensor, matrix: Tensor, stride: list[int], margin: list[int], bands: list[int]
 ) -> Tensor:
@@ -159,7 +187,6 @@ def _(
     return x.new_empty(len(x), len(matrix), *spatial)
 
 
-@torch.library.custom_op("hcnn::tiled_plus_step_backward", mutates_args=())
 def _plus_step_backward(
     grad: Tensor,
     x: Tensor,
@@ -204,7 +231,10 @@ def _plus_step_backward(
     return to_x, to_h, to_shift, to_matrix
 
 
-@_plus_step_backward.register_fake
+_plus_step_backward_operator = opaque("hcnn::tiled_plus_step_backward", _plus_step_backward)
+
+
+@_plus_step_backward_operator.register_fake
 def _(
     grad: Tensor,
     x: Tensor,
@@ -217,21 +247,41 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     kind = wide(x.dtype)
     sums = (torch.empty_like(one, dtype=kind) for one in (h, shift, matrix))
-    return torch.empty_like(x, memory_format=torch.contiguous_format), *sums  # pyright: ignore[reportReturnType]
+    return torch.empty_like(x, memory_format=torch.contiguous_format), *sums
 
 
-def _save_plus(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.stride, ctx.margin, ctx.bands = inputs
-    ctx.save_for_backward(*tensors)
+class _PlusStepGradient(Once):
+    forward = staticmethod(_plus_step_backward)  # pyright: ignore
 
 
-def _plus_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    found = _plus_step_backward(grad.contiguous(), *ctx.saved_tensors, ctx.stride, ctx.margin, ctx.bands)
-    kinds = [one.dtype for one in ctx.saved_tensors]
-    return *(one.to(kind) for one, kind in zip(found, kinds, strict=True)), None, None, None
+class _PlusStep(Gradient):
+    @staticmethod
+    def forward(
+        x: Tensor, h: Tensor, shift: Tensor, matrix: Tensor, stride: list[int], margin: list[int], bands: list[int]
+    ) -> Tensor:
+        return _plus_step(x, h, shift, matrix, stride, margin, bands)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.stride, ctx.margin, ctx.bands = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        found = differentiable(
+            torch.ops.hcnn.tiled_plus_step_backward,
+            _PlusStepGradient,
+            grads[0].contiguous(),
+            *saved,
+            ctx.stride,
+            ctx.margin,
+            ctx.bands,
+        )
+        return *(one.to(kept.dtype) for one, kept in zip(found, saved, strict=True)), None, None, None
 
 
-_plus_step.register_autograd(_plus_gradients, setup_context=_save_plus)
+_plus_step_operator.register_autograd(_PlusStep.backward, setup_context=_PlusStep.setup_context)
 
 
 def plus_step(
@@ -250,4 +300,4 @@ def plus_step(
             cover every row once.
     """
     same = [one.to(x.dtype) for one in (h, shift, matrix)]
-    return _plus_step(x.contiguous(), *same, stride, margin, bands)
+    return differentiable(torch.ops.hcnn.tiled_plus_step, _PlusStep, x.contiguous(), *same, stride, margin, bands)

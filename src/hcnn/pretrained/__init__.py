@@ -4,10 +4,12 @@ import hashlib
 import json
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
+from hcnn.files import StrPath
 from hcnn.networks import build
-from hcnn.runs import network_config, preprocessing_of
+from hcnn.runs import Run, load_run, network_config, preprocessing_of
 from hcnn.training import Preprocessing
 from hcnn.weights import match_state, parse_safetensors
 
@@ -62,3 +64,21 @@ def load_pretrained(name: str) -> Pretrained:
     match_state(model.state_dict(), state, str(weights_file))
     model.load_state_dict(state)
     return Pretrained(model.eval(), preprocessing_of(card["config"]), card)
+
+
+def load_named(run: StrPath) -> Run:
+    """A run folder, or a model whose trained weights lie in the package.
+
+    Args:
+        run: a path, or one of `list_pretrained`; a folder of that name comes first.
+
+    Returns:
+        The network with its preprocessing and its configuration.
+
+    Raises:
+        ValueError: if it is neither, or damaged.
+    """
+    if not Path(run).exists() and str(run) in list_pretrained():
+        found = load_pretrained(str(run))
+        return Run(Path(run), found.model, found.preprocessing, found.card["config"])
+    return load_run(Path(run))
