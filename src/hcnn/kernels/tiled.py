@@ -246,8 +246,8 @@ def _(
     bands: list[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     kind = wide(x.dtype)
-    sums = (torch.empty_like(one, dtype=kind) for one in (h, shift, matrix))
-    return torch.empty_like(x, memory_format=torch.contiguous_format), *sums
+    to_h, to_shift, to_matrix = (torch.empty_like(one, dtype=kind) for one in (h, shift, matrix))
+    return torch.empty_like(x, memory_format=torch.contiguous_format), to_h, to_shift, to_matrix
 
 
 class _PlusStepGradient(Once):
