@@ -20,7 +20,7 @@ import torch
 
 import hcnn
 from hcnn.datasets import load
-from hcnn.pictures import invariant_arrays
+from hcnn.explore import invariant_arrays
 from hcnn.recipes import get_recipe
 from hcnn.runs import fit_preprocessing
 from hcnn.training import Trainer, accuracy
@@ -88,8 +88,8 @@ with torch.no_grad():
 # Which images lie near a translated array? The paper's figure 4 in small: a query, and for each shift τ along
 # :math:`v_{j-1}` the training image whose invariant array (eq. 9) is nearest to the shifted one.
 
-known = preprocessing.standardize(data.train.images)
-near = invariant_arrays(model, known, 5)
+_, found = invariant_arrays(model, data.train.images, preprocessing)
+near = found[5]
 queries, shifts = (0, 1, 5), range(near.shape[1])
 figure, axes = plt.subplots(len(queries), len(shifts) + 1, figsize=(6.4, 4.2), layout="constrained")
 for row, query in zip(axes, queries, strict=True):

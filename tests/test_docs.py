@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 import hcnn
+from hcnn.datasets import load
+from hcnn.recipes import get_recipe
+from hcnn.runs import RunSettings, train_run
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -39,8 +42,18 @@ def resolve(name: str) -> object:
     raise ModuleNotFoundError(name)
 
 
+@pytest.fixture(scope="module")
+def folder_of_a_reader(tmp_path_factory) -> Path:
+    """Where the pages' code runs: `make demo` has left runs/demo, here after one epoch."""
+    folder = tmp_path_factory.mktemp("reader")
+    settings = RunSettings(hcnn.model_config("hcnn_digits"), get_recipe("digits", epochs=1), "digits")
+    train_run(folder / "runs" / "demo", settings, load("digits"))
+    return folder
+
+
 @pytest.mark.parametrize("block", CODE)
-def test_code_on_the_pages_runs(block) -> None:
+def test_code_on_the_pages_runs(block, folder_of_a_reader, monkeypatch) -> None:
+    monkeypatch.chdir(folder_of_a_reader)
     exec(compile(block, "page", "exec"), {})
 
 

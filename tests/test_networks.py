@@ -34,10 +34,11 @@ def test_weights_are_counted_exactly(name) -> None:
 
 
 def _small(name: str, **overrides) -> tuple[AttributeNetwork, torch.Tensor]:
-    """A named model and a small batch for it (image sizes are free; 8 divides every spatial stride)."""
+    """A named model and a small batch for it: 8 divides every spatial stride, but two comparators need more."""
     torch.manual_seed(0)
     model = hcnn.create_model(name, **overrides)
-    return model, torch.randn(2, model.config.channels, 8, 8)
+    side = getattr(model.config, "image_size", 16 if name.startswith("allcnn") else 8)
+    return model, torch.randn(2, model.config.channels, side, side)
 
 
 @pytest.mark.parametrize("name", hcnn.list_models())

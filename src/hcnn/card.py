@@ -57,7 +57,7 @@ def model_card(model: AttributeNetwork, records: Records, *, size: Sequence[int]
     Example:
         >>> from hcnn import create_model
         >>> card = model_card(create_model("hcnn_digits"), Records({}, {}, {}), size=(8, 8))
-        >>> "| total | | | 9,396 | 2,988 | 185 | 1.3M |" in card
+        >>> "| total | | | 9,168 | 5,022 | 101 | 2.3M |" in card
         True
 
     """
@@ -128,7 +128,7 @@ def _data(config: dict[str, Any], result: dict[str, Any]) -> list[str]:
     lines = [
         f"`{_data_name(config)}`, images of {'×'.join(map(str, p['size']))}, pixels from 0 to 1 standardized by mean "
         f"{_rounded(p['mean'])} and deviation {_rounded(p['std'])}. SHA-256 of the training set: "
-        f"`{config['data_sha256']}`.",
+        f"{config.get('data_sha256', 'not recorded')}.",
         "",
         f"Classes: {shown}{more}.",
     ]
@@ -143,7 +143,7 @@ def _rounded(values: Sequence[float]) -> str:
 
 
 def _training(config: dict[str, Any], result: dict[str, Any]) -> list[str]:
-    if not config:
+    if "recipe" not in config:
         return ["Unknown."]
     recipe = dict(config["recipe"])
     augmentation = recipe.pop("augmentation")

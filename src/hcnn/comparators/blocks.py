@@ -71,9 +71,9 @@ class BatchNorm(nn.BatchNorm2d):
     """`torch.nn.BatchNorm2d` whose batch is that of all processes where `hcnn.normalization.synchronize` set a group.
 
     Example:
-        >>> y = BatchNorm(2)(torch.tensor([[[[1.0]], [[5.0]]], [[[3.0]], [[5.0]]]]))
+        >>> y = BatchNorm(2)(torch.tensor([[[[1.0]], [[5.0]]], [[[3.0]], [[7.0]]]]))
         >>> [round(v, 2) for v in y.flatten().tolist()]
-        [-1.0, 0.0, 1.0, 0.0]
+        [-1.0, -1.0, 1.0, 1.0]
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -71,6 +71,7 @@ class FitNet(Comparator):
         config: a `FitNetConfig`.
 
     Example:
+        >>> import torch
         >>> FitNet(FitNetConfig())(torch.randn(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
@@ -150,6 +151,7 @@ class MaxoutNetwork(Comparator):
         config: a `MaxoutConfig`.
 
     Example:
+        >>> import torch
         >>> MaxoutNetwork(MaxoutConfig())(torch.randn(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
