@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from hcnn import kernels
-from hcnn.functional import Method, attribute_conv, bands, dense_weight, tiles
+from hcnn.functional import Method, attribute_conv, bands, dense_weight, plus_transforms, tiles
 from hcnn.kernels import reference
 
 
@@ -85,12 +85,14 @@ def test_plus_step(v, kv, sv, u, ku, su, boundary) -> None:
         matrix = dense_weight(g, v, sv, boundary, channel_axis=True)
         return run(x.flatten(1, len(v)), h, shift, matrix, su, boundary, **options)
 
+    def per_frequency(x: Tensor, h: Tensor, shift: Tensor, g: Tensor) -> Tensor:
+        analysis, matrix, synthesis = plus_transforms(g, v, sv, boundary)
+        maps = x.flatten(1, len(v))
+        return kernels.plus_step(maps, h, shift, matrix, su, boundary, transforms=(analysis, synthesis))
+
     inputs = [one.double() for one in (x, h, torch.randn(2), g)]
-    both(
-        lambda *given: step(kernels.plus_step, *given, bands=blocks),
-        lambda *given: step(reference.plus_step, *given),
-        inputs,
-    )
+    for run in (lambda *given: step(kernels.plus_step, *given, bands=blocks), per_frequency):
+        both(run, lambda *given: step(reference.plus_step, *given), inputs)
 
 
 def test_bands_hold_all_that_is_not_zero() -> None:

@@ -6,9 +6,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from hcnn import kernels
-from hcnn.layers import AttributeConv, AttributeLayer, FactorizedConv, edge_bias, scale_rows
+from hcnn.functional import conv_matrix
+from hcnn.layers import AttributeConv, AttributeLayer, FactorizedConv, PlusMatrix, edge_bias, scale_rows
 from hcnn.normalization import in_double, running, scale_shift
 
 
@@ -57,7 +59,37 @@ def _folded(layer: AttributeConv | FactorizedConv, weight: Tensor, bias: Tensor)
     return FoldedConv(layer, weight.to(dtype), bias.to(dtype))
 
 
-class FoldedConv(AttributeLayer):
+class _Folded(AttributeLayer):
+    """An inference layer, which keeps the matrix that it makes of its filters from one call to the next."""
+
+    def __init__(self, source: AttributeLayer) -> None:
+        super().__init__(**_geometry(source))
+        self._kept: dict[tuple[Any, ...], Any] = {}
+
+    def prepare(self, weight: Tensor, sizes: Sequence[int], device: str) -> Any:
+        """What the convolution makes of its filters, for attributes of these sizes."""
+        raise NotImplementedError
+
+    def kept(self, weight: Tensor, x: Tensor) -> Any:
+        """What `prepare` made, or makes now; None where it must be made anew each time."""
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or weight.is_inference():
+            return None
+        kind, sizes = x.device.type, x.shape[1 : 1 + self.attributes]
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        # The last entry tells of changes in place.
+        key = (*sizes, self.method, dtype, weight.device, weight.data_ptr(), weight._version)
+        if key not in self._kept:
+            with torch.inference_mode(False), torch.no_grad():
+                made = tree_map_only(Tensor, lambda one: one.to(dtype), self.prepare(weight, sizes, kind))
+            self._kept = {key: made}
+        return self._kept[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and files are without it."""
+        return {**super().__getstate__(), "_kept": {}}
+
+
+class FoldedConv(_Folded):
     """An inference layer ``ρ(x * w + bias)``, as `fold_layer` makes it, whose convolution holds composed filters only.
 
     Args:
@@ -68,16 +100,25 @@ class FoldedConv(AttributeLayer):
     """
 
     def __init__(self, source: AttributeLayer, weight: Tensor, bias: Tensor) -> None:
-        super().__init__(**_geometry(source))
+        super().__init__(source)
         self.weight = nn.Parameter(weight.clone())
         self.bias = nn.Parameter(bias.clone())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute x_j from x_{j-1}."""
-        return F.elu(self.convolve(self.enter(x, self.weight.dtype), self.weight, self.bias))
+    def prepare(self, weight: Tensor, sizes: Sequence[int], device: str) -> Tensor:
+        """The spatial convolution that stands for w."""
+        method, stride = self.chosen_method(sizes, len(weight), device), self.stride[: self.attributes]
+        return conv_matrix(weight, sizes, stride, self.boundary, method, channel_axis=self.channels is not None)
+
+    def forward(self, x: Tensor, *, entered: bool = False, average_oldest: bool = False) -> Tensor:
+        """Compute x_j from x_{j-1}; for the keywords see `AttributeLayer`."""
+        x = self.enter(x, self.weight.dtype, entered=entered)
+        matrix = self.kept(self.weight, x)
+        y = self.convolve(x, self.weight, self.bias, matrix=matrix)
+        y = F.elu(y) if matrix is None else F.elu_(y)  # no gradient asks for y
+        return y.mean(1) if average_oldest else y
 
 
-class FoldedPlusConv(AttributeLayer):
+class FoldedPlusConv(_Folded):
     """An inference layer of HCNN(+), ``ρ(Σ_q ρ(x * h_q + shift_q) * g_{k,q} + bias)``, as `fold_layer` makes it.
 
     Args:
@@ -90,16 +131,21 @@ class FoldedPlusConv(AttributeLayer):
     """
 
     def __init__(self, source: FactorizedConv, h: Tensor, shift: Tensor, g: Tensor, bias: Tensor) -> None:
-        super().__init__(**_geometry(source))
+        super().__init__(source)
         self.h = nn.Parameter(h.clone())
         self.shift = nn.Parameter(shift.clone())
         self.g = nn.Parameter(g.clone())
         self.bias = nn.Parameter(bias.clone())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute x_j from x_{j-1}."""
-        y = self.step_plus(self.enter(x, self.h.dtype), self.h, self.shift, self.g)
-        return kernels.normalize_elu(y, torch.ones_like(self.bias), self.bias, self.spatial)
+    def prepare(self, weight: Tensor, sizes: Sequence[int], device: str) -> PlusMatrix:
+        """The attribute step."""
+        return self.plus_matrix(weight, sizes, device)
+
+    def forward(self, x: Tensor, *, entered: bool = False, average_oldest: bool = False) -> Tensor:
+        """Compute x_j from x_{j-1}; for the keywords see `AttributeLayer`."""
+        x = self.enter(x, self.h.dtype, entered=entered)
+        y = self.step_plus(x, self.h, self.shift, self.g, prepared=self.kept(self.g, x))
+        return kernels.normalize_elu(y, torch.ones_like(self.bias), self.bias, self.spatial, average_oldest)
 
 
 def _geometry(source: AttributeLayer) -> dict[str, Any]:

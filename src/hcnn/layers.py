@@ -24,11 +24,13 @@ from hcnn.functional import (
     bands,
     check_boundary,
     choose_method,
+    choose_plus_method,
     dense_weight,
     marginal,
     patch_moments,
     per_axis,
     placement,
+    plus_transforms,
 )
 from hcnn.normalization import (
     batch_statistics,
@@ -39,6 +41,8 @@ from hcnn.normalization import (
     update_running,
 )
 
+PlusMatrix = tuple[Tensor, tuple[Tensor, Tensor] | None]  # of the attribute step, with analysis and synthesis
+
 
 def _odd(support: Sequence[int], label: str, what: str) -> tuple[int, ...]:
     entries = tuple(support)
@@ -48,7 +52,12 @@ def _odd(support: Sequence[int], label: str, what: str) -> tuple[int, ...]:
 
 
 class AttributeLayer(nn.Module):
-    """What all layers share: the geometry of their axes, and the check of what comes in."""
+    """What all layers share: the geometry of their axes, and the check of what comes in.
+
+    ``forward(x, entered=True)`` takes an x whose oldest attributes are averaged out already, and
+    ``average_oldest=True`` averages the oldest attribute of the result: a network lets a layer do at its end, in the
+    pass that normalizes, what the next layer would do first.
+    """
 
     def __init__(
         self,
@@ -85,10 +94,11 @@ class AttributeLayer(nn.Module):
         """Number of attribute axes that are convolved."""
         return len(self.attribute_support)
 
-    def enter(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """Check the input and average its oldest attributes out, eq. (6)."""
-        ndim = 1 + self.averaged + self.attributes + (self.channels is not None) + self.spatial
-        names = axis_names(self.averaged + self.attributes, self.spatial, channel=self.channels is not None)
+    def enter(self, x: Tensor, dtype: torch.dtype, *, entered: bool = False) -> Tensor:
+        """Check the input and average its oldest attributes out, eq. (6), unless they are already."""
+        averaged = 0 if entered else self.averaged
+        ndim = 1 + averaged + self.attributes + (self.channels is not None) + self.spatial
+        names = axis_names(averaged + self.attributes, self.spatial, channel=self.channels is not None)
         shape = tuple(x.shape)
         if x.ndim != ndim:
             raise ValueError(f"{self.label}: expected {ndim} axes ({names}); got {x.ndim}: shape {shape}")
@@ -103,7 +113,7 @@ class AttributeLayer(nn.Module):
             )
         if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
             raise ValueError(f"{self.label}: expected {dtype}, as its parameters are; got {x.dtype} of shape {shape}")
-        first = 1 + self.averaged
+        first = 1 + averaged
         sizes, strides = shape[first : first + self.attributes], self.stride[: self.attributes]
         if any(n % s for n, s in zip(sizes, strides, strict=True)):
             raise ValueError(
@@ -136,7 +146,9 @@ class AttributeLayer(nn.Module):
             channel_axis=self.channels is not None,
         )  # fmt: skip
 
-    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def convolve(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, matrix: Tensor | None = None
+    ) -> Tensor:
         """`attribute_conv` with this layer's geometry."""
         return attribute_conv(
             x,
@@ -147,16 +159,32 @@ class AttributeLayer(nn.Module):
             boundary=self.boundary,
             channel_axis=self.channels is not None,
             method=self.method if self.attributes and self.channels is None else "dense",
+            matrix=matrix,
         )
 
-    def step_plus(self, x: Tensor, h: Tensor, shift: Tensor, g: Tensor) -> Tensor:
+    def step_plus(
+        self, x: Tensor, h: Tensor, shift: Tensor, g: Tensor, *, prepared: PlusMatrix | None = None
+    ) -> Tensor:
         """``Σ_q ELU(x * h_q + shift_q) * g_{k,q}``: (b, *v, *u) -> (b, *v', k, *u')."""
         n, sizes = self.attributes, x.shape[1 : 1 + self.attributes]
-        matrix = dense_weight(g, sizes, self.stride[:n], self.boundary, channel_axis=True)  # (v'·k, v·q)
-        blocks = bands(g, sizes, self.stride[:n], self.boundary)
-        y = kernels.plus_step(x.flatten(1, n), h, shift, matrix, self.stride[n:], self.boundary, bands=blocks)
+        matrix, transforms = prepared or self.plus_matrix(g, sizes, x.device.type)
+        blocks = None if transforms else bands(g, sizes, self.stride[:n], self.boundary)
+        y = kernels.plus_step(
+            x.flatten(1, n), h, shift, matrix, self.stride[n:], self.boundary, bands=blocks, transforms=transforms
+        )
         outputs = (size // s for size, s in zip(sizes, self.stride, strict=False))
         return y.reshape(len(x), *outputs, len(g), *y.shape[2:])
+
+    def plus_matrix(self, g: Tensor, sizes: Sequence[int], device: str) -> PlusMatrix:
+        """The attribute step of HCNN(+): one matrix (v'·k, v·q), or on a CPU per frequency where that is less work."""
+        stride = self.stride[: self.attributes]
+        method = self.method
+        if method == "auto":
+            method = choose_plus_method(g.shape, sizes, stride, self.boundary) if device == "cpu" else "dense"
+        if method == "spectral":
+            analysis, matrix, synthesis = plus_transforms(g, tuple(sizes), stride, self.boundary)
+            return matrix, (analysis, synthesis)
+        return dense_weight(g, sizes, stride, self.boundary, channel_axis=True), None
 
     def extra_repr(self) -> str:
         """Geometry in the package's grammar of axes."""
@@ -222,10 +250,10 @@ class AttributeConv(AttributeLayer):
         self.norm = nn.BatchNorm1d(filters)
         nn.init.normal_(self.weight, std=self.weight[0].numel() ** -0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute x_j from x_{j-1}."""
-        y = self.convolve(self.enter(x, self.weight.dtype), self.weight)
-        return normalize_elu(self.norm, y, self.spatial)
+    def forward(self, x: Tensor, *, entered: bool = False, average_oldest: bool = False) -> Tensor:
+        """Compute x_j from x_{j-1}; for the keywords see `AttributeLayer`."""
+        y = self.convolve(self.enter(x, self.weight.dtype, entered=entered), self.weight)
+        return normalize_elu(self.norm, y, self.spatial, average_oldest)
 
     def composed_weight(self) -> Tensor:
         """The filters w_{v_j}, (K, *kv, *ku); here the parameter itself."""
@@ -303,15 +331,15 @@ class FactorizedConv(AttributeLayer):
         nn.init.normal_(self.h, std=self.h[0].numel() ** -0.5)
         nn.init.normal_(self.g, std=self.g[0].numel() ** -0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute x_j from x_{j-1}."""
-        x = self.enter(x, self.h.dtype)
+    def forward(self, x: Tensor, *, entered: bool = False, average_oldest: bool = False) -> Tensor:
+        """Compute x_j from x_{j-1}; for the keywords see `AttributeLayer`."""
+        x = self.enter(x, self.h.dtype, entered=entered)
         scale, shift = self._inner_statistics(x)
         if self.inner_elu:
             y = self.step_plus(x, scale_rows(self.h, scale), shift, self.g)
         else:
             y = self.convolve(x, self._compose(scale), edge_bias(self.g, shift, x, self.stride, self.boundary))
-        return normalize_elu(self.norm, y, self.spatial)
+        return normalize_elu(self.norm, y, self.spatial, average_oldest)
 
     def _compose(self, scale: Tensor) -> Tensor:
         """``w(k, v, u) = Σ_q g(k, q, v) scale(q) h(q, u)``."""

@@ -233,13 +233,23 @@ class AttributeNetwork(nn.Module):
         """
         if not 0 <= j <= len(self.layers):
             raise ValueError(f"forward_from: expected j between 0 and {len(self.layers)}; got {j}")
+        if not return_arrays:
+            return self._scores(x, j)
         arrays: dict[int, AttributeArray] = {}
         for index in range(j, len(self.layers)):
             x = self.layers[index](x)
-            if return_arrays:
-                arrays[index + 1] = AttributeArray(x, self.axes(index + 1))
-        logits = self.readout(x)
-        return (logits, arrays) if return_arrays else logits
+            arrays[index + 1] = AttributeArray(x, self.axes(index + 1))
+        return self.readout(x), arrays
+
+    def _scores(self, x: Tensor, j: int) -> Tensor:
+        """Logits from x_j on, where a layer averages at its end what the next one would average first."""
+        entered = False
+        for index in range(j, len(self.layers)):
+            layer, last = self.layers[index], index + 1 == len(self.layers)
+            leaves = not last and _averages_one(self.layers[index + 1]) and not layer._forward_hooks  # a hook wants x_j
+            x = layer(x, entered=entered, average_oldest=leaves) if entered or leaves else layer(x)
+            entered = leaves
+        return self.readout(x)
 
     def invariant_shift(self, j: int, axis: str) -> int:
         """The smallest translation of x_j along an axis that leaves the logits unchanged (periodic network).
@@ -304,6 +314,10 @@ class AttributeNetwork(nn.Module):
         parameter = next(self.parameters())
         folded = AttributeNetwork(self.config, layers, readout, self.attribute_sizes)
         return folded.to(parameter.device, parameter.dtype).eval()
+
+
+def _averages_one(layer: nn.Module) -> bool:
+    return isinstance(layer, AttributeLayer) and layer.averaged == 1 and not layer._forward_pre_hooks
 
 
 def _foldable(layer: nn.Module) -> AttributeConv | FactorizedConv:

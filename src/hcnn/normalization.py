@@ -71,28 +71,29 @@ def merge_moments(norm: nn.BatchNorm1d, mean: Tensor, second: Tensor) -> tuple[T
     return total, _mean_over_group(second + spread, group), group.size()
 
 
-def normalize_elu(norm: nn.BatchNorm1d, y: Tensor, spatial: int) -> Tensor:
+def normalize_elu(norm: nn.BatchNorm1d, y: Tensor, spatial: int, average_oldest: bool = False) -> Tensor:
     """ELU of a batch normalization per value of the newest attribute, ``ρ(N(y))``.
 
     Args:
         norm: holds parameters and running statistics.
         y: (b, *v, k, *u).
         spatial: number of spatial axes.
+        average_oldest: whether to average over axis 1 at once, as the next layer does first, eq. (6).
 
     Returns:
-        An array of the same shape.
+        An array of the same shape, without axis 1 if averaged.
     """
     group = getattr(norm, "hcnn_group", None)
     if not batch_statistics(norm):
-        return kernels.normalize_elu(y, *scale_shift(norm, *running(norm)), spatial)
+        return kernels.normalize_elu(y, *scale_shift(norm, *running(norm)), spatial, average_oldest)
     count = y.numel() // norm.num_features
     if group is None:
-        out, mean, variance = kernels.batch_normalize_elu(y, norm.weight, norm.bias, norm.eps, spatial)
+        out, mean, variance = kernels.batch_normalize_elu(y, norm.weight, norm.bias, norm.eps, spatial, average_oldest)
         update_running(norm, mean, variance, count)
         return out
     mean, variance, processes = merge_moments(norm, *kernels.channel_statistics(y, spatial))
     update_running(norm, mean, variance, processes * count)
-    return kernels.normalize_elu(y, *scale_shift(norm, mean, variance), spatial)
+    return kernels.normalize_elu(y, *scale_shift(norm, mean, variance), spatial, average_oldest)
 
 
 def batch_statistics(norm: nn.BatchNorm1d) -> bool:

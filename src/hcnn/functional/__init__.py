@@ -17,9 +17,10 @@ from hcnn.functional.axes import (
     per_axis,
     translate,
 )
-from hcnn.functional.conv import Method, attribute_conv, choose_method
+from hcnn.functional.conv import Method, attribute_conv, choose_method, choose_plus_method, conv_matrix
 from hcnn.functional.dense import bands, dense_weight, placement
 from hcnn.functional.moments import patch_moments
+from hcnn.functional.spectral import plus_transforms
 
 __all__ = [
     "BOUNDARIES",
@@ -30,11 +31,14 @@ __all__ = [
     "bands",
     "check_boundary",
     "choose_method",
+    "choose_plus_method",
+    "conv_matrix",
     "dense_weight",
     "marginal",
     "pad_spatial",
     "patch_moments",
     "per_axis",
     "placement",
+    "plus_transforms",
     "translate",
 ]

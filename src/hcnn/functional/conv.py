@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hcnn.functional.axes import Boundary, axis_names, check_boundary, pad_spatial, per_axis
-from hcnn.functional.dense import dense_weight
-from hcnn.functional.spectral import spectral_conv, spectral_multiply_adds
+from hcnn.functional.dense import bands, dense_weight
+from hcnn.functional.spectral import frequency_groups, spectral_conv, spectral_multiply_adds, spectral_weight
 
 Method = Literal["auto", "dense", "spectral"]
 
@@ -30,6 +30,7 @@ def attribute_conv(
     boundary: Boundary = "zeros",
     channel_axis: bool = False,
     method: Method = "auto",
+    matrix: Tensor | None = None,
 ) -> Tensor:
     """Convolve an array along space and along its attributes with K filters, whose index is a new attribute.
 
@@ -51,6 +52,7 @@ def attribute_conv(
         channel_axis: sum over an axis c of unordered channels, as the first layer does with colours.
         method: "dense" (one convolution with a block-Toeplitz matrix over channels), "spectral" (one small
             convolution per frequency of the attributes), or "auto" (`choose_method`). They differ in rounding only.
+        matrix: what `conv_matrix` made of this weight for this geometry and method, where it is at hand already.
 
     Returns:
         y, (b, *v', k, *u').
@@ -104,18 +106,51 @@ def attribute_conv(
     outputs = [n // s for n, s in zip(sizes, sv, strict=True)]
     if bias is not None:
         bias = bias.expand(*outputs, weight.shape[0]).reshape(-1)
-    if method == "dense":
-        dense = dense_weight(weight, sizes, sv, boundary, channel_axis=channel_axis)
-        y = _SPATIAL_CONV[spatial](flat, dense, bias, stride=su, padding=margins)  # (b, v'·k, *u')
-        return y.reshape(x.shape[0], *outputs, weight.shape[0], *y.shape[2:])
-    if method != "spectral":
+    if method not in ("dense", "spectral"):
         raise ValueError(f"attribute_conv: expected method 'auto', 'dense' or 'spectral'; got {method!r}")
-    if channel_axis or not attributes:
+    if method == "spectral" and (channel_axis or not attributes):
         raise ValueError("attribute_conv: the spectral method needs attributes, and has no channel axis")
+    if matrix is None:
+        matrix = conv_matrix(weight, sizes, sv, boundary, method, channel_axis=channel_axis)
+    if method == "dense":
+        y = _SPATIAL_CONV[spatial](flat, matrix, bias, stride=su, padding=margins)  # (b, v'·k, *u')
+        return y.reshape(x.shape[0], *outputs, weight.shape[0], *y.shape[2:])
     if torch.is_autocast_enabled(x.device.type):  # which does not reach into custom operators
         flat = flat.to(torch.get_autocast_dtype(x.device.type))
     shaped = flat.unflatten(1, list(sizes))
-    return spectral_conv(shaped, weight, bias, stride, margins, boundary)
+    return spectral_conv(shaped, matrix, bias, kv, stride, margins, boundary)
+
+
+def conv_matrix(
+    weight: Tensor,
+    sizes: Sequence[int],
+    stride: Sequence[int],
+    boundary: Boundary,
+    method: Method,
+    *,
+    channel_axis: bool = False,
+) -> Tensor:
+    """The spatial convolution that stands for filters along attributes, in the dense or the spectral form.
+
+    Args:
+        weight: (k, *kv, *ku), or (k, c, *kv, *ku) with `channel_axis`.
+        sizes: lengths of the attribute axes of x.
+        stride: strides along them.
+        boundary: "zeros" or "circular".
+        method: "dense" or "spectral".
+        channel_axis: whether the filters have an axis of unordered channels.
+
+    Returns:
+        `hcnn.functional.dense_weight`, or `hcnn.functional.spectral.spectral_weight`.
+
+    Example:
+        >>> w = torch.randn(16, 7, 11, 3, 3)
+        >>> conv_matrix(w, (8, 16), (2, 2), "circular", "spectral").shape       # 18 groups, 8 channels to 32
+        torch.Size([576, 8, 3, 3])
+    """
+    if method == "dense":
+        return dense_weight(weight, sizes, stride, boundary, channel_axis=channel_axis)
+    return spectral_weight(weight, tuple(sizes), tuple(stride), boundary)
 
 
 def choose_method(
@@ -157,3 +192,35 @@ def choose_method(
     dense = math.prod(sizes) * math.prod([n // s for n, s in zip(sizes, stride, strict=True)]) * filters * taps
     advantage = dense / spectral_multiply_adds(sizes, support, stride, boundary, filters, taps)
     return "spectral" if advantage > _ADVANTAGE.get(device, math.inf) else "dense"
+
+
+def choose_plus_method(g: Sequence[int], sizes: Sequence[int], stride: Sequence[int], boundary: Boundary) -> Method:
+    """Which form of the attribute step of HCNN(+) needs fewer multiply-adds; what ``method="auto"`` takes on a CPU.
+
+    Both are matrix products of a good size, so the count decides.
+
+    Args:
+        g: shape of the filters, (k, q, *kv).
+        sizes: lengths of the attribute axes.
+        stride: strides along them.
+        boundary: "zeros" or "circular".
+
+    Returns:
+        "dense" or "spectral".
+
+    Example:
+        >>> choose_plus_method((16, 32, 7, 11), (8, 16), (2, 2), "circular")
+        'spectral'
+        >>> choose_plus_method((16, 32, 7, 11), (8, 16), (2, 2), "zeros")
+        'dense'
+    """
+    if not sizes:
+        return "dense"
+    filters, rank, *support = g
+    blocks = bands(torch.empty(*g, device="meta"), sizes, stride, boundary)
+    edges = zip(*(blocks[at::4] for at in range(4)), strict=True)
+    dense = sum((bottom - top) * (right - left) for top, bottom, left, right in edges)
+    groups, rows = frequency_groups(sizes, support, stride, boundary), 2 * math.prod(stride)
+    outputs = math.prod([n // s for n, s in zip(sizes, stride, strict=True)])
+    spectral = groups * (rows * math.prod(sizes) * rank + 2 * filters * rows * rank + 2 * filters * outputs)
+    return "spectral" if dense > 1.5 * spectral else "dense"

@@ -98,26 +98,68 @@ def spectral_plan(
     )
 
 
-def spectral_weight(weight: Tensor, basis: Tensor, attributes: int) -> Tensor:
+def spectral_weight(weight: Tensor, sizes: tuple[int, ...], stride: tuple[int, ...], boundary: Boundary) -> Tensor:
     """The grouped spatial convolution that stands for filters w.
 
     Real and imaginary parts follow the complex product: (re, im) of ŷ from (re, im) of X̂ by [[a, -b], [b, a]].
 
     Args:
         weight: (k, *kv, *ku).
-        basis: `SpectralPlan.filters` of the geometry, (groups, 2 prod(s), prod(kv)).
-        attributes: number of attribute axes.
+        sizes: lengths of the attribute axes of x.
+        stride: strides along them.
+        boundary: of the attribute axes.
 
     Returns:
         (groups · 2 k, 2 prod(s), *ku).
     """
-    k, spatial = weight.shape[0], weight.shape[1 + attributes :]
+    support, spatial = weight.shape[1 : 1 + len(sizes)], weight.shape[1 + len(sizes) :]
+    _, basis, _ = _constants(sizes, tuple(support), stride, boundary, weight.dtype, weight.device)
+    return _complex_products(weight.flatten(1, len(sizes)).flatten(2), basis).reshape(-1, basis.shape[1], *spatial)
+
+
+def plus_transforms(
+    g: Tensor, sizes: tuple[int, ...], stride: tuple[int, ...], boundary: Boundary
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The attribute step of HCNN(+) per frequency: ``synthesis (matrix (analysis z))``.
+
+    Args:
+        g: (k, q, *kv).
+        sizes: lengths of the attribute axes of z.
+        stride: strides along them.
+        boundary: of the attribute axes.
+
+    Returns:
+        analysis (groups · 2 prod(s), prod(n)), matrix (groups, 2 k, 2 prod(s) · q), synthesis (prod(n'), groups · 2).
+
+    Example:
+        >>> [tuple(one.shape) for one in plus_transforms(torch.randn(5, 3, 3), (8,), (2,), "circular")]
+        [(12, 8), (3, 10, 12), (4, 6)]
+    """
+    analysis, basis, synthesis = _constants(sizes, tuple(g.shape[2:]), stride, boundary, g.dtype, g.device)
+    matrix = _complex_products(g.flatten(2).transpose(1, 2), basis)
+    return analysis, matrix.reshape(len(basis), 2 * len(g), -1), synthesis
+
+
+def _complex_products(weight: Tensor, basis: Tensor) -> Tensor:
+    """Filters (k, t, d) to the real form of their product with a spectrum: (g, 2, k, s, 2, d)."""
     with torch.autocast(weight.device.type, enabled=False):
-        parts = torch.einsum("grt,ktd->gkrd", basis, weight.reshape(k, basis.shape[2], -1))
+        parts = torch.einsum("grt,ktd->gkrd", basis, weight)
     real, imaginary = parts.unflatten(2, (-1, 2)).unbind(3)  # (g, k, s, d) each
     upper = torch.stack([real, -imaginary], 3)  # (g, k, s, 2, d): to the real part
     lower = torch.stack([imaginary, real], 3)  # to the imaginary part
-    return torch.stack([upper, lower], 1).reshape(-1, basis.shape[1], *spatial)
+    return torch.stack([upper, lower], 1)
+
+
+def frequency_groups(sizes: Sequence[int], support: Sequence[int], stride: Sequence[int], boundary: Boundary) -> int:
+    """Output frequencies of a geometry, one of each conjugate pair.
+
+    Example:
+        >>> frequency_groups((8, 16), (7, 11), (2, 2), "circular")
+        18
+    """
+    folded = [period(n, k, s, boundary) // s for n, k, s in zip(sizes, support, stride, strict=True)]
+    own = math.prod([2 if n % 2 == 0 else 1 for n in folded])  # frequencies that are their own conjugates
+    return (math.prod(folded) + own) // 2
 
 
 def spectral_multiply_adds(
@@ -140,9 +182,7 @@ def spectral_multiply_adds(
         >>> spectral_multiply_adds((8, 16), (7, 11), (2, 2), "circular", 16, 9)
         78336
     """
-    folded = [period(n, k, s, boundary) // s for n, k, s in zip(sizes, support, stride, strict=True)]
-    own = math.prod([2 if n % 2 == 0 else 1 for n in folded])  # frequencies that are their own conjugates
-    groups = (math.prod(folded) + own) // 2
+    groups = frequency_groups(sizes, support, stride, boundary)
     rows = 2 * math.prod(stride)
     outputs = math.prod([n // s for n, s in zip(sizes, stride, strict=True)])
     return groups * (rows * math.prod(sizes) + rows * 2 * filters * taps + 2 * filters * outputs)
@@ -150,8 +190,9 @@ def spectral_multiply_adds(
 
 def spectral_conv(
     x: Tensor,
-    weight: Tensor,
+    grouped: Tensor,
     bias: Tensor | None,
+    support: Sequence[int],
     stride: Sequence[int],
     margins: Sequence[int],
     boundary: Boundary,
@@ -162,8 +203,9 @@ def spectral_conv(
 
     Args:
         x: (b, *v, *u), already extended along u where `margins` are 0.
-        weight: (k, *kv, *ku).
+        grouped: of `spectral_weight`.
         bias: (*v', k), or None.
+        support: of the filters along the attributes.
         stride: one per axis of (*v, *u).
         margins: how far zeros extend x along u.
         boundary: of the attribute axes.
@@ -172,15 +214,14 @@ def spectral_conv(
         (b, *v', k, *u').
     """
     n = x.ndim - 1 - len(margins)
-    sizes, support = tuple(x.shape[1 : 1 + n]), tuple(weight.shape[1 : 1 + n])
-    geometry = sizes, support, tuple(stride[:n]), boundary
-    analysis, _, synthesis = _constants(*geometry, x.dtype, x.device)
-    grouped = spectral_weight(weight, _constants(*geometry, weight.dtype, x.device)[1], n).to(x.dtype)
+    sizes = tuple(x.shape[1 : 1 + n])
+    analysis, _, synthesis = _constants(sizes, tuple(support), tuple(stride[:n]), boundary, x.dtype, x.device)
+    filters = grouped.shape[0] // synthesis.shape[1]
     flat = None if bias is None else bias.reshape(-1).to(x.dtype)
-    inputs = x.flatten(1, n), grouped, flat, analysis, synthesis, [*stride[n:]], [*margins]
+    inputs = x.flatten(1, n), grouped.to(x.dtype), flat, analysis, synthesis, [*stride[n:]], [*margins]
     y = differentiable(torch.ops.hcnn.spectral_conv, _SpectralConv, *inputs)
     outputs = [size // s for size, s in zip(sizes, stride, strict=False)]
-    return y.reshape(len(x), *outputs, len(weight), *y.shape[2:])
+    return y.reshape(len(x), *outputs, filters, *y.shape[2:])
 
 
 @torch.compiler.assume_constant_result
@@ -274,15 +315,20 @@ def _spectral_conv_backward(
     """Gradients for x and the grouped weight."""
     groups, space, outputs = synthesis.shape[1] // 2, x.shape[2:], synthesis.shape[0]
     to_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-    to_weight = torch.zeros_like(grouped, dtype=torch.promote_types(x.dtype, torch.float32))
-    one, none = [1] * len(stride), [0] * len(stride)
+    kind = torch.promote_types(x.dtype, torch.float32)
+    to_weight = torch.zeros_like(grouped, dtype=kind)
+    one, none, backward = [1] * len(stride), [0] * len(stride), torch.ops.aten.convolution_backward
     for part in tiles(len(x), len(x) * grouped.shape[0] * space.numel(), device=x.device.type):
         spectrum = (analysis @ x[part].flatten(2)).unflatten(2, space)
         g = synthesis.T @ grad[part].reshape(len(spectrum), outputs, -1)  # (n, g·2, k·u')
         g = g.view(len(spectrum), grouped.shape[0], *grad.shape[2:])
-        to_spectrum, weights, _ = torch.ops.aten.convolution_backward(
-            g, spectrum, grouped, None, stride, margins, one, False, none, groups, [True, True, False]
-        )
+        # The weights' gradient in float32 at least: exact sums, and in bfloat16 this convolution is slower.
+        settings = None, stride, margins, one, False, none, groups
+        if kind == x.dtype:
+            to_spectrum, weights, _ = backward(g, spectrum, grouped, *settings, [True, True, False])
+        else:
+            to_spectrum, _, _ = backward(g, spectrum, grouped, *settings, [True, False, False])
+            _, weights, _ = backward(g.to(kind), spectrum.to(kind), grouped.to(kind), *settings, [False, True, False])
         to_weight += weights
         torch.matmul(analysis.T, to_spectrum.flatten(2), out=to_x[part].flatten(2))
     return to_x, to_weight.to(grouped.dtype)

@@ -169,6 +169,7 @@ def plus_step(
     boundary: "Boundary" = "zeros",
     *,
     bands: Sequence[int] | None = None,
+    transforms: tuple[Tensor, Tensor] | None = None,
     images: int = 8,
 ) -> Tensor:
     """The inner step of HCNN(+), ``y(o, u) = Σ_{v,q} matrix(o, v q) ELU((x_v * h_q)(u) + shift_q)``.
@@ -184,6 +185,8 @@ def plus_step(
         boundary: "zeros" or "circular", along u.
         bands: blocks of the matrix outside of which it is zero, as `hcnn.functional.bands` finds them; on a CPU the
             others are skipped.
+        transforms: analysis and synthesis of `hcnn.functional.spectral.plus_transforms`, on a CPU only; the matrix is
+            then the one that it gives.
         images: how many go through the twin at a time.
 
     Returns:
@@ -205,7 +208,7 @@ def plus_step(
             if boundary == "circular":
                 x, margins = pad_spatial(x, margins, boundary), [0] * len(margins)
             blocks = [0, len(matrix), 0, matrix.shape[1]] if bands is None else [*bands]
-            return tiled.plus_step(x, h, shift, matrix, [*stride], margins, blocks)
+            return tiled.plus_step(x, h, shift, matrix, transforms, [*stride], margins, blocks)
         parts = [
             checkpoint(reference.plus_step, part, h, shift, matrix, stride, boundary, use_reentrant=False)
             for part in x.split(images)
