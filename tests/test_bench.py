@@ -48,6 +48,7 @@ def test_report_of_a_small_measurement(tmp_path) -> None:
         "versions": {"torch": "2", "python": "3"},
         "commit": None,
         "freed_memory_kept": False,
+        "default_allocator": methods,
         "limits": [vars(measure_limits(torch.float32, images=1))],
         "methods": methods,
         "memory": [{**methods[1], "bytes": 3e6}],

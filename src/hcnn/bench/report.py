@@ -40,19 +40,10 @@ def markdown(record: dict[str, Any]) -> str:
         for one in record["limits"]
     ]
     lines += ["", "(G/s: 10⁹ multiply-adds a second.)", ""]
-    lines += ["| network | computed | batch | inference, images/s | ratio | training, images/s | ratio |"]
-    lines += ["|---|---|---:|---:|---:|---:|---:|"]
-    rows = record["methods"]
-    for row in rows:
-        if row["train"]:
-            continue
-        key = {name: row[name] for name in ("name", "overrides", "two_step", "method", "dtype")}
-        train = next(one for one in rows if one["train"] and all(one[name] == key[name] for name in key))
-        cells = [
-            f"{one['images_per_second']:.1f} ({one['low']:.1f}–{one['high']:.1f}) | {one['ratio']:.1f}"
-            for one in (row, train)
-        ]
-        lines.append(f"| {_label(row)} | {_way(row)} | {row['batch']} | {' | '.join(cells)} |")
+    lines += _speeds(record["methods"])
+    if record["default_allocator"]:
+        lines += ["", "The same in a process whose allocator is left as it comes:", ""]
+        lines += _speeds(record["default_allocator"])
     if record["memory"]:
         lines += ["", "| network | computed | batch | peak memory of a training step, MB |", "|---|---|---:|---:|"]
         lines += [
@@ -68,6 +59,22 @@ def markdown(record: dict[str, Any]) -> str:
             f"| {row['images_per_second']:,.1f} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _speeds(rows: list[dict[str, Any]]) -> list[str]:
+    lines = ["| network | computed | batch | inference, images/s | ratio | training, images/s | ratio |"]
+    lines += ["|---|---|---:|---:|---:|---:|---:|"]
+    for row in rows:
+        if row["train"]:
+            continue
+        key = {name: row[name] for name in ("name", "overrides", "two_step", "method", "dtype")}
+        train = next(one for one in rows if one["train"] and all(one[name] == key[name] for name in key))
+        cells = [
+            f"{one['images_per_second']:.1f} ({one['low']:.1f}–{one['high']:.1f}) | {one['ratio']:.1f}"
+            for one in (row, train)
+        ]
+        lines.append(f"| {_label(row)} | {_way(row)} | {row['batch']} | {' | '.join(cells)} |")
+    return lines
 
 
 def _value(row: dict[str, Any]) -> int:

@@ -170,6 +170,19 @@ def growth_cases(*, quick: bool = False) -> Iterator[tuple[str, Case]]:
         yield "batch", replace(base, batch=batch)
 
 
+def _with_default_allocator(rounds: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Baseline and networks as they run in a process that nobody tuned; of use before `keep_freed_memory` only."""
+    rows = []
+    for group in method_cases():
+        if group[0].overrides:
+            continue
+        say(f"{group[0].name}, allocator as it comes")
+        cases = [group[0], *(case for case in group if case.method == "auto" and not case.two_step)]
+        for train in (False, True):
+            rows += race(cases, train=train, rounds=rounds)
+    return rows
+
+
 def run_suite(
     *, quick: bool = False, device: str = "cpu", rounds: int = 3, say: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
@@ -184,6 +197,7 @@ def run_suite(
     Returns:
         The record that `hcnn bench` writes as JSON.
     """
+    plain = _with_default_allocator(rounds, say) if device == "cpu" and not quick else []
     kept = device == "cpu" and keep_freed_memory()
     record: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d"),
@@ -193,6 +207,7 @@ def run_suite(
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
         "commit": commit(),
         "freed_memory_kept": kept,
+        "default_allocator": plain,
     }
     say("limits of the machine")
     images = 2 if quick else 16
