@@ -203,6 +203,7 @@ def test_what_follows_from_the_data_cannot_be_set(capsys) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # of torch itself
 def test_compiled_and_channels_last_training(tmp_path) -> None:
     for option in ("--compile", "--channels-last"):
         folder = tmp_path / option

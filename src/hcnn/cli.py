@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hcnn import allocator, cli_bench, cli_compare, cli_explore, datasets, files, runs, training
+from hcnn import allocator, cli_bench, cli_compare, cli_explore, cli_serve, datasets, files, runs, training
 from hcnn.cli_use import Export, Predict, export, predict
 from hcnn.files import RunFolderBusy
 from hcnn.networks import (
@@ -396,7 +396,7 @@ def _models(command: Models, console: Console) -> None:
 _ACTIONS: dict[type, Callable[[Any, Console], None]] = {
     Train: _train, Demo: _demo, Evaluate: _evaluate, Predict: predict, Export: export,
     Summary: _summary, Models: _models,
-    **cli_compare.ACTIONS, **cli_bench.ACTIONS, **cli_explore.ACTIONS,
+    **cli_compare.ACTIONS, **cli_bench.ACTIONS, **cli_explore.ACTIONS, **cli_serve.ACTIONS,
 }  # fmt: skip
 
 
@@ -470,6 +470,7 @@ def _parse(arguments: Sequence[str]) -> Any:
         | Annotated[cli_bench.Bench, tyro.conf.subcommand("bench")]
         | Annotated[cli_explore.Figure, tyro.conf.subcommand("figure")]
         | Annotated[cli_explore.Explore, tyro.conf.subcommand("explore")]
+        | Annotated[cli_serve.Serve, tyro.conf.subcommand("serve")]
         | Annotated[Models, tyro.conf.subcommand("models")],  # pyright: ignore[reportArgumentType]
         prog="hcnn",
         description="Hierarchical Attribute CNNs: train, evaluate, predict, look inside.",

@@ -51,8 +51,8 @@ class Explore:
 
     Example: hcnn explore runs/demo --queries 200
 
-    Writes study.json, three tables as CSV, and figures; prints what was found. The arrays of the data base are
-    computed once, into the run folder; a second call goes on from there.
+    Writes report.html, study.json, three tables as CSV, and figures; prints what was found. The arrays of the data
+    base are computed once, into the run folder; a second call goes on from there.
     """
 
     run: tyro.conf.Positional[Path]
@@ -130,6 +130,7 @@ def run_explore(command: Explore, console: Console) -> None:
     from hcnn.explore.findings import findings
     from hcnn.explore.study import StudySettings, run_study
     from hcnn.explore.study_figures import draw_study
+    from hcnn.page.report import write_report
 
     for name in ("queries", "changed", "flat", "orders", "threads"):
         value = getattr(command, name)
@@ -160,6 +161,7 @@ def run_explore(command: Explore, console: Console) -> None:
         for name, draw in (("figure-3.png", figures.figure3), ("figure-4.png", figures.figure4)):
             draw(explorer, output / name)
             written.append(output / name)
+        written.append(write_report(explorer, study, output))
     table = Table(title=f"{command.run}: {study.info['queries']}, {len(explorer.base):,} images", show_header=False)
     for sentence in findings(study):
         table.add_row(sentence)

@@ -1,0 +1,68 @@
+"""A view as a PNG, and a walk along an attribute as a GIF."""
+
+import io
+from typing import Any
+
+from hcnn.explore.explorer import Explorer, Query
+from hcnn.page.views import View
+
+_SIDE, _GAP, _TEXT = 64, 6, 90
+_SAME, _OTHER, _INK = "#0072b2", "#d55e00", "#1c2430"
+
+
+def _tile(explorer: Explorer, image: int | None, query: Query, frame: str) -> Any:
+    from PIL import Image, ImageOps
+
+    raw = explorer.thumbnail(query if image is None else image, _SIDE)
+    picture = Image.open(io.BytesIO(raw)).convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
+    return ImageOps.expand(picture, 3, frame)
+
+
+def view_png(explorer: Explorer, query: Query, view: View) -> bytes:
+    """The rows of a view, as the page shows them, as the bytes of a PNG."""
+    from PIL import Image, ImageDraw
+
+    step = _SIDE + 6 + _GAP
+    columns = max(len(row["found"]) for row in view["rows"])
+    width = _TEXT + (columns + 1) * step + _GAP
+    sheet = Image.new("RGB", (width, 40 + len(view["rows"]) * (step + 12)), "white")
+    pen = ImageDraw.Draw(sheet)
+    move = ", ".join(f"{name} {amount:g}" for name, amount in view["move"].items())
+    pen.text((_GAP, 8), f"depth {view['depth']}, translated by {move}; rows along {view['axis']}", fill=_INK)
+    for number, row in enumerate(view["rows"]):
+        top = 36 + number * (step + 12)
+        name = {"now": f"now, τ = {row['tau']:g}", "shuffled": "order shuffled"}.get(row["kind"], f"τ = {row['tau']:g}")
+        pen.text((_GAP, top + _SIDE // 2 - 6), name, fill=_INK)
+        if number == 0:
+            sheet.paste(_tile(explorer, None, query, _INK), (_TEXT, top))
+        for column, (image, label, distance, _) in enumerate(row["found"]):
+            left = _TEXT + (column + 1) * step
+            sheet.paste(_tile(explorer, image, query, _SAME if label == view["label"] else _OTHER), (left, top))
+            name = str(explorer.base.classes[label])
+            pen.text((left + 2, top + _SIDE + 6), f"{name[:7]} {distance:.2f}", fill=_INK)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def walk_gif(explorer: Explorer, query: Query, view: View, *, seconds: float = 0.6) -> bytes:
+    """The nearest image after each whole translation, one frame each, the query beside; the bytes of a GIF."""
+    from PIL import Image, ImageDraw
+
+    frames = []
+    for row in view["rows"]:
+        if row["kind"] != "shift":
+            continue
+        image, label, distance, _ = row["found"][0]
+        frame = Image.new("RGB", (2 * _SIDE + 4 * _GAP + 12, _SIDE + 46), "white")
+        frame.paste(_tile(explorer, None, query, _INK), (_GAP, _GAP))
+        frame.paste(
+            _tile(explorer, image, query, _SAME if label == view["label"] else _OTHER), (_SIDE + 2 * _GAP + 8, _GAP)
+        )
+        pen = ImageDraw.Draw(frame)
+        pen.text((_GAP, _SIDE + 16), f"{view['axis']}, tau = {row['tau']}", fill=_INK)
+        pen.text((_GAP, _SIDE + 30), f"{explorer.base.classes[label]} {distance:.2f}", fill=_INK)
+        frames.append(frame)
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=int(1000 * seconds), loop=0)
+    return buffer.getvalue()

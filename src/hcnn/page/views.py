@@ -1,0 +1,128 @@
+"""What is shown for one image, depth and translation: neighbours, their distances, class scores, controls."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hcnn.explore import shifts
+from hcnn.explore.explorer import Explorer, Query
+from hcnn.explore.neighbours import Neighbours
+
+View = dict[str, Any]
+
+
+def describe(explorer: Explorer) -> View:
+    """What a page must know about a run before it asks for views.
+
+    Args:
+        explorer: the run with its data base.
+
+    Returns:
+        Name, classes, number of images, pixels, depths with their attributes, whether translations are exact; plain
+        values for JSON.
+    """
+    return {
+        "run": explorer.run.folder.name,
+        "data": explorer.base.name,
+        "images": len(explorer.base),
+        "classes": [str(name) for name in explorer.base.classes],
+        "periodic": explorer.periodic,
+        "depths": [{"depth": j, "attributes": explorer.attributes(j)} for j in explorer.depths],
+    }
+
+
+def view(
+    explorer: Explorer, query: Query, j: int, move: Mapping[str, float], axis: str, *, k: int = 6, seed: int = 0
+) -> View:
+    """The neighbours of an image along one attribute, with controls and class scores.
+
+    Rows: "now", at `move` itself; "shift" for every whole τ along `axis`, the other attributes as in `move`;
+    "shuffled", at `move` with the values of `axis` in a random order, a control for its order.
+
+    Args:
+        explorer: the run with its data base.
+        query: an image of the data base, or any image, uint8 (c, *u).
+        j: depth.
+        move: amount per attribute; those left out are not translated.
+        axis: the attribute along which the rows go.
+        k: neighbours a row.
+        seed: of the random order.
+
+    Returns:
+        Plain values for JSON. ``found`` holds for each row (image, class, distance, near enough); ``far`` is the
+        distance that only 5 % of unshifted images exceed to their nearest.
+
+    Raises:
+        ValueError: for an image, depth, attribute, amount or k that does not exist.
+    """
+    sizes = explorer.attributes(j)
+    for name in (axis, *move):
+        if name not in sizes:
+            raise ValueError(f"attribute: expected one of {', '.join(sizes)} at depth {j}; got {name!r}")
+    here = {axis: 0.0, **move}
+    rest = {name: amount for name, amount in here.items() if name != axis and amount}
+    space = explorer.space(j, [axis, *rest])
+    taus = list(range(sizes[axis]))
+    if isinstance(query, int):
+        explorer.label(query)  # refuses a number that does not exist
+        start, own = torch.tensor([query]), query
+    else:
+        start, own = explorer.arrays_of(query[None])[1][j], -1
+    moved = space.moved(start, [here, *({**rest, axis: tau} for tau in taus)])[0]
+    rows: list[View] = [{"kind": "now", "tau": here[axis]}, *({"kind": "shift", "tau": tau} for tau in taus)]
+    orders = shifts.shuffled_orders(sizes[axis], 1, seed)
+    if orders:
+        unmoved = space.moved(start, [rest])[0]
+        moved = torch.cat([moved, _shuffled(unmoved, space.dim(axis), orders[0], here[axis])])
+        rows.append({"kind": "shuffled", "tau": here[axis]})
+    found = space.nearest(moved, k, exclude=torch.full((len(moved),), own))
+    scores = explorer.scores(query, j, axis, [here[axis], *taus])
+    for row, one in zip(rows, _found(explorer, found), strict=True):
+        row["found"] = one
+    for row, one in zip(rows, scores.tolist(), strict=False):
+        row["scores"] = [round(value, 4) for value in one]
+    reference = space.nearest_distances()
+    return {
+        "image": query if isinstance(query, int) else None,
+        "label": explorer.label(query) if isinstance(query, int) else None,
+        "depth": j,
+        "axis": axis,
+        "move": here,
+        "rows": rows,
+        "array": [[round(value, 4) for value in line] for line in moved[0].tolist()],
+        "far": round(float(reference[int(0.95 * (len(reference) - 1))]), 4),
+    }
+
+
+def grid(explorer: Explorer, query: Query, j: int) -> View:
+    """The nearest image at every pair of whole shifts along both attributes of a depth.
+
+    Returns:
+        Plain values for JSON: the two attributes, and cells[a][b] = (image, class, distance, near enough).
+
+    Raises:
+        ValueError: for an image or depth that does not exist, or a depth with one attribute.
+    """
+    sizes = explorer.attributes(j)
+    if len(sizes) < 2:
+        raise ValueError(f"grid: depth {j} has one attribute; expected one with two")
+    (first, m), (second, n) = sizes.items()
+    moves = [{first: a, second: b} for a in range(m) for b in range(n)]
+    found = _found(explorer, explorer.neighbours(query, j, moves))
+    cells = [[found[a * n + b][0] for b in range(n)] for a in range(m)]
+    return {"depth": j, "axes": [first, second], "cells": cells}
+
+
+def _shuffled(array: Tensor, dim: int, order: list[int], amount: float) -> Tensor:
+    """Translate (1, v_{j-1}, v_j) along an attribute as if its values stood in another order."""
+    index = torch.tensor(order)
+    return shifts.shift(array.index_select(dim, index), dim, amount).index_select(dim, index.argsort())
+
+
+def _found(explorer: Explorer, neighbours: Neighbours) -> list[list[tuple[int, int, float, bool]]]:
+    labels = explorer.base.labels[neighbours.indices]
+    columns = neighbours.indices, labels, neighbours.distances, neighbours.near
+    rows = zip(*(one.tolist() for one in columns), strict=True)
+    return [[(i, c, round(d, 4), near) for i, c, d, near in zip(*row, strict=True)] for row in rows]
