@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import hcnn
 from hcnn import cli
 from hcnn.weights import load_weights, save_weights
 
@@ -202,8 +203,14 @@ def test_what_follows_from_the_data_cannot_be_set(capsys) -> None:
     assert "--classes: follows from the data" in _error(capsys, "train", "digits", "--classes", "5")
 
 
+@pytest.mark.parametrize("name", hcnn.list_models())
+def test_every_model_can_be_asked_for(name) -> None:
+    """The options of its configuration share one command line with everything else."""
+    assert cli._parse(["train", "digits", "--model", name]).network == hcnn.model_config(name)
+
+
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # of torch itself
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # inside torch's compiler
 def test_compiled_and_channels_last_training(tmp_path) -> None:
     for option in ("--compile", "--channels-last"):
         folder = tmp_path / option

@@ -207,7 +207,7 @@ def test_normalization_over_processes_is_that_of_the_whole_batch() -> None:
         ("resnet20_cifar10", {"downsample": (4,)}, r"downsample: expected stages between 1 and 3; got \(4,\)"),
         ("allcnn_cifar10", {"dropout": (0.2, 1.0)}, r"two probabilities in \[0, 1\)"),
         ("nin_cifar10", {"widths": (1, 2)}, r"eight numbers of filters; got \(1, 2\)"),
-        ("maxout_cifar10", {"image_size": 8}, "images of 8x8 are too small for supports"),
+        ("maxout_cifar10", {"input_side": 8}, "images of 8x8 are too small for supports"),
         ("densenet_bc40_cifar10", {"growth": 0}, "growth: expected a positive number of maps; got 0"),
         ("compact_cifar10", {"support": 4}, "odd support; got 4"),
         ("hypernetwork_cifar10", {"embedding": 0}, "embedding: expected a positive size"),
@@ -235,5 +235,5 @@ def test_bad_images_are_explained() -> None:
     model(torch.zeros(1, 3, 9, 9))
     with pytest.raises(ValueError, match=r"AllCNN: expected floating-point values, standardized; got torch.uint8"):
         model(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="expected images of 32x32, as image_size says; got 16x16"):
+    with pytest.raises(ValueError, match="expected images of 32x32, as input_side says; got 16x16"):
         hcnn.create_model("maxout_cifar10")(torch.zeros(1, 3, 16, 16))

@@ -37,7 +37,7 @@ def _small(name: str, **overrides) -> tuple[AttributeNetwork, torch.Tensor]:
     """A named model and a small batch for it: 8 divides every spatial stride, but two comparators need more."""
     torch.manual_seed(0)
     model = hcnn.create_model(name, **overrides)
-    side = getattr(model.config, "image_size", 16 if name.startswith("allcnn") else 8)
+    side = getattr(model.config, "input_side", 16 if name.startswith("allcnn") else 8)
     return model, torch.randn(2, model.config.channels, side, side)
 
 

@@ -50,7 +50,7 @@ _SYSTEMS: dict[str, tuple[ComparatorConfig, dict[str, Any]]] = {
     "maxout": (
         MaxoutConfig(),
         {
-            "image_size": 8,
+            "input_side": 8,
             "widths": (24, 48, 48),
             "supports": (3, 3, 3),
             "paddings": (1, 1, 1),

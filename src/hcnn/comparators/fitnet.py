@@ -101,7 +101,7 @@ class MaxoutConfig(ComparatorConfig):
     """Everything that determines a `MaxoutNetwork`; the defaults are the CIFAR teacher of FitNets.
 
     Attributes:
-        image_size: side of the images, which fixes the size of the fully connected layer.
+        input_side: side of the images, which fixes the size of the fully connected layer.
         widths: units of the three convolutional layers.
         supports: their filter supports.
         paddings: zeros around their inputs.
@@ -110,7 +110,7 @@ class MaxoutConfig(ComparatorConfig):
         hidden: units of the fully connected layer.
     """
 
-    image_size: int = 32
+    input_side: int = 32
     widths: tuple[int, int, int] = (96, 192, 192)
     supports: tuple[int, int, int] = (8, 8, 5)
     paddings: tuple[int, int, int] = (4, 3, 3)
@@ -122,14 +122,14 @@ class MaxoutConfig(ComparatorConfig):
         super().__post_init__()
         if any(side < 1 for side in self.sides()):
             raise ValueError(
-                f"MaxoutNetwork: images of {self.image_size}x{self.image_size} are too small for supports "
+                f"MaxoutNetwork: images of {self.input_side}x{self.input_side} are too small for supports "
                 f"{self.supports}, paddings {self.paddings} and pools {self.pools}: the sides after each layer are "
                 f"{self.sides()}"
             )
 
     def sides(self) -> list[int]:
         """Sides of the maps after each layer's pooling, which covers the border."""
-        side, found = self.image_size, []
+        side, found = self.input_side, []
         for support, padding, pool in zip(self.supports, self.paddings, self.pools, strict=True):
             side += 2 * padding - support + 1
             side = -((pool - side) // 2) + 1 if side >= pool else 0
@@ -175,10 +175,10 @@ class MaxoutNetwork(Comparator):
 
     def classify(self, x: Tensor) -> Tensor:
         """(b, c, u1, u2) -> (b, classes)."""
-        side = self.config.image_size
+        side = self.config.input_side
         if x.shape[2:] != (side, side):
             raise ValueError(
-                f"MaxoutNetwork: expected images of {side}x{side}, as image_size says; got {x.shape[2]}x{x.shape[3]}"
+                f"MaxoutNetwork: expected images of {side}x{side}, as input_side says; got {x.shape[2]}x{x.shape[3]}"
             )
         for layer in self.layers:
             x = layer(x)
