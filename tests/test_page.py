@@ -4,6 +4,10 @@ import http.client
 import io
 import json
 import random
+import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +21,7 @@ import uvicorn
 from PIL import Image
 
 import hcnn
-from hcnn import datasets
+from hcnn import cli, datasets
 from hcnn.explore import explore_images
 from hcnn.explore.explorer import Explorer
 from hcnn.explore.study import StudySettings, run_study
@@ -192,6 +196,23 @@ def test_a_client_that_asks_too_often_must_wait(explorer) -> None:
         assert statuses == [200, 429, 200, 200, 200, 429, 429]
     finally:
         site.close()
+
+
+def test_the_command_serves_and_says_where(tmp_path, explorer) -> None:
+    command = [sys.executable, "-m", "hcnn.cli", "serve", str(explorer.run.folder), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = next(line for line in process.stdout if line.startswith("http"))
+        match = re.match(r"http://127\.0\.0\.1:(\d+)/", address)
+        assert match is not None
+        connection = http.client.HTTPConnection("127.0.0.1", int(match[1]), timeout=30)
+        connection.request("GET", "/api/about")
+        assert json.loads(connection.getresponse().read())["run"] == "digits"
+        connection.close()
+        taken = ["serve", str(explorer.run.folder), "--port", match[1]]
+        assert cli.main(taken) == 2
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
 
 
 # -------------------------------------------------------------------------------------------------------- browser

@@ -1,5 +1,6 @@
 """The command `hcnn serve`."""
 
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,27 +47,27 @@ def run_serve(command: Serve, console: Console) -> None:
         raise ImportError("hcnn serve needs FastAPI and uvicorn: pip install 'hcnn[serve]'") from error
     if not 0 <= command.port <= 65535:
         raise ValueError(f"--port: expected 0 to 65535; got {command.port}")
-    explorer = open_with_progress(
-        command.run,
-        console,
-        data=command.data,
-        data_dir=command.data_dir,
-        folder=command.arrays,
-        position=command.position,
-    )
-    if explorer.base.images.ndim != 4 or explorer.base.images.shape[1] not in (1, 3):
-        raise ValueError(f"{command.run}: expected a run on grey or RGB images, to show them")
-    with console.status("preparing the search") as status:
-        warm(explorer, lambda text: status.update(f"preparing the search: {text}"))
-    config = uvicorn.Config(make_app(explorer), command.host, command.port, log_level="warning", access_log=False)
-    server = uvicorn.Server(config)
-    try:
-        listening = config.bind_socket()
-    except SystemExit as error:  # how uvicorn says that the address is taken
-        raise ValueError(f"--port {command.port}: cannot listen on {command.host}, another program may") from error
-    name = "127.0.0.1" if command.host == "0.0.0.0" else command.host
-    console.print(f"http://{name}:{listening.getsockname()[1]}/   (Ctrl-C ends)", soft_wrap=True, highlight=False)
-    server.run(sockets=[listening])
+    try:  # before minutes of computing
+        listening = socket.create_server((command.host, command.port))
+    except OSError as error:
+        raise ValueError(f"--host {command.host} --port {command.port}: cannot listen there; {error}") from error
+    with listening:
+        explorer = open_with_progress(
+            command.run,
+            console,
+            data=command.data,
+            data_dir=command.data_dir,
+            folder=command.arrays,
+            position=command.position,
+        )
+        if explorer.base.images.ndim != 4 or explorer.base.images.shape[1] not in (1, 3):
+            raise ValueError(f"{command.run}: expected a run on grey or RGB images, to show them")
+        with console.status("preparing the search") as status:
+            warm(explorer, lambda text: status.update(f"preparing the search: {text}"))
+        name = "127.0.0.1" if command.host == "0.0.0.0" else command.host
+        console.print(f"http://{name}:{listening.getsockname()[1]}/   (Ctrl-C ends)", soft_wrap=True, highlight=False)
+        config = uvicorn.Config(make_app(explorer), log_level="warning", access_log=False)
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 ACTIONS: dict[type, Callable[[Any, Console], None]] = {Serve: run_serve}
