@@ -189,3 +189,22 @@ def test_bad_images_are_explained() -> None:
         model(torch.randn(0, 1, 8, 8))
     with pytest.raises(ValueError, match=r"layer 1: expected floating-point values.*torch.uint8"):
         model(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_hooks_see_whole_arrays_and_wrapped_layers_work(folded) -> None:
+    model, x = _small("hcnn_digits")
+    model.eval()
+    if folded:
+        model = model.fold()
+    with torch.no_grad():
+        logits, arrays = model(x, return_arrays=True)
+        seen = {}
+        for j in (3, 5):
+            model.layers[j - 1].register_forward_hook(lambda layer, inputs, out, j=j: seen.update({j: out}))
+        model.layers[3].register_forward_pre_hook(lambda layer, inputs: seen.update({"into 4": inputs[0]}))
+        torch.testing.assert_close(model(x), logits)
+        for key, j in ((3, 3), (5, 5), ("into 4", 3)):
+            torch.testing.assert_close(seen[key], arrays[j].values)
+        model.layers[4] = torch.nn.Sequential(model.layers[4])
+        torch.testing.assert_close(model(x), logits)

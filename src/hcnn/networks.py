@@ -242,11 +242,16 @@ class AttributeNetwork(nn.Module):
         return self.readout(x), arrays
 
     def _scores(self, x: Tensor, j: int) -> Tensor:
-        """Logits from x_j on, where a layer averages at its end what the next one would average first."""
+        """Logits from x_j on, where a layer averages at its end what the next one would average first.
+
+        Not where somebody looks: hooks see x_j, and a layer that was wrapped in another module is called as it is.
+        """
         entered = False
         for index in range(j, len(self.layers)):
-            layer, last = self.layers[index], index + 1 == len(self.layers)
-            leaves = not last and _averages_one(self.layers[index + 1]) and not layer._forward_hooks  # a hook wants x_j
+            layer, following = self.layers[index], [*self.layers[index + 1 : index + 2]]
+            leaves = (
+                isinstance(layer, AttributeLayer) and any(map(_averages_one, following)) and not layer._forward_hooks
+            )
             x = layer(x, entered=entered, average_oldest=leaves) if entered or leaves else layer(x)
             entered = leaves
         return self.readout(x)
