@@ -244,3 +244,20 @@ def test_bad_geometry_is_explained() -> None:
         AttributeConv(3, channels=5)(torch.ones(1, 3, 4, 4))
     with pytest.raises(ValueError, match="h and g do not compose"):
         FactorizedConv(3, 4, attribute_support=(3,), inner_elu=True).composed_weight()
+
+
+@pytest.mark.parametrize(("boundary", "chosen"), [("circular", "spectral"), ("zeros", "dense")])
+def test_a_layer_says_which_form_its_attribute_step_takes(boundary, chosen) -> None:
+    layer = FactorizedConv(
+        16, 32, attribute_support=(7, 11), stride=(2, 2, 1, 1), averaged=1, inner_elu=True, boundary=boundary
+    )
+    assert layer.chosen_method((8, 16), 16) == chosen
+    assert fold_layer(layer, (8, 16)).chosen_method((8, 16), 16) == chosen
+    assert layer.chosen_method((8, 16), 16, "cuda") == "dense"
+    _, transforms = layer.plus_matrix(layer.g, (8, 16), "cpu")
+    assert (transforms is not None) == (chosen == "spectral")
+    layer.method = "dense"
+    x = torch.randn(2, 2, 8, 16, 4, 4)
+    dense = layer.eval()(x)
+    layer.method = "spectral"
+    torch.testing.assert_close(layer(x), dense, rtol=1e-4, atol=1e-4)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from hcnn import kernels
-from hcnn.functional import conv_matrix
+from hcnn.functional import Method, conv_matrix
 from hcnn.layers import AttributeConv, AttributeLayer, FactorizedConv, PlusMatrix, edge_bias, scale_rows
 from hcnn.normalization import in_double, running, scale_shift
 
@@ -136,6 +136,10 @@ class FoldedPlusConv(_Folded):
         self.shift = nn.Parameter(shift.clone())
         self.g = nn.Parameter(g.clone())
         self.bias = nn.Parameter(bias.clone())
+
+    def chosen_method(self, sizes: Sequence[int], filters: int, device: str = "cpu") -> Method:
+        """The form of the attribute step."""
+        return self.plus_method(self.g.shape, sizes, device)
 
     def prepare(self, weight: Tensor, sizes: Sequence[int], device: str) -> PlusMatrix:
         """The attribute step."""

@@ -175,13 +175,17 @@ class AttributeLayer(nn.Module):
         outputs = (size // s for size, s in zip(sizes, self.stride, strict=False))
         return y.reshape(len(x), *outputs, len(g), *y.shape[2:])
 
+    def plus_method(self, g: Sequence[int], sizes: Sequence[int], device: str) -> Method:
+        """The form of the attribute step of HCNN(+) for filters of a shape (k, q, *kv)."""
+        if self.method != "auto":
+            return self.method
+        stride = self.stride[: self.attributes]
+        return choose_plus_method(g, sizes, stride, self.boundary) if device == "cpu" else "dense"
+
     def plus_matrix(self, g: Tensor, sizes: Sequence[int], device: str) -> PlusMatrix:
         """The attribute step of HCNN(+): one matrix (v'·k, v·q), or on a CPU per frequency where that is less work."""
         stride = self.stride[: self.attributes]
-        method = self.method
-        if method == "auto":
-            method = choose_plus_method(g.shape, sizes, stride, self.boundary) if device == "cpu" else "dense"
-        if method == "spectral":
+        if self.plus_method(g.shape, sizes, device) == "spectral":
             analysis, matrix, synthesis = plus_transforms(g, tuple(sizes), stride, self.boundary)
             return matrix, (analysis, synthesis)
         return dense_weight(g, sizes, stride, self.boundary, channel_axis=True), None
@@ -340,6 +344,12 @@ class FactorizedConv(AttributeLayer):
         else:
             y = self.convolve(x, self._compose(scale), edge_bias(self.g, shift, x, self.stride, self.boundary))
         return normalize_elu(self.norm, y, self.spatial, average_oldest)
+
+    def chosen_method(self, sizes: Sequence[int], filters: int, device: str = "cpu") -> Method:
+        """As `AttributeLayer.chosen_method`; with an inner ELU the form of the attribute step."""
+        if self.inner_elu:
+            return self.plus_method(self.g.shape, sizes, device)
+        return super().chosen_method(sizes, filters, device)
 
     def _compose(self, scale: Tensor) -> Tensor:
         """``w(k, v, u) = Σ_q g(k, q, v) scale(q) h(q, u)``."""
