@@ -211,7 +211,7 @@ def test_out_of_memory_says_what_to_lower(tmp_path) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 
-    done = _run("--output", tmp_path / "run", "--width", "32", "--batch-size", "1400", "--inner-elu", preexec_fn=limit)
+    done = _run("--output", tmp_path / "run", "--width", "48", "--batch-size", "1400", "--inner-elu", preexec_fn=limit)
     assert done.returncode == 2, done.stderr
     text = done.stderr.replace("\n", " ")
     assert "out of memory with 1400 images a step" in text
