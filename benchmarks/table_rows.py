@@ -163,7 +163,13 @@ def _rows() -> dict[str, Row]:
         "1.6-16": Row("hcnn-q16-fast", "hcnn_cifar10", network={"rank": 16}),
         "1.6-32": Row("hcnn-fast", "hcnn_cifar10", network={"rank": 32}),  # row 1.1 itself
         "1.7": Row("hcnn_plus-published", "hcnn_plus_cifar10_published", "published"),
-        "1.cpu": Row("hcnn-circular-cpu20", "hcnn_cifar10", network=_CIRCULAR, changes={"epochs": 20}),
+        "1.cpu": Row(
+            "hcnn-circular-cpu20",
+            "hcnn_cifar10",
+            network=_CIRCULAR,
+            changes={"epochs": 20},
+            ships="hcnn_cifar10_circular",
+        ),
         **_hcnn_rows("cifar100", "2", (62.01, 63.19)),
         # The published reading-out, a linear map from K values, against one filter per class. Without the 100 filters
         # at j = 11 it has fewer weights; Q = 50 brings the trained weights within 1 % of it.

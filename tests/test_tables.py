@@ -77,6 +77,7 @@ def test_rows_are_the_networks_and_recipes_they_say() -> None:
     for name, row in tables.ROWS.items():
         settings = tables.settings_of(row, 0, "cpu", Path("work"), tiny=False)
         assert settings.network.classes == (100 if name.startswith("2") else 10)
+        assert not row.ships or hcnn.model_config(row.ships) == settings.network  # as create_model will look for it
     settings = tables.settings_of(tables.find("1.4"), 0, "cpu", Path("work"), tiny=False)
     assert settings.recipe == get_recipe("paper")
     assert settings.network == hcnn.model_config("hcnn_cifar10")
