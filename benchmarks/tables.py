@@ -192,10 +192,12 @@ class Stop:
             self.say(f"epoch {progress.epoch}: {progress.epoch_done}, {progress.images_per_second:.0f} images/s")
 
 
-def refuse_another(target: Path, settings: RunSettings, data: Splits) -> None:
-    """Refuse to collect into a folder that holds another run; ValueError says what differs."""
-    if settings.teacher is not None:
-        load_run(settings.teacher)  # else there is nothing to compare with, and the error says so
+def refuse(name: str, target: Path, settings: RunSettings, data: Splits) -> None:
+    """Refuse a row whose teacher is missing, or whose results would go over another run's; ValueError says why."""
+    if settings.teacher is not None and not (settings.teacher / RESULT).exists():
+        raise ValueError(
+            f"{name} learns from row {find(name).teacher}: run that first; {settings.teacher} is not a finished run"
+        )
     if (target / CONFIG).exists():
         check_same_run(target, json.loads((target / CONFIG).read_text()), run_config(settings, data))
 
@@ -230,11 +232,12 @@ def run_row(name: str, options: argparse.Namespace, say: Callable[[str], None] =
         run = run_folder(row, seed, options.work)
         settings = settings_of(row, seed, options.device, options.work, tiny=options.tiny, graph=options.cuda_graph)
         target = options.output / row.name / (str(seed) if len(row.seeds) > 1 else "")
-        refuse_another(target, settings, data)
+        refuse(name, target, settings, data)
         for folder in (options.work, options.output):
             ensure_writable(folder)
         if not (run / CONFIG).exists():
             say(f"{row.name}, seed {seed}: {start_check(name, settings, data, options)}")
+        stop.asked = False
         try:
             result = train_run(run, settings, data, resume=True, on_step=stop, say=say)
         except Interrupted as interrupted:

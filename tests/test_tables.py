@@ -159,7 +159,8 @@ def test_wrong_input_ends_with_2_and_a_reason(place, tmp_path, capsys) -> None:
     assert run(place, "1.11") == 2
     assert "unknown row '1.11'; did you mean 1.1" in capsys.readouterr().err
     assert run(tmp_path, "1.8-wrn16_1_taught", "--tiny") == 2  # its teacher has not been trained
-    assert "is not a finished run" in capsys.readouterr().err
+    assert "learns from row 1.8-wrn40_1: run that first" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
     assert run(tmp_path, "1.1", "--tiny", "--budget", "1e-9") == 2
     assert "--budget is 1e-09" in capsys.readouterr().err
     assert not (tmp_path / "work" / "hcnn-fast").exists()
