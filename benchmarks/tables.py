@@ -1,159 +1,62 @@
 """One command a row of the paper's tables 1 (CIFAR-10) and 2 (CIFAR-100), and of the steps past them.
 
-    python benchmarks/tables.py --list                                      # the rows
+    python benchmarks/tables.py --list                                      # the rows, and what they cost
     python benchmarks/tables.py 1.1 --data-dir DATA --minutes 9             # cut in pieces: the same command goes on
-    python benchmarks/tables.py 1.1 --tiny --device cpu --output /tmp/tiny  # a smoke test: nothing to read from it
+    python benchmarks/tables.py 3-ema,cutmix --data-dir DATA                # two steps past the paper, on validation
+    python benchmarks/tables.py 3-ema,cutmix --final --data-dir DATA        # the chosen one: all images, the test set
+    python benchmarks/tables.py 1.1 --tiny --device cpu                     # a smoke test: nothing to read from it
+    python benchmarks/tables.py --curves results                            # draw learning curves that are missing
 
 A row is checked for about 20 s first (does the loss fall, how long will it take, how much memory), trained, evaluated
 and collected into OUTPUT/NAME: configuration, logs, result, learning curves where matplotlib is installed, the command.
-It needs torch, numpy and safetensors only. Rows that choose set 5,000 training images aside by seed and never read the
-test set; all others train on all 50,000 and read the test set once, as result.json says. Checkpoints and weights stay
-in --work; `python tools/ship_weights.py RUN MODEL` puts weights into the package.
+It needs torch, numpy and safetensors only (where hcnn is not installed, PYTHONPATH=src). Rows that choose set 5,000
+training images aside by seed and never read the test set; all others train on all 50,000 and read the test set once, as
+result.json says. Checkpoints and weights stay in --work; `python tools/ship_weights.py RUN MODEL` puts weights into the
+package, and the end of a row says so where they are meant to go there.
 """
 
 import argparse
-import difflib
+import json
 import math
 import os
+import resource
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
+from table_rows import ROWS, VALIDATION_IMAGES, Row, estimate, find
 
-from hcnn import kernels, model_config
+from hcnn import kernels
 from hcnn.allocator import keep_freed_memory
 from hcnn.datasets import ImageSet, Splits, load
 from hcnn.files import ensure_writable, write_atomically, write_json
 from hcnn.networks import build
-from hcnn.recipes import Recipe, get_recipe
-from hcnn.runs import CONFIG, METRICS, RESULT, TIMING, RunSettings, fit_preprocessing, load_run, train_run
+from hcnn.runs import (
+    CONFIG,
+    METRICS,
+    RESULT,
+    TIMING,
+    RunSettings,
+    check_same_run,
+    fit_preprocessing,
+    lesson_of,
+    load_run,
+    memory_advice,
+    run_config,
+    summarize_seeds,
+    train_run,
+)
 from hcnn.signals import Interrupted
 from hcnn.teaching import get_teaching
-from hcnn.training import Trainer, predict_logits
+from hcnn.training import Progress, Trainer, predict_logits
 
-
-@dataclass(frozen=True)
-class Row:
-    """A row.
-
-    Attributes:
-        name: of its folder.
-        model: a named network.
-        recipe: a named recipe.
-        goal: test accuracy in % to reach, None where the figure itself is asked for.
-        network: fields of the network's configuration that differ.
-        changes: fields of the recipe that differ.
-        seeds: one run each.
-        teacher: the row whose run teaches, or "".
-        teach: a named way of teaching.
-        chooses: whether it is compared on validation images; the test set is not read.
-    """
-
-    name: str
-    model: str
-    recipe: str = "fast"
-    goal: float | None = None
-    network: dict[str, Any] = field(default_factory=dict)
-    changes: dict[str, Any] = field(default_factory=dict)
-    seeds: tuple[int, ...] = (0,)
-    teacher: str = ""
-    teach: str = "none"
-    chooses: bool = False
-
-    @property
-    def data(self) -> str:
-        """The data set."""
-        return "cifar100" if self.model.endswith("cifar100") else "cifar10"
-
-
-CIRCULAR = {"boundary": "circular"}
-# One change at a time against 1.1 with validation images set aside; batches, rates and epochs as there.
-_STEPS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "ema": {"ema": 0.999},
-    "smoothing": {"label_smoothing": 0.1},
-    "decay": {"weight_decay": 1e-3},
-    "cosine": {"schedule": "cosine", "warmup": 0.05},
-    "long": {"epochs": 100},
-}
-
-
-def _rows() -> dict[str, Row]:
-    rows = {
-        "1.1": Row("hcnn-fast", "hcnn_cifar10", goal=91.23),
-        "1.2": Row("hcnn_plus-fast", "hcnn_plus_cifar10", goal=92.30),
-        "1.3": Row("hcnn-circular-fast", "hcnn_cifar10", network=CIRCULAR),
-        "1.3+": Row("hcnn_plus-circular-fast", "hcnn_plus_cifar10", network=CIRCULAR),
-        "1.4": Row("hcnn-paper", "hcnn_cifar10", "paper", goal=91.23),
-        "1.5": Row("hcnn-fast-seeds", "hcnn_cifar10", seeds=(0, 1, 2)),
-        "1.5+": Row("hcnn_plus-fast-seeds", "hcnn_plus_cifar10", seeds=(0, 1, 2)),
-        "1.6-9": Row("hcnn-q9-fast", "hcnn_cifar10", network={"rank": 9}),
-        "1.6-16": Row("hcnn-q16-fast", "hcnn_cifar10", network={"rank": 16}),
-        "1.7": Row("hcnn_plus-published", "hcnn_plus_cifar10_published", "published"),
-        "1.cpu": Row("hcnn-circular-cpu20", "hcnn_cifar10", network=CIRCULAR, changes={"epochs": 20}),
-        "2.1": Row("cifar100-hcnn-fast", "hcnn_cifar100", goal=62.01),
-        "2.2": Row("cifar100-hcnn_plus-fast", "hcnn_plus_cifar100", goal=63.19),
-        "2.3": Row("cifar100-hcnn-circular-fast", "hcnn_cifar100", network=CIRCULAR),
-        "2.4": Row("cifar100-hcnn-fast-seeds", "hcnn_cifar100", seeds=(0, 1, 2)),
-        "2.4+": Row("cifar100-hcnn_plus-fast-seeds", "hcnn_plus_cifar100", seeds=(0, 1, 2)),
-        # The published reading-out, a linear map from K values, against one filter per class. Without the 100 filters
-        # at j = 11 it has fewer weights; Q = 50 brings the trained weights within 1 % of it.
-        "2.7-mean": Row("cifar100-readout-mean", "hcnn_cifar100", chooses=True),
-        "2.7-linear": Row("cifar100-readout-linear", "hcnn_cifar100", network={"readout": "linear"}, chooses=True),
-        "2.7-equal": Row(
-            "cifar100-readout-linear-equal", "hcnn_cifar100", network={"readout": "linear", "rank": 50}, chooses=True
-        ),
-    }
-    comparators = (
-        ("wrn16_1", "wrn", 91.23),
-        ("compact", "modern", None),
-        ("resnet20", "resnet", 91.25),
-        ("wrn40_1", "wrn", 93.42),
-        ("wrn16_2", "wrn", 93.69),
-        ("densenet_bc40", "densenet", 93.6),
-        ("nin", "nin", 91.20),
-        ("allcnn", "allcnn", 92.75),
-        ("hypernetwork", "hypernetwork", 91.98),
-        ("maxout", "fitnet", 90.18),
-    )
-    for name, recipe, goal in comparators:
-        rows[f"1.8-{name}"] = Row(name, f"{name}_cifar10", recipe, goal)
-    taught = {"teacher": "1.8-wrn40_1", "teach": "attention"}
-    rows["1.8-wrn16_1_taught"] = Row("wrn16_1_taught", "wrn16_1_cifar10", "wrn", 91.75, **taught)
-    taught = {"teacher": "1.8-maxout", "teach": "fitnet"}
-    rows["1.8-fitnet4"] = Row("fitnet4_taught", "fitnet4_cifar10", "fitnet", 91.61, **taught)
-    for name, recipe, goal in (("allcnn", "allcnn", 66.29), ("nin", "nin", 64.32), ("maxout", "fitnet", 63.54)):
-        rows[f"2.6-{name}"] = Row(f"cifar100-{name}", f"{name}_cifar100", recipe, goal)
-    taught = {"teacher": "2.6-maxout", "teach": "fitnet"}
-    rows["2.6-fitnet4"] = Row("cifar100-fitnet4_taught", "fitnet4_cifar100", "fitnet", 64.96, **taught)
-    for name, changes in _STEPS.items():
-        rows[f"3-{name}"] = Row(f"step-{name}", "hcnn_cifar10", changes=changes, chooses=True)
-    for name in ("mixup", "cutmix"):
-        amount = {"mixup": 0.2, "cutmix": 1.0}[name]
-        augmentation = replace(get_recipe("fast").augmentation, **{name: amount})
-        rows[f"3-{name}"] = Row(f"step-{name}", "hcnn_cifar10", changes={"augmentation": augmentation}, chooses=True)
-    taught = {"teacher": "1.8-wrn16_2", "teach": "soft_targets"}
-    rows["3-taught"] = Row("step-taught", "hcnn_cifar10", chooses=True, **taught)
-    return rows
-
-
-ROWS = _rows()
 _TINY = {"width": 4, "rank": 4, "attribute_support": (3, 3), "depth": 6, "downsample": (3, 5)}
-
-
-def find(name: str) -> Row:
-    """A row by its number; ValueError with the nearest ones."""
-    if name not in ROWS:
-        near = difflib.get_close_matches(name, ROWS, n=3, cutoff=0.3) or [*ROWS]
-        raise ValueError(f"unknown row {name!r}; did you mean {', '.join(near)}? --list shows all")
-    return ROWS[name]
 
 
 def load_data(row: Row, data_dir: Path | None, *, tiny: bool) -> Splits:
@@ -167,21 +70,25 @@ def load_data(row: Row, data_dir: Path | None, *, tiny: bool) -> Splits:
         names = tuple(str(label) for label in range(classes))
         train = ImageSet(images, labels, names, f"{row.data}/train", superclasses=above)
         return Splits(train, validation=train) if row.chooses else Splits(train, test=train)
-    data = load(row.data, data_dir=data_dir, validation=5000 if row.chooses else 0)
+    data = load(row.data, data_dir=data_dir, validation=VALIDATION_IMAGES if row.chooses else 0)
     return replace(data, test=None) if row.chooses else data
 
 
 def settings_of(row: Row, seed: int, device: str, work: Path, *, tiny: bool, graph: bool = False) -> RunSettings:
     """The run of a row and a seed."""
-    ours = row.model.startswith("hcnn")
-    network = model_config(row.model, **{**row.network, **(_TINY if tiny and ours else {})})
-    recipe = get_recipe(row.recipe, **row.changes)
+    network, recipe = row.network_config(), row.get_recipe()
     teaching = get_teaching(row.teach)
     if tiny:
+        network = replace(network, **_TINY) if row.model.startswith("hcnn") else network
         recipe = replace(recipe, epochs=1, batch_size=40, milestones=(), factors=())
         teaching = replace(teaching, hint_epochs=0, soft_targets_end=None) if teaching.hint_epochs else teaching
-    teacher = work / find(row.teacher).name / "0" if row.teacher else None
+    teacher = run_folder(find(row.teacher), 0, work) if row.teacher else None
     return RunSettings(network, recipe, row.data, seed, device, graph=graph, teacher=teacher, teaching=teaching)
+
+
+def run_folder(row: Row, seed: int, work: Path) -> Path:
+    """Where a row's run of a seed lies."""
+    return work / (row.runs or row.name) / str(seed)
 
 
 @dataclass(frozen=True)
@@ -192,7 +99,7 @@ class Check:
         first: loss of the first step that was looked at.
         last: mean loss of all steps of the check.
         minutes: expected for the whole run, at the pace of these steps.
-        memory: bytes of the device at most, 0 on a CPU.
+        memory: bytes at most, of the GPU or, on a CPU, of this process.
     """
 
     first: float
@@ -205,12 +112,19 @@ def check(settings: RunSettings, data: Splits, *, seconds: float) -> Check:
     """Train a throw-away copy at its highest learning rate's tenth for some seconds."""
     device = torch.device(settings.device)
     torch.manual_seed(settings.seed)
-    recipe: Recipe = replace(
+    recipe = replace(
         settings.recipe, schedule="step", milestones=(), factors=(), warmup=0.0, lr=settings.recipe.lr / 10
     )
-    images, labels = data.train.images.to(device), data.train.labels.to(device)
+    preprocessing, model = fit_preprocessing(data.train), build(settings.network).to(device)
     trainer = Trainer(
-        build(settings.network).to(device), images, labels, fit_preprocessing(data.train), recipe, seed=settings.seed
+        model,
+        data.train.images.to(device),
+        data.train.labels.to(device),
+        preprocessing,
+        recipe,
+        seed=settings.seed,
+        graph=settings.graph,
+        lesson=lesson_of(settings, model, preprocessing) if settings.teacher else None,
     )
     losses, times = [], [time.perf_counter()]
     for progress in trainer.run():
@@ -224,7 +138,10 @@ def check(settings: RunSettings, data: Splits, *, seconds: float) -> Check:
         times[-1] = time.perf_counter()
     warm = len(times) // 3
     pace = (times[-1] - times[warm]) / max(1, len(times) - 1 - warm)
-    memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+    if device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated()
+    else:
+        memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return Check(losses[0], losses[-1], pace * trainer.steps / 60, memory)
 
 
@@ -245,60 +162,110 @@ def collect(run: Path, target: Path, command: str) -> None:
     for name in (CONFIG, METRICS, TIMING, RESULT):
         write_atomically(target / name, (run / name).read_bytes())
     write_atomically(target / "command.txt", f"{command}\n".encode())
-    try:
-        from hcnn.pictures import learning_curves
+    with suppress(ImportError):  # drawn later, elsewhere: --curves
+        draw_curves(target)
 
-        learning_curves(run / METRICS, target / "curves.png")
-    except ImportError:
-        pass  # later: hcnn.pictures.learning_curves(metrics.jsonl, curves.png)
+
+def draw_curves(folder: Path) -> list[Path]:
+    """Draw curves.png beside each metrics.jsonl below a folder that has none; ImportError without matplotlib."""
+    from hcnn.pictures import learning_curves
+
+    missing = [log.with_name("curves.png") for log in sorted(folder.rglob(METRICS))]
+    missing = [path for path in missing if not path.exists()]
+    for path in missing:
+        learning_curves(path.with_name(METRICS), path)
+    return missing
+
+
+class Stop:
+    """Asks a run to stop after a time, once: a second signal would end the process without a checkpoint."""
+
+    def __init__(self, minutes: float, say: Callable[[str], None]) -> None:
+        self.end, self.say, self.asked = time.monotonic() + 60 * minutes, say, False
+
+    def __call__(self, progress: Progress) -> None:
+        """After every step."""
+        if time.monotonic() > self.end and not self.asked:
+            self.asked = True
+            os.kill(os.getpid(), signal.SIGTERM)  # the step ends, a checkpoint is written
+        if progress.epoch_done:
+            self.say(f"epoch {progress.epoch}: {progress.epoch_done}, {progress.images_per_second:.0f} images/s")
+
+
+def refuse(name: str, target: Path, settings: RunSettings, data: Splits) -> None:
+    """Refuse a row whose teacher is missing, or whose results would go over another run's; ValueError says why."""
+    if settings.teacher is not None and not (settings.teacher / RESULT).exists():
+        raise ValueError(
+            f"{name} learns from row {find(name).teacher}: run that first; {settings.teacher} is not a finished run"
+        )
+    if (target / CONFIG).exists():
+        check_same_run(target, json.loads((target / CONFIG).read_text()), run_config(settings, data))
+
+
+def start_check(name: str, settings: RunSettings, data: Splits, options: argparse.Namespace) -> str:
+    """What `check` found; ValueError if the run would not finish or does not learn."""
+    with memory_advice(settings.recipe):
+        found = check(settings, data, seconds=options.check)
+    if found.minutes > options.budget:
+        raise ValueError(
+            f"{name}: expected to take {found.minutes:.0f} minutes; --budget is {options.budget:g}; nothing was started"
+        )
+    if not options.tiny and not found.last < found.first:
+        raise ValueError(
+            f"{name}: the loss did not fall in {options.check:g} s ({found.first:.3f} to {found.last:.3f}); "
+            "nothing was started"
+        )
+    return (
+        f"loss {found.first:.3f} to {found.last:.3f}, {found.minutes:.1f} minutes expected, "
+        f"{found.memory / 2**30:.1f} GiB"
+    )
 
 
 def run_row(name: str, options: argparse.Namespace, say: Callable[[str], None] = print) -> int:
     """Check, train, evaluate and collect a row; 0 when it is finished, 75 when time was up before."""
-    row, end = find(name), time.monotonic() + 60 * options.minutes
+    row, stop = find(name, final=options.final), Stop(options.minutes, say)
     data = load_data(row, options.data_dir, tiny=options.tiny)
-    work, output = ensure_writable(options.work), ensure_writable(options.output)
-    command = shlex.join(["python", "benchmarks/tables.py", name, *(["--tiny"] if options.tiny else [])])
+    words = [name, *(["--final"] if options.final else []), *(["--tiny"] if options.tiny else [])]
+    command = shlex.join(["python", "benchmarks/tables.py", *words])
+    results = []
     for seed in row.seeds:
-        run = work / row.name / str(seed)
-        settings = settings_of(row, seed, options.device, work, tiny=options.tiny, graph=options.cuda_graph)
+        run = run_folder(row, seed, options.work)
+        settings = settings_of(row, seed, options.device, options.work, tiny=options.tiny, graph=options.cuda_graph)
+        target = options.output / row.name / (str(seed) if len(row.seeds) > 1 else "")
+        refuse(name, target, settings, data)
+        for folder in (options.work, options.output):
+            ensure_writable(folder)
         if not (run / CONFIG).exists():
-            found = check(settings, data, seconds=options.check)
-            say(
-                f"{row.name}, seed {seed}: loss {found.first:.3f} to {found.last:.3f}, {found.minutes:.1f} minutes "
-                f"expected, {found.memory / 2**30:.1f} GiB"
-            )
-            if found.minutes > options.budget:
-                raise ValueError(
-                    f"{name}: expected to take {found.minutes:.0f} minutes; --budget is {options.budget:g}"
-                )
-            if not options.tiny and not found.last < found.first:
-                raise ValueError(f"{name}: the loss did not fall in {options.check:g} s; nothing was started")
-
-        stopped = False
-
-        def on_step(progress: Any) -> None:
-            nonlocal stopped
-            if time.monotonic() > end and not stopped:  # a second signal would end the process at once
-                stopped = True
-                os.kill(os.getpid(), signal.SIGTERM)  # the step ends, a checkpoint is written
-            if progress.epoch_done:
-                say(f"epoch {progress.epoch}: {progress.epoch_done}, {progress.images_per_second:.0f} images/s")
-
+            say(f"{row.name}, seed {seed}: {start_check(name, settings, data, options)}")
+        stop.asked = False
         try:
-            result = train_run(run, settings, data, resume=True, on_step=on_step, say=say)
+            result = train_run(run, settings, data, resume=True, on_step=stop, say=say)
         except Interrupted as interrupted:
             say(f"{interrupted}; the same command goes on")
             return 75
         if data.test is not None and data.test.superclasses and "test_coarse_accuracy" not in result:
             result["test_coarse_accuracy"] = coarse_accuracy(run, data.test, options.device)
             write_json(run / RESULT, result)
-        target = output / row.name if len(row.seeds) == 1 else output / row.name / str(seed)
         collect(run, target, command)
         key = "validation_accuracy" if row.chooses else "test_accuracy"
-        goal = f", to reach: {row.goal:.2f}" if row.goal else ""
-        say(f"{row.name}, seed {seed}: {key} {100 * result[key]:.2f} %{goal}; {target}")
+        say(f"{row.name}, seed {seed}: {key} {100 * result[key]:.2f} %, {row.purpose}; {target}")
+        if row.ships and not options.tiny:
+            say(f"its weights go into the package: python tools/ship_weights.py {run} {row.ships}")
+        results.append(result)
+    if len(results) > 1:
+        write_json(options.output / row.name / "summary.json", summarize_seeds(results))
     return 0
+
+
+def show_rows() -> None:
+    """Print the rows and what they cost by arithmetic."""
+    print(f"{'row':20} {'folder':32} {'model':28} {'recipe':12} {'steps':>9} {'min':>6}  purpose")
+    for name, row in ROWS.items():
+        cost = estimate(row)
+        print(
+            f"{name:20} {row.name:32} {row.model:28} {row.recipe:12} {cost.steps:9,} {cost.minutes:6.1f}  {row.purpose}"
+        )
+    print("min: GPU minutes by arithmetic at 10^14 operations/s and at least 5 ms a step; assumed, not measured")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -306,9 +273,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("row", nargs="?", help="which row")
     parser.add_argument("--list", action="store_true", help="show the rows and stop")
+    parser.add_argument("--curves", type=Path, metavar="FOLDER", help="draw missing learning curves and stop")
+    parser.add_argument("--final", action="store_true", help="a chosen row on all training images, with the test set")
     parser.add_argument("--data-dir", type=Path, help="where cifar-10-batches-bin or cifar-100-binary lies")
-    parser.add_argument("--output", type=Path, default=Path("results"), help="where results are collected")
-    parser.add_argument("--work", type=Path, default=Path("runs/tables"), help="where runs, checkpoints, weights lie")
+    parser.add_argument("--output", type=Path, help="where results are collected (results)")
+    parser.add_argument("--work", type=Path, help="where runs, checkpoints, weights lie (runs/tables)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--minutes", type=float, default=1e6, help="stop with a checkpoint after this long")
     parser.add_argument("--budget", type=float, default=600, help="refuse a run that would take more minutes than this")
@@ -318,13 +287,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--tiny", action="store_true", help="few random images, a narrow network, one epoch")
     options = parser.parse_args(arguments)
-    if options.list or options.row is None:
-        for name, row in ROWS.items():
-            goal = (
-                f"to reach {row.goal:.2f}" if row.goal else ("chooses on validation" if row.chooses else "the figure")
-            )
-            print(f"{name:20} {row.name:32} {row.model:28} {row.recipe:12} {goal}")
+    if options.list or not (options.row or options.curves):
+        show_rows()
         return 0
+    place = Path("runs/tiny") if options.tiny else Path()  # a smoke test never comes near results
+    options.output = options.output or place / "results"
+    options.work = options.work or (place / "work" if options.tiny else Path("runs/tables"))
     if options.tiny:
         options.check = min(options.check, 0.2)
     if options.threads:
@@ -332,6 +300,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.device == "cpu":
         keep_freed_memory()
     try:
+        if options.curves:
+            print(*draw_curves(options.curves), sep="\n")
+            return 0
         with kernels.disabled() if options.no_kernels else nullcontext():
             return run_row(options.row, options)
     except (ValueError, OSError, MemoryError, ImportError) as error:

@@ -42,6 +42,16 @@ def results(tmp_path_factory) -> Path:
     return home / "results"
 
 
+def test_a_run_kept_twice_counts_once(results, tmp_path) -> None:
+    shutil.copytree(results, tmp_path / "results")
+    shutil.copytree(results / "resnet", tmp_path / "results" / "seeds")
+    said: list[str] = []
+    assert [one.seed for one in read_results(tmp_path / "results", said.append)] == [0, 1, 0]
+    assert [line.split(": ")[1] for line in said] == [
+        f"the same run as {tmp_path / 'results' / 'resnet' / seed / 'result.json'}" for seed in "01"
+    ]
+
+
 def test_rows_hold_our_figures_beside_the_publications(results) -> None:
     found = read_results(results)
     assert [(one.model, one.taught, one.seed) for one in found] == [

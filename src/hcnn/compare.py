@@ -66,7 +66,8 @@ def read_results(folder: Path, say: Callable[[str], None] = lambda text: None) -
     if not folder.is_dir():
         raise ValueError(f"{folder}: expected a folder of results, as `hcnn train` leaves them")
     names = {_key(model_config(name)): name for name in list_models()}
-    found = []
+    found: list[Result] = []
+    seen: dict[str, Path] = {}
     for path in sorted(folder.rglob(RESULT)):
         if not (path.parent / CONFIG).is_file():
             say(f"left out {path}: no {CONFIG} beside it")
@@ -76,6 +77,10 @@ def read_results(folder: Path, say: Callable[[str], None] = lambda text: None) -
             tested = "test_accuracy" in result
             if not tested and "validation_accuracy" not in result:
                 say(f"left out {path}: neither test nor validation accuracy in it")
+                continue
+            first = seen.setdefault(result["weights_sha256"], path)
+            if first != path:
+                say(f"left out {path}: the same run as {first}")
                 continue
             found.append(
                 Result(

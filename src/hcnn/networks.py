@@ -444,6 +444,9 @@ _NAMED: dict[str, NetworkConfig] = {
     "hcnn_plus_cifar10_published": replace(_CIFAR10, inner_elu=True, **_PUBLISHED),
     "hcnn_cifar100_published": replace(_CIFAR100, **_PUBLISHED),
     "hcnn_plus_cifar100_published": replace(_CIFAR100, inner_elu=True, **_PUBLISHED),
+    "hcnn_cifar10_circular": replace(_CIFAR10, boundary="circular"),
+    "hcnn_plus_cifar10_circular": replace(_CIFAR10, inner_elu=True, boundary="circular"),
+    "hcnn_cifar100_circular": replace(_CIFAR100, boundary="circular"),
     "hcnn_small_cifar10": replace(_CIFAR10, width=8, attribute_support=(5, 7)),
     "hcnn_digits": HierarchicalCNNConfig(
         channels=1, width=8, rank=16, depth=7, attribute_support=(3, 5), downsample=(4,)

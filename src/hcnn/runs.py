@@ -135,20 +135,8 @@ def train_run(
     device = local_device(settings.device)
     preprocessing = fit_preprocessing(data.train)
     if settings.teacher is not None:  # all that can be refused is refused before anything is written
-        _lesson(settings, build(settings.network), preprocessing)
-    config = _as_json(
-        {
-            "format": 1,
-            "network": network_kind(settings.network),
-            "model": asdict(settings.network),
-            "recipe": asdict(settings.recipe),
-            "data": settings.data_name,
-            "data_sha256": data.train.digest(),
-            "preprocessing": asdict(preprocessing),
-            "seed": settings.seed,
-            **_teacher_record(settings),
-        }
-    )
+        lesson_of(settings, build(settings.network), preprocessing)
+    config = run_config(settings, data)
     with process_group(device) as group, StopRequest() as stop, ExitStack() as stack:
         rank, processes = rank_and_size(group)
         finished: dict[str, Any] | None = None
@@ -160,10 +148,10 @@ def train_run(
         if finished is not None:
             return finished
         torch.manual_seed(settings.seed)
-        with _memory_advice(settings.recipe):
+        with memory_advice(settings.recipe):
             model = build(settings.network).to(device)
             images, labels = data.train.images.to(device), data.train.labels.to(device)
-            lesson = None if settings.teacher is None else _lesson(settings, model, preprocessing)
+            lesson = None if settings.teacher is None else lesson_of(settings, model, preprocessing)
             trainer = Trainer(
                 model,
                 images,
@@ -184,7 +172,7 @@ def train_run(
             trainer.load_state(share(state or trainer.state(), group, device))
         writer = _Writer(folder, trainer, settings, data, seconds) if rank == 0 else None
         try:
-            with _memory_advice(settings.recipe):
+            with memory_advice(settings.recipe):
                 for progress in trainer.run():
                     trainer.stop_requested = stop.number is not None
                     if writer:
@@ -205,6 +193,34 @@ def train_run(
         return share(result, group, device)
 
 
+def run_config(settings: RunSettings, data: Splits) -> dict[str, Any]:
+    """The contents of config.json: everything that determines a run."""
+    return _as_json(
+        {
+            "format": 1,
+            "network": network_kind(settings.network),
+            "model": asdict(settings.network),
+            "recipe": asdict(settings.recipe),
+            "data": settings.data_name,
+            "data_sha256": data.train.digest(),
+            "preprocessing": asdict(fit_preprocessing(data.train)),
+            "seed": settings.seed,
+            **_teacher_record(settings),
+        }
+    )
+
+
+def check_same_run(folder: Path, known: dict[str, Any], config: dict[str, Any]) -> None:
+    """Refuse a folder whose config.json, `known`, is not that of the run at hand.
+
+    Raises:
+        ValueError: says what differs.
+    """
+    different = [key for key in {**config, "teaching": None} if known.get(key) != config.get(key)]
+    if different:
+        raise ValueError(f"{folder} holds another run: its {', '.join(different)} differ; give another --output")
+
+
 def _check_fit(settings: RunSettings, data: Splits) -> None:
     network, train = settings.network, data.train
     if network.classes != len(train.classes):
@@ -219,8 +235,12 @@ def _check_fit(settings: RunSettings, data: Splits) -> None:
         )
 
 
-def _lesson(settings: RunSettings, student: nn.Module, preprocessing: Preprocessing) -> Distillation:
-    """The teacher of a run, ready to teach this student."""
+def lesson_of(settings: RunSettings, student: nn.Module, preprocessing: Preprocessing) -> Distillation:
+    """The teacher of a run, ready to teach this student.
+
+    Raises:
+        ValueError: if there is no such run, or it cannot teach this student.
+    """
     assert settings.teacher is not None
     if settings.recipe.compile and (settings.teaching.attention or settings.teaching.hints):
         raise ValueError("compile: attention and hints look into the layers of a network that is not compiled")
@@ -257,9 +277,7 @@ def _prepare(folder: Path, config: dict[str, Any], resume: bool) -> dict[str, An
             state = "a finished" if (folder / RESULT).exists() else "an unfinished"
             raise ValueError(f"{folder} already holds {state} run; add --resume to go on, or give another --output")
         known = json.loads(before.read_text())
-        different = [key for key in {**config, "teaching": None} if known.get(key) != config.get(key)]
-        if different:
-            raise ValueError(f"{folder} holds another run: its {', '.join(different)} differ; give another --output")
+        check_same_run(folder, known, config)
         if (folder / RESULT).exists():
             return json.loads((folder / RESULT).read_text())
     else:
@@ -415,7 +433,7 @@ def _tensorboard(folder: Path) -> Any:
 
 
 @contextmanager
-def _memory_advice(recipe: Recipe) -> Iterator[None]:
+def memory_advice(recipe: Recipe) -> Iterator[None]:
     """Turn a failed allocation into an error that says what to lower."""
     try:
         yield
