@@ -1,4 +1,4 @@
-"""Pushing to and loading from a Hub over HTTP: huggingface_hub's own client, a small server of the same requests here."""
+"""Pushing to and loading from a Hub over HTTP: huggingface_hub's own client, and a small server of its requests."""
 
 import base64
 import hashlib

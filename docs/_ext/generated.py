@@ -5,6 +5,7 @@ import math
 import pkgutil
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,12 @@ def public_modules() -> tuple[list[str], list[str]]:
     usable, missing = [], []
     for name in names:
         try:
-            importlib.import_module(name)
+            module = importlib.import_module(name)
         except ImportError:
             missing.append(name)
-        else:
+            continue
+        package, _, last = name.rpartition(".")
+        if getattr(sys.modules[package], last) is module:  # else a function of this name, on the page of the package
             usable.append(name)
     return usable, missing
 
