@@ -133,9 +133,9 @@ def spectrograms(x: Tensor) -> Tensor:
 
 with torch.no_grad():
     sets = {
-        "as trained, 150 to 300 Hz": sounds(600, 150, 300, seed=1),
-        "an octave above, 300 to 600 Hz": sounds(600, 300, 600, seed=2),
-        "1.6 octaves above, 450 to 900 Hz": sounds(600, 450, 900, seed=3),
+        "as trained, 150 to 300 Hz": sounds(300, 150, 300, seed=1),
+        "an octave above, 300 to 600 Hz": sounds(300, 300, 600, seed=2),
+        "1.6 octaves above, 450 to 900 Hz": sounds(300, 450, 900, seed=3),
     }
     heard = {name: (spectrograms(x), kinds) for name, (x, kinds) in sets.items()}
     training, kinds = sounds(600, 150, 300, seed=0)
