@@ -40,7 +40,11 @@ class Requests(BaseHTTPRequestHandler):
     """The requests of push_to_hub and from_pretrained."""
 
     protocol_version = "HTTP/1.1"
-    server: Hub
+
+    @property
+    def hub(self) -> Hub:
+        assert isinstance(self.server, Hub)
+        return self.server
 
     def log_message(self, format: str, *args: Any) -> None: ...
 
@@ -55,7 +59,7 @@ class Requests(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        page = f"{self.server.url}/{REPOSITORY}"
+        page = f"{self.hub.url}/{REPOSITORY}"
         if self.headers["Authorization"] != f"Bearer {TOKEN}":
             self.answer({"error": "Invalid username or password."}, 401)
         elif self.path == "/api/repos/create":
@@ -70,7 +74,7 @@ class Requests(BaseHTTPRequestHandler):
         elif self.path == f"/api/models/{REPOSITORY}/commit/main":
             for entry in map(json.loads, body.splitlines()):
                 if entry["key"] == "file":
-                    self.server.files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+                    self.hub.files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
             self.answer({"success": True, "commitOid": COMMIT, "commitUrl": f"{page}/commit/{COMMIT}"})
         else:
             self.answer({"error": "Not found"}, 404)
@@ -78,8 +82,8 @@ class Requests(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         start, _, name = self.path.rpartition("/")
         if start.startswith(f"/{REPOSITORY}/resolve/"):
-            self.server.asked.append(name)
-            if data := self.server.files.get(name):
+            self.hub.asked.append(name)
+            if data := self.hub.files.get(name):
                 digest = hashlib.sha256(data).hexdigest()
                 self.answer(data, ETag=f'"{digest}"', X_Repo_Commit=COMMIT)
                 return
