@@ -156,7 +156,7 @@ for name, build in (("attributes", attribute_network), ("channels", channel_netw
         print(f"  {key:34s}" + " ".join(f"{value:6.1f}" for value in values))
 
 # %%
-# Both learn the kinds where they were trained. Only the network that convolves along log-frequency keeps its answers when
+# Both learn the kinds where they were trained, the channels less well. Only the network that convolves along log-frequency keeps its answers when
 # the pitch leaves that range. It cannot be exact: a support of 72 semitones has ends, and what reaches over them is lost.
 
 far = "1.6 octaves above, 450 to 900 Hz"
