@@ -40,7 +40,7 @@ def fitted(digits) -> HCNNClassifier:
 
 # Why a check of scikit-learn is not required to pass.
 EXCLUDED: dict[str, str] = {
-    "check_methods_subset_invariance": "wants 1e-7; float32 convolutions of another batch size round otherwise, to 4e-7",
+    "check_methods_subset_invariance": "wants 1e-7; float32 convolutions of other batch sizes round otherwise, to 4e-7",
     "check_methods_sample_order_invariance": "wants 1e-7 too; an image's place in its batch can change the last bit",
 }
 _QUICK = (
