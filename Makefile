@@ -53,4 +53,4 @@ docs: .venv-docs/ready
 	HCNN_GALLERY=$(HCNN_GALLERY) MPLBACKEND=agg $(DOCS)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 clean:
-	rm -rf .venv .venv-docs build dist docs/_build docs/api docs/gallery docs/generated
+	rm -rf .venv .venv-docs build dist docs/_build docs/api docs/gallery docs/generated docs/sg_execution_times.rst

@@ -64,4 +64,5 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "plot_gallery": os.environ.get("HCNN_GALLERY", "1") == "1",  # 0: pages without running the examples
     "matplotlib_animations": False,
+    "capture_repr": (),  # what is printed, not what a call returned
 }

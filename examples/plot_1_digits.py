@@ -10,7 +10,8 @@ On the command line most of this page is ``hcnn demo``.
 # Data and training
 # -----------------
 # Images are bytes, `(n, c, u1, u2)`. The split comes from a seed; the test set is read once, below. ``circular`` makes
-# translations along attributes exact.
+# translations along attributes exact. Muon's settings are those of the recipe ``fast``, which were chosen on validation images of
+# CIFAR-10; eight epochs keep this page short, ``hcnn demo`` takes forty.
 
 import tempfile
 from pathlib import Path
@@ -21,6 +22,7 @@ import torch
 import hcnn
 from hcnn.datasets import load
 from hcnn.explore import invariant_arrays
+from hcnn.export import export_program
 from hcnn.recipes import get_recipe
 from hcnn.runs import fit_preprocessing
 from hcnn.training import Trainer, accuracy
@@ -37,10 +39,10 @@ trainer = Trainer(
     data.train.images,
     data.train.labels,
     preprocessing,
-    get_recipe("digits", epochs=8, optimizer="muon", lr=0.1),
+    get_recipe("digits", epochs=8, optimizer="muon", lr=0.05, momentum=0.95),
     seed=0,
 )
-losses = [progress.loss for progress in trainer.run()]
+losses = [progress.loss for progress in trainer.run() if progress.epoch_done]
 model.eval()
 
 images, labels = preprocessing.standardize(data.test.images), data.test.labels
@@ -49,9 +51,8 @@ print(f"test accuracy {100 * accuracy(model, images, labels):.1f} % of {len(labe
 assert accuracy(model, images, labels) > 0.9
 
 figure, axis = plt.subplots(figsize=(6, 2.5), layout="constrained")
-axis.plot(losses)
-axis.set(xlabel="step", ylabel="training loss, mean of its epoch so far", yscale="log")
-axis.yaxis.label.set_size(8)
+axis.plot(range(1, len(losses) + 1), losses, marker="o", markersize=4)
+axis.set(xlabel="epoch", ylabel="mean training loss", ylim=(0, None))
 
 # %%
 # Fold
@@ -86,7 +87,9 @@ with torch.no_grad():
 
 # %%
 # Which images lie near a translated array? The paper's figure 4 in small: a query, and for each shift τ along
-# :math:`v_{j-1}` the training image whose invariant array (eq. 9) is nearest to the shifted one.
+# :math:`v_{j-1}` the training image whose invariant array (eq. 9) is nearest to the shifted one. At τ = 0
+# that is an image of the same digit. Whether what is found at other shifts is near enough to mean something is measured in :doc:`/explore`:
+# for digits, mostly it is not.
 
 _, found = invariant_arrays(model, data.train.images, preprocessing)
 near = found[5]
@@ -106,16 +109,17 @@ for axis in axes.flat:
 # %%
 # Export
 # ------
-# The folded network is plain PyTorch, so ``torch.export`` takes it as it is, here with any number of images. ``hcnn export`` on
-# the command line does this for ONNX, C and safetensors too.
+# `hcnn.export` folds the network, puts the standardization inside, compares with the trained network on images that are
+# given to it, and only then writes the file. The program takes any number of images of any size, as pixels from 0 to 1, and runs without
+# this package. ``hcnn export`` on the command line does the same, and ONNX, C and safetensors too.
 
-images_axis = torch.export.Dim("images", min=1)
-program = torch.export.export(small, (images[:2],), dynamic_shapes={"x": {0: images_axis}})
 with tempfile.TemporaryDirectory() as folder:
     file = Path(folder) / "digits.pt2"
-    torch.export.save(program, file)
-    loaded = torch.export.load(file).module()
+    difference = export_program(file, model, data.train.images[:64], preprocessing)
+    program = torch.export.load(file).module()  # unpickles parts of the file: load only your own
     size = file.stat().st_size
 with torch.no_grad():
-    assert torch.allclose(loaded(images), small(images), atol=1e-5)
-print(f"a program of {size / 1e3:.0f} kB, with the same scores for {len(images)} images")
+    scores = program(data.test.images.float() / 255)
+    expected = model(images)
+print(f"a program of {size / 1e3:.0f} kB; largest difference {difference:.0e} of the largest score")
+assert (scores - expected).abs().max() <= 1e-4 * expected.abs().max()

@@ -54,11 +54,20 @@ def tone(frequency: float) -> Tensor:
 
 
 low, high = bank(tone(220.0)), bank(tone(220.0 * 2 ** (7 / 12)))  # seven semitones, seven bins
-errors = {
-    shift: ((low[:, : 72 - shift] - high[:, shift:]).norm() / low[:, : 72 - shift].norm()).item() for shift in range(15)
-}
+
+
+def distance(shift: int, ends: int = 0) -> float:
+    """Relative distance after a translation; without some frames at both ends, where long filters reach over."""
+    a, b = low[:, : 72 - shift, ends : 20 - ends], high[:, shift:, ends : 20 - ends]
+    return ((a - b).norm() / a.norm()).item()
+
+
+errors = {shift: distance(shift) for shift in range(15)}
 print(f"relative distance after translating by 7 bins: {errors[7]:.4f}; by 6: {errors[6]:.2f}, by 8: {errors[8]:.2f}")
-assert errors[7] < 0.05 < 10 * errors[7] < min(errors[6], errors[8]) + 1
+print(f"by 7 bins, without six frames at each end: {distance(7, ends=6):.4f}")
+assert errors[7] < 0.1
+assert distance(7, ends=6) < 0.01
+assert min(errors[6], errors[8]) > 0.9
 
 figure, axes = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained")
 for axis, array, title in zip(axes, (low, high), ("220 Hz", "seven semitones above"), strict=False):
@@ -124,9 +133,9 @@ def spectrograms(x: Tensor) -> Tensor:
 
 with torch.no_grad():
     sets = {
-        "as trained, 150 to 300 Hz": sounds(600, 150, 300, seed=1),
-        "an octave above, 300 to 600 Hz": sounds(600, 300, 600, seed=2),
-        "1.6 octaves above, 450 to 900 Hz": sounds(600, 450, 900, seed=3),
+        "as trained, 150 to 300 Hz": sounds(300, 150, 300, seed=1),
+        "an octave above, 300 to 600 Hz": sounds(300, 300, 600, seed=2),
+        "1.6 octaves above, 450 to 900 Hz": sounds(300, 450, 900, seed=3),
     }
     heard = {name: (spectrograms(x), kinds) for name, (x, kinds) in sets.items()}
     training, kinds = sounds(600, 150, 300, seed=0)
@@ -147,7 +156,7 @@ for name, build in (("attributes", attribute_network), ("channels", channel_netw
         print(f"  {key:34s}" + " ".join(f"{value:6.1f}" for value in values))
 
 # %%
-# Both learn the kinds where they were trained. Only the network that convolves along log-frequency keeps its answers when
+# Both learn the kinds where they were trained, the channels less well. Only the network that convolves along log-frequency keeps its answers when
 # the pitch leaves that range. It cannot be exact: a support of 72 semitones has ends, and what reaches over them is lost.
 
 far = "1.6 octaves above, 450 to 900 Hz"

@@ -15,6 +15,7 @@ convolves along the others. The layers work under autocast, ``torch.compile``, `
 
 from collections.abc import Callable
 
+import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -124,14 +125,24 @@ class UNet(nn.Module):
 
 torch.manual_seed(1)
 noisy_train, noisy_test = (x + torch.randn_like(x) for x in (train_x, test_x))
+rows = {"noisy": noisy_test[:10]}
 for name, unit in (("3×3 convolutions", ordinary), ("attribute blocks", attributes)):
     torch.manual_seed(0)
     model = fit(UNet(unit), noisy_train, train_x, F.mse_loss, steps=60)
     with torch.no_grad():
-        error = F.mse_loss(model(noisy_test), test_x).item()
+        cleaned = model(noisy_test)
+    rows[name], error = cleaned[:10], F.mse_loss(cleaned, test_x).item()
     bottom = weights(model.bottom)
     print(f"{name}: bottom {bottom:,} parameters, U-Net {weights(model):,}, error {error:.3f} (noisy: 1.0)")
     assert error < 0.8
+
+rows["clean"] = test_x[:10]
+figure, axes = plt.subplots(len(rows), 10, figsize=(8, 3.4), layout="constrained")
+for row, (name, digits) in zip(axes, rows.items(), strict=True):
+    for axis, digit in zip(row, digits, strict=True):
+        axis.imshow(digit[0], cmap="gray", vmin=train_x.min(), vmax=train_x.max())
+        axis.set(xticks=[], yticks=[])
+    row[0].set_ylabel(name.replace(" ", "\n"), rotation=0, ha="right", va="center", fontsize=8)
 
 # %%
 # What else to know

@@ -20,7 +20,13 @@ def escape(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: lis
         lines[index] = "".join(parts)
 
 
+def skip(app: Sphinx, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool | None:
+    """Leave out what scikit-learn adds to estimators of its own accord; its text refers to its own pages."""
+    return True if re.fullmatch(r"set_\w+_request", name) else None
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Run before napoleon, which writes emphasis of its own."""
     app.connect("autodoc-process-docstring", escape, priority=100)
+    app.connect("autodoc-skip-member", skip)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

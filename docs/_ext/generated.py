@@ -5,6 +5,7 @@ import math
 import pkgutil
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from sphinx.application import Sphinx
 
 import hcnn
+from hcnn.compare import load_throughput, make_rows, read_results, write_comparison
 from hcnn.functional import placement
 from hcnn.functional.spectral import spectral_multiply_adds
 from hcnn.summary import summarize
@@ -29,7 +31,7 @@ def models_table() -> str:
     ]
     for name in hcnn.list_models():
         if not isinstance(hcnn.model_config(name), hcnn.HierarchicalCNNConfig | hcnn.MultiscaleConfig):
-            continue  # a comparator: `hcnn compare` has the table of those
+            continue  # a comparator, in the table of the comparison
         model = hcnn.create_model(name)
         extent = (8, 8) if "digits" in name else (32, 32)
         count = hcnn.count_parameters(model)
@@ -84,10 +86,12 @@ def public_modules() -> tuple[list[str], list[str]]:
     usable, missing = [], []
     for name in names:
         try:
-            importlib.import_module(name)
+            module = importlib.import_module(name)
         except ImportError:
             missing.append(name)
-        else:
+            continue
+        package, _, last = name.rpartition(".")
+        if getattr(sys.modules[package], last) is module:  # else a function of this name, on the page of the package
             usable.append(name)
     return usable, missing
 
@@ -106,6 +110,24 @@ def api_page() -> str:
     return page
 
 
+def titled(text: str, folder: Path) -> str:
+    """A title for tables that a command wrote without one, and the figures that no page of their folder shows."""
+    if text.startswith("# "):
+        return text
+    shown = "".join(path.read_text() for path in folder.glob("*.md"))
+    figures = [path.name for path in sorted(folder.glob("*.png")) if path.name not in shown]
+    return f"# Tables of {folder.name}\n\n{text}\n" + "".join(f"![{name[:-4]}]({name})\n\n" for name in figures)
+
+
+def comparison(source: Path, target: Path) -> None:
+    """The table of `hcnn compare` and its picture, from the results of this checkout."""
+    results = read_results(source) if source.is_dir() else []
+    throughput = load_throughput(source)
+    write_comparison(make_rows(results, throughput), throughput, target)
+    page = target / "comparison.md"
+    page.write_text(page.read_text() + "\n![Accuracy against parameters and multiply-adds](comparison.png)\n")
+
+
 def results_pages(source: Path, target: Path) -> str:
     """Copy result pages (Markdown with its figures) and list them."""
     copied: list[Path] = []
@@ -116,13 +138,16 @@ def results_pages(source: Path, target: Path) -> str:
             if path.suffix == ".md":
                 here = path.parent
                 keep = lambda m, here=here: m[0] if (here / m[2]).suffix in KEPT and (here / m[2]).exists() else m[1]  # noqa: E731
-                place.write_text(LINK.sub(keep, path.read_text()))
+                place.write_text(titled(LINK.sub(keep, path.read_text()), here))
                 copied.append(place.relative_to(target))
             else:
                 shutil.copyfile(path, place)
-    page = "# Results\n\nThese pages are the files under `results/`, as the commands that measured them wrote them.\n\n"
-    if not copied:
-        return page + "This checkout has none yet; `results/` is written by the commands that train and measure.\n"
+    comparison(source, target)
+    copied = [Path("comparison.md"), *(path for path in copied if path != Path("comparison.md"))]
+    page = (
+        "# Results\n\nThe comparison is made when this site is built, by the code of `hcnn compare`; the other pages "
+        "are the files under `results/`, as the commands that measured them wrote them.\n\n"
+    )
     return (
         page + "```{toctree}\n:maxdepth: 1\n\n" + "\n".join(f"results/{path.as_posix()}" for path in copied) + "\n```\n"
     )

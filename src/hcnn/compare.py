@@ -1,4 +1,4 @@
-"""The comparison: results/**/result.json as one table, beside what the publications print."""
+"""The comparison: every result.json below a folder as one table, beside what the publications print."""
 
 import csv
 import functools
