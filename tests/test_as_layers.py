@@ -134,7 +134,8 @@ def test_autocast(kind) -> None:
     assert all(buffer.dtype in (torch.float32, torch.int64) for buffer in layer.buffers())
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # of inductor's own imports
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # these two of inductor's own
+@pytest.mark.filterwarnings("ignore:.*torch._prims_common.check.*:FutureWarning")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compile_in_training_and_evaluation(kind, backend) -> None:
