@@ -13,7 +13,7 @@ coefficients over 7 to 29 frames. BasicMotions is a smart watch: four activities
 # The lengths of JapaneseVowels differ. Every recording is resampled to 32 frames by linear interpolation, so that time is relative. The
 # other way, filling up with zeros, was compared on the training set alone, as were depth, strides and noise
 # (``benchmarks/series_selection.py``); what won there is what stands here. How long a recording was is lost, for both
-# classifiers; within the training set MiniRocket did slightly better on the filled-up series (``results/series``).
+# classifiers; within the training set MiniRocket did slightly better on the filled-up series (``results/series/first.md``).
 
 import warnings
 
