@@ -142,7 +142,7 @@ def main() -> None:
         "## Test set",
         "",
         "Five seeds each: mean ± standard deviation over seeds, then each.",
-        "MiniRocket and Rocket are aeon's, with its settings; Rocket's normalize each series, which takes its level away.",
+        "MiniRocket and Rocket have aeon's settings; Rocket's normalize each series, which takes its level away.",
         "",
         "| data | classifier | test accuracy | seeds 0 … 4 |",
         "| --- | --- | ---: | --- |",

@@ -153,6 +153,21 @@ def results_pages(source: Path, target: Path) -> str:
     )
 
 
+def folder_links(app: Sphinx, page: str, source: list[str]) -> None:
+    """A link to a folder of results leads to its page here; to its name only where it has none."""
+    docs = Path(app.srcdir)
+    results = docs.parent / "results"
+
+    def lead(link: re.Match[str]) -> str:
+        folder = ((docs / page).parent / link[2]).resolve()
+        if not folder.is_dir() or not folder.is_relative_to(results):
+            return link[0]
+        readme = f"generated/results/{folder.relative_to(results).as_posix()}/README.md"
+        return f"[{link[1]}](/{readme})" if (docs / readme).is_file() else link[1]
+
+    source[0] = LINK.sub(lead, source[0])
+
+
 def write(app: Sphinx, config: Any) -> None:
     """Write all of them anew."""
     source = Path(app.srcdir)
@@ -168,4 +183,5 @@ def write(app: Sphinx, config: Any) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Before Sphinx looks which files there are."""
     app.connect("config-inited", write)
+    app.connect("source-read", folder_links)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
