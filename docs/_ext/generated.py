@@ -125,7 +125,9 @@ def comparison(source: Path, target: Path) -> None:
     throughput = load_throughput(source)
     write_comparison(make_rows(results, throughput), throughput, target)
     page = target / "comparison.md"
-    page.write_text(page.read_text() + "\n![Accuracy against parameters and multiply-adds](comparison.png)\n")
+    picture = "\n![Accuracy against parameters and multiply-adds](comparison.png)\n"
+    style = "\n```{raw} html\n<style>td:nth-child(7) { min-width: 16em; }</style>\n```\n"  # what was run, in words
+    page.write_text(page.read_text() + picture + style)
 
 
 def results_pages(source: Path, target: Path) -> str:
