@@ -238,9 +238,11 @@ class Visit:
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.page.on("console", lambda line: self.wrong.append(line.text) if line.type == "error" else None)
 
-    def settled(self, row: str = "now") -> None:
-        self.page.wait_for_selector(f".row.{row} .tile img")
-        self.page.wait_for_load_state("networkidle")
+    def settled(self) -> None:
+        """Wait until what is drawn is what the address says."""
+        self.page.wait_for_function(
+            "() => location.hash && document.getElementById('strip').dataset.drawn === location.hash"
+        )
 
     def first(self) -> str:
         return self.page.locator(".row.now .tile").first.get_attribute("title")
@@ -281,14 +283,15 @@ def test_sliders_clicks_back_and_links(site, chromium, width) -> None:
     assert page.input_value("#image") == number
     page.go_back()
     page.wait_for_url(shared)
-    page.wait_for_function("title => document.querySelector('.row.now .tile').title === title", arg=shown)
+    visit.settled()
+    assert visit.first() == shown
 
     page.locator(".depths button[data-depth='6']").click()
     page.wait_for_selector(".depths button[data-depth='6'][aria-pressed=true]")
     visit.settled()
     assert page.locator("#sliders input").count() == 1
     assert page.locator("#pairs").is_hidden()
-    assert page.locator(".depths button img").first.evaluate("image => image.naturalWidth") == 8
+    page.wait_for_function("() => document.querySelector('.depths button img').naturalWidth === 8")
 
     other = Visit(chromium, width)
     other.page.goto(shared)
@@ -346,7 +349,7 @@ def test_the_report_opens_from_disk(report, chromium, width) -> None:
     visit = Visit(chromium, width)
     page = visit.page
     page.goto(report.as_uri())
-    visit.settled("shift")
+    page.wait_for_selector(".row.shift .tile img")
     assert page.evaluate("() => document.documentElement.scrollWidth") <= width
     before = page.locator(".rows").inner_text()
     page.select_option("#query", index=1)
@@ -354,6 +357,5 @@ def test_the_report_opens_from_disk(report, chromium, width) -> None:
     assert page.locator(".rows").inner_text() != before
     assert page.locator(".row.shuffled").is_visible()
     assert page.locator(".axis").first.inner_text() == "v3"
-    images = page.locator("img").evaluate_all("all => all.every(one => one.complete && one.naturalWidth > 0)")
-    assert images
+    page.wait_for_function("() => [...document.images].every(one => one.complete && one.naturalWidth > 0)")
     visit.close(report.as_uri())

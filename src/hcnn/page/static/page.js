@@ -81,7 +81,7 @@
   async function show() {
     const before = state;
     state = read();
-    const mine = ++number;
+    const mine = ++number, asked = location.hash;
     at("image").value = /^\d+$/.test(state.image) ? state.image : "";
     if (before.depth !== state.depth || !at("sliders").children.length) sliders();
     else for (const [name, amount] of Object.entries(state.move)) {
@@ -93,12 +93,13 @@
     at("axis").textContent = state.axis;
     at("png").href = "/api/view.png?" + question(state);
     at("gif").href = "/api/walk.gif?" + question(state);
+    const pair = `${state.image}/${state.depth}`, two = Object.keys(sizes[state.depth]).length > 1;
+    at("pairs").hidden = !two;
     try {
       const view = await ask("/api/view?" + question(state));
       if (mine !== number) return;  // a later answer is on its way
       hcnnView.strip(at("strip"), page, view);
-      const pair = `${state.image}/${state.depth}`, two = Object.keys(sizes[state.depth]).length > 1;
-      at("pairs").hidden = !two;
+      at("strip").dataset.drawn = asked;  // what is shown now
       if (two && drawn !== pair) {
         drawn = pair;
         const cells = await ask("/api/grid?" + new URLSearchParams({ image: state.image, depth: state.depth }));

@@ -26,7 +26,7 @@ const hcnnView = (() => {
     const bar = make("span", { class: "bar" });
     bar.style.width = `${Math.min(100, (100 * distance) / longest)}%`;
     return make(page.pick ? "button" : "div", attributes,
-      make("img", { src: page.thumb(image), alt: "", loading: "lazy" }), bar, make("span", { class: "word" }, name));
+      make("img", { src: page.thumb(image), alt: "" }), bar, make("span", { class: "word" }, name));
   }
 
   function scores(page, values) {
