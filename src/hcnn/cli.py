@@ -509,4 +509,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # A worker of torchrun, with everything written and its group gone: threads that PyTorch leaves to the end of
+        # the interpreter now and then abort it there (torch 2.13, gloo), which torchrun takes for a failure.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
