@@ -89,10 +89,10 @@ def test_rows_are_the_networks_and_recipes_they_say() -> None:
     assert abs(weights["2.7-equal"] / weights["2.7-mean"] - 1) < 0.01
 
 
-def test_three_seeds_go_on_from_the_single_run(place, capsys) -> None:
-    assert run(place, "2.1", "--tiny") == 0
+def test_three_seeds_go_on_from_the_single_run(tmp_path, capsys) -> None:
+    assert run(tmp_path, "2.1", "--tiny") == 0
     capsys.readouterr()
-    assert run(place, "2.4", "--tiny") == 0
+    assert run(tmp_path, "2.4", "--tiny") == 0
     said = capsys.readouterr().out
     assert "seed 0: loss" not in said  # no check, no training: row 2.1 is its first seed
     assert "seed 1: loss" in said
