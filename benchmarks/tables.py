@@ -199,7 +199,8 @@ def refuse(name: str, target: Path, settings: RunSettings, data: Splits) -> None
             f"{name} learns from row {find(name).teacher}: run that first; {settings.teacher} is not a finished run"
         )
     if (target / CONFIG).exists():
-        check_same_run(target, json.loads((target / CONFIG).read_text()), run_config(settings, data))
+        config = run_config(settings, data, fit_preprocessing(data.train))
+        check_same_run(target, json.loads((target / CONFIG).read_text()), config)
 
 
 def start_check(name: str, settings: RunSettings, data: Splits, options: argparse.Namespace) -> str:

@@ -128,7 +128,7 @@ def _data(config: dict[str, Any], result: dict[str, Any]) -> list[str]:
     lines = [
         f"`{_data_name(config)}`, images of {'×'.join(map(str, p['size']))}, pixels from 0 to 1 standardized by mean "
         f"{_rounded(p['mean'])} and deviation {_rounded(p['std'])}. SHA-256 of the training set: "
-        f"{config.get('data_sha256', 'not recorded')}.",
+        + (f"`{config['data_sha256']}`." if "data_sha256" in config else "not recorded."),
         "",
         f"Classes: {shown}{more}.",
     ]

@@ -6,6 +6,7 @@
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import zip_longest
 from typing import Any, NamedTuple, overload
 
 import torch
@@ -247,11 +248,9 @@ class AttributeNetwork(nn.Module):
         Not where somebody looks: hooks see x_j, and a layer that was wrapped in another module is called as it is.
         """
         entered = False
-        for index in range(j, len(self.layers)):
-            layer, following = self.layers[index], [*self.layers[index + 1 : index + 2]]
-            leaves = (
-                isinstance(layer, AttributeLayer) and any(map(_averages_one, following)) and not layer._forward_hooks
-            )
+        layers = [*self.layers][j:]
+        for layer, following in zip_longest(layers, layers[1:]):
+            leaves = isinstance(layer, AttributeLayer) and _averages_one(following) and not layer._forward_hooks
             x = layer(x, entered=entered, average_oldest=leaves) if entered or leaves else layer(x)
             entered = leaves
         return self.readout(x)
@@ -321,7 +320,7 @@ class AttributeNetwork(nn.Module):
         return folded.to(parameter.device, parameter.dtype).eval()
 
 
-def _averages_one(layer: nn.Module) -> bool:
+def _averages_one(layer: nn.Module | None) -> bool:
     return isinstance(layer, AttributeLayer) and layer.averaged == 1 and not layer._forward_pre_hooks
 
 

@@ -136,7 +136,7 @@ def train_run(
     preprocessing = fit_preprocessing(data.train)
     if settings.teacher is not None:  # all that can be refused is refused before anything is written
         lesson_of(settings, build(settings.network), preprocessing)
-    config = run_config(settings, data)
+    config = run_config(settings, data, preprocessing)
     with process_group(device) as group, StopRequest() as stop, ExitStack() as stack:
         rank, processes = rank_and_size(group)
         finished: dict[str, Any] | None = None
@@ -193,7 +193,7 @@ def train_run(
         return share(result, group, device)
 
 
-def run_config(settings: RunSettings, data: Splits) -> dict[str, Any]:
+def run_config(settings: RunSettings, data: Splits, preprocessing: Preprocessing) -> dict[str, Any]:
     """The contents of config.json: everything that determines a run."""
     return _as_json(
         {
@@ -203,7 +203,7 @@ def run_config(settings: RunSettings, data: Splits) -> dict[str, Any]:
             "recipe": asdict(settings.recipe),
             "data": settings.data_name,
             "data_sha256": data.train.digest(),
-            "preprocessing": asdict(fit_preprocessing(data.train)),
+            "preprocessing": asdict(preprocessing),
             "seed": settings.seed,
             **_teacher_record(settings),
         }

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -184,6 +185,13 @@ class Explorer:
 
 def png(image: Tensor, side: int = 64) -> bytes:
     """A uint8 image (1 or 3, height, width) as the bytes of a PNG, enlarged by whole pixels to `side` or more."""
+    buffer = io.BytesIO()
+    picture(image, side).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def picture(image: Tensor, side: int = 64) -> Any:
+    """What `png` writes, as an image of pillow's."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -192,9 +200,7 @@ def png(image: Tensor, side: int = 64) -> bytes:
         raise ValueError(f"thumbnail: expected an image (1 or 3, height, width); got shape {tuple(image.shape)}")
     factor = max(1, math.ceil(side / max(image.shape[1:])))
     pixels = image.repeat_interleave(factor, 1).repeat_interleave(factor, 2).permute(1, 2, 0)
-    buffer = io.BytesIO()
-    Image.fromarray((pixels[:, :, 0] if image.shape[0] == 1 else pixels).contiguous().numpy()).save(buffer, "PNG")
-    return buffer.getvalue()
+    return Image.fromarray((pixels[:, :, 0] if image.shape[0] == 1 else pixels).contiguous().numpy())
 
 
 def explore_images(run: Run, base: ImageSet, *, position: Position = "centre") -> Explorer:

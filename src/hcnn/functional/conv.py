@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hcnn.functional.axes import Boundary, axis_names, check_boundary, pad_spatial, per_axis
 from hcnn.functional.dense import bands, dense_weight
-from hcnn.functional.spectral import frequency_groups, spectral_conv, spectral_multiply_adds, spectral_weight
+from hcnn.functional.spectral import spectral_conv, spectral_multiply_adds, spectral_weight
 
 Method = Literal["auto", "dense", "spectral"]
 
@@ -220,7 +220,5 @@ def choose_plus_method(g: Sequence[int], sizes: Sequence[int], stride: Sequence[
     blocks = bands(torch.empty(*g, device="meta"), sizes, stride, boundary)
     edges = zip(*(blocks[at::4] for at in range(4)), strict=True)
     dense = sum((bottom - top) * (right - left) for top, bottom, left, right in edges)
-    groups, rows = frequency_groups(sizes, support, stride, boundary), 2 * math.prod(stride)
-    outputs = math.prod([n // s for n, s in zip(sizes, stride, strict=True)])
-    spectral = groups * (rows * math.prod(sizes) * rank + 2 * filters * rows * rank + 2 * filters * outputs)
+    spectral = spectral_multiply_adds(sizes, support, stride, boundary, filters, 1, rank=rank)
     return "spectral" if dense > 1.5 * spectral else "dense"

@@ -163,7 +163,14 @@ def frequency_groups(sizes: Sequence[int], support: Sequence[int], stride: Seque
 
 
 def spectral_multiply_adds(
-    sizes: Sequence[int], support: Sequence[int], stride: Sequence[int], boundary: Boundary, filters: int, taps: int
+    sizes: Sequence[int],
+    support: Sequence[int],
+    stride: Sequence[int],
+    boundary: Boundary,
+    filters: int,
+    taps: int,
+    *,
+    rank: int = 1,
 ) -> int:
     """Multiply-adds per spatial position (of a layer without spatial stride) in the spectral form.
 
@@ -174,6 +181,7 @@ def spectral_multiply_adds(
         boundary: "zeros" or "circular".
         filters: K.
         taps: number of spatial taps.
+        rank: arrays that each filter sums over, Q in the attribute step of HCNN(+), which has one tap.
 
     Returns:
         Those of analysis, grouped convolution and synthesis.
@@ -183,7 +191,7 @@ def spectral_multiply_adds(
         78336
     """
     groups = frequency_groups(sizes, support, stride, boundary)
-    rows = 2 * math.prod(stride)
+    rows = 2 * math.prod(stride) * rank
     outputs = math.prod([n // s for n, s in zip(sizes, stride, strict=True)])
     return groups * (rows * math.prod(sizes) + rows * 2 * filters * taps + 2 * filters * outputs)
 

@@ -183,11 +183,16 @@ def _attribute_step(z: Tensor, matrix: Tensor, transforms: _Transforms, bands: l
     """Z (v·q, u) of one image to out (v'·k, u)."""
     if transforms:
         analysis, synthesis = transforms
-        spectrum = (analysis @ z.view(analysis.shape[1], -1)).view(len(matrix), matrix.shape[2], -1)
+        spectrum = _spectrum(z, analysis, matrix)
         torch.mm(synthesis, (matrix @ spectrum).view(synthesis.shape[1], -1), out=out.view(len(synthesis), -1))
         return
     for rows, columns in _bands(bands):
         torch.mm(matrix[rows, columns], z[columns], out=out[rows])
+
+
+def _spectrum(z: Tensor, analysis: Tensor, matrix: Tensor) -> Tensor:
+    """Z (v·q, u) of one image per frequency: (groups, 2 s · q, u)."""
+    return (analysis @ z.view(analysis.shape[1], -1)).view(len(matrix), matrix.shape[2], -1)
 
 
 def _attribute_step_backward(
@@ -196,7 +201,7 @@ def _attribute_step_backward(
     """Gradient for z (v·q, u) of one image from that of its output, g (v'·k, u); that for the matrix is added up."""
     if transforms:
         analysis, synthesis = transforms
-        spectrum = (analysis @ z.view(analysis.shape[1], -1)).view(len(matrix), matrix.shape[2], -1)
+        spectrum = _spectrum(z, analysis, matrix)
         g = (synthesis.T @ g.view(len(synthesis), -1)).view(len(matrix), matrix.shape[1], -1)
         if to_matrix.dtype == z.dtype:
             to_matrix.baddbmm_(g, spectrum.transpose(1, 2))

@@ -3,19 +3,25 @@
 import io
 from typing import Any
 
-from hcnn.explore.explorer import Explorer, Query
+from torch import Tensor
+
+from hcnn.explore.explorer import Explorer, Query, picture
+from hcnn.explore.figures import OTHER, SAME
 from hcnn.page.views import View
 
 _SIDE, _GAP, _TEXT = 64, 6, 90
-_SAME, _OTHER, _INK = "#0072b2", "#d55e00", "#1c2430"
+_INK = "#1c2430"
 
 
-def _tile(explorer: Explorer, image: int | None, query: Query, frame: str) -> Any:
+def _tile(image: Tensor, frame: str) -> Any:
     from PIL import Image, ImageOps
 
-    raw = explorer.thumbnail(query if image is None else image, _SIDE)
-    picture = Image.open(io.BytesIO(raw)).convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
-    return ImageOps.expand(picture, 3, frame)
+    square = picture(image, _SIDE).convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
+    return ImageOps.expand(square, 3, frame)
+
+
+def _neighbour(explorer: Explorer, view: View, image: int, label: int) -> Any:
+    return _tile(explorer.image(image), SAME if label == view["label"] else OTHER)
 
 
 def view_png(explorer: Explorer, query: Query, view: View) -> bytes:
@@ -34,10 +40,10 @@ def view_png(explorer: Explorer, query: Query, view: View) -> bytes:
         name = {"now": f"now, τ = {row['tau']:g}", "shuffled": "order shuffled"}.get(row["kind"], f"τ = {row['tau']:g}")
         pen.text((_GAP, top + _SIDE // 2 - 6), name, fill=_INK)
         if number == 0:
-            sheet.paste(_tile(explorer, None, query, _INK), (_TEXT, top))
+            sheet.paste(_tile(explorer.image(query), _INK), (_TEXT, top))
         for column, (image, label, distance, _) in enumerate(row["found"]):
             left = _TEXT + (column + 1) * step
-            sheet.paste(_tile(explorer, image, query, _SAME if label == view["label"] else _OTHER), (left, top))
+            sheet.paste(_neighbour(explorer, view, image, label), (left, top))
             name = str(explorer.base.classes[label])
             pen.text((left + 2, top + _SIDE + 6), f"{name[:7]} {distance:.2f}", fill=_INK)
     buffer = io.BytesIO()
@@ -49,16 +55,14 @@ def walk_gif(explorer: Explorer, query: Query, view: View, *, seconds: float = 0
     """The nearest image after each whole translation, one frame each, the query beside; the bytes of a GIF."""
     from PIL import Image, ImageDraw
 
-    frames = []
+    frames, asked = [], _tile(explorer.image(query), _INK)
     for row in view["rows"]:
         if row["kind"] != "shift":
             continue
         image, label, distance, _ = row["found"][0]
         frame = Image.new("RGB", (2 * _SIDE + 4 * _GAP + 12, _SIDE + 46), "white")
-        frame.paste(_tile(explorer, None, query, _INK), (_GAP, _GAP))
-        frame.paste(
-            _tile(explorer, image, query, _SAME if label == view["label"] else _OTHER), (_SIDE + 2 * _GAP + 8, _GAP)
-        )
+        frame.paste(asked, (_GAP, _GAP))
+        frame.paste(_neighbour(explorer, view, image, label), (_SIDE + 2 * _GAP + 8, _GAP))
         pen = ImageDraw.Draw(frame)
         pen.text((_GAP, _SIDE + 16), f"{view['axis']}, tau = {row['tau']}", fill=_INK)
         pen.text((_GAP, _SIDE + 30), f"{explorer.base.classes[label]} {distance:.2f}", fill=_INK)

@@ -92,6 +92,7 @@ def make_app(explorer: Explorer, *, requests: RateLimit | None = None, uploads: 
     """
     try:
         from fastapi import FastAPI, Request, Response
+        from fastapi.concurrency import run_in_threadpool
         from fastapi.responses import JSONResponse
     except ImportError as error:
         raise ImportError("hcnn serve needs FastAPI and uvicorn: pip install 'hcnn[serve]'") from error
@@ -127,12 +128,11 @@ def make_app(explorer: Explorer, *, requests: RateLimit | None = None, uploads: 
         response.headers.update(_HEADERS)
         return response
 
+    def sends(name: str, kind: str) -> Callable[[], Any]:
+        return lambda: Response(static(name), media_type=kind)
+
     for path, (name, kind) in _FILES.items():
-
-        def send(name: str = name, kind: str = kind) -> Any:
-            return Response(static(name), media_type=kind)
-
-        app.get(path)(_without_arguments(send))
+        app.get(path)(sends(name, kind))
 
     @app.get("/api/about")
     def _() -> Any:
@@ -168,14 +168,9 @@ def make_app(explorer: Explorer, *, requests: RateLimit | None = None, uploads: 
             data += part
             if len(data) > MAX_BYTES:
                 return refuse(413, f"expected an image of at most {MAX_BYTES >> 20} MB; it is larger")
-        return {"image": kept.add(bytes(data))}
+        return {"image": await run_in_threadpool(kept.add, bytes(data))}  # others are answered meanwhile
 
     return app
-
-
-def _without_arguments(send: Callable[[], Any]) -> Callable[[], Any]:
-    """A handler that FastAPI finds no parameters in."""
-    return lambda: send()
 
 
 def _amounts(text: str) -> dict[str, float]:

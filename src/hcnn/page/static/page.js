@@ -38,20 +38,16 @@
   const address = (s) => "#" + new URLSearchParams({ run: about.run, image: s.image, depth: s.depth, axis: s.axis, ...s.move });
   const question = (s) => new URLSearchParams({ image: s.image, depth: s.depth, axis: s.axis,
     move: Object.entries(s.move).map(([name, amount]) => `${name}:${amount}`).join() });
-  let state = read(), number = 0, drawn = "";
+  let state = read(), number = 0, drawn = "", thumbed = "";
   function go(next, replace = false) {
     history[replace ? "replaceState" : "pushState"](null, "", address(next));
     say("");
     show();
   }
 
-  function depths() {
-    at("depths").replaceChildren(...about.depths.map(({ depth }) => hcnnView.make("button", {
-      type: "button", "aria-pressed": depth === state.depth, "data-depth": depth,
-      onclick: () => go({ ...state, depth, axis: `v${depth - 1}`, move: {} }),
-    }, hcnnView.make("img", { src: "data:,", alt: "" }), `x̄${depth}`)));
-    thumbnails();
-  }
+  at("depths").replaceChildren(...about.depths.map(({ depth }) => hcnnView.make("button", {
+    type: "button", "data-depth": depth, onclick: () => go({ ...state, depth, axis: `v${depth - 1}`, move: {} }),
+  }, hcnnView.make("img", { src: "data:,", alt: "" }), `x̄${depth}`)));
   // Beneath each depth the nearest image after a translation by one.
   async function thumbnails() {
     const mine = state.image;
@@ -59,7 +55,7 @@
       const depth = Number(button.dataset.depth), axis = `v${depth - 1}`;
       try {
         const view = await ask("/api/view?" + new URLSearchParams({ image: mine, depth, axis, move: `${axis}:1`, k: 1 }));
-        if (state.image !== mine || !button.isConnected) return;
+        if (state.image !== mine) return;
         button.firstChild.src = page.thumb(view.rows[0].found[0][0]);
       } catch { return; }
     }
@@ -89,7 +85,11 @@
       slider.value = amount;
       slider.nextSibling.textContent = `τ = ${hcnnView.shown(amount)}`;
     }
-    if (before.image !== state.image || before.depth !== state.depth || !at("depths").children.length) depths();
+    for (const button of at("depths").children) button.setAttribute("aria-pressed", Number(button.dataset.depth) === state.depth);
+    if (thumbed !== state.image) {
+      thumbed = state.image;
+      thumbnails();
+    }
     at("axis").textContent = state.axis;
     at("png").href = "/api/view.png?" + question(state);
     at("gif").href = "/api/walk.gif?" + question(state);
