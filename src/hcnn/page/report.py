@@ -2,12 +2,15 @@
 
 import base64
 import html
+import io
 import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from hcnn.explore.explorer import Explorer
+from torch import Tensor
+
+from hcnn.explore.explorer import Explorer, picture
 from hcnn.explore.figures import default_queries
 from hcnn.explore.findings import findings
 from hcnn.explore.study import Study
@@ -15,6 +18,7 @@ from hcnn.files import write_atomically
 from hcnn.page.views import View, describe, view
 
 _LIMIT = 20_000_000  # bytes
+_SIDE = 64  # of a small picture at most
 _FIGURES = {
     "consistency.png": "How often the nearest image has the query's class, by depth: without a shift, and after one. "
     "If the order of an attribute means something, the solid line stays above the dashed one, whose order is shuffled.",
@@ -66,7 +70,7 @@ def write_report(
         "classes": about["classes"],
         "labels": {query: explorer.label(query) for query in queries},
         "depth": explorer.depths[len(explorer.depths) // 2],
-        "thumbs": {image: _uri(explorer.thumbnail(image, 1)) for image in sorted(shown)},
+        "thumbs": {image: _uri(small_png(explorer.image(image))) for image in sorted(shown)},
         "views": views,
     }
     figures = [
@@ -92,6 +96,22 @@ def write_report(
     path = folder / "report.html"
     write_atomically(path, text)
     return path
+
+
+def small_png(image: Tensor) -> bytes:
+    """A uint8 image (1 or 3, height, width) as the bytes of a PNG of at most 64 pixels a side: a report holds hundreds.
+
+    Example:
+        >>> from PIL import Image
+        >>> import torch
+        >>> Image.open(io.BytesIO(small_png(torch.zeros(3, 300, 200, dtype=torch.uint8)))).size
+        (43, 64)
+    """
+    small = picture(image, 1)
+    small.thumbnail((_SIDE, _SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _uri(png: bytes) -> str:
