@@ -91,6 +91,12 @@ def test_the_installed_command_and_an_unknown_one() -> None:
     assert done.returncode == 2
 
 
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m hcnn.cli train --help | true"  # more than a pipe that nobody reads takes
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_bad_images_are_explained(run, tmp_path, capsys) -> None:
     good = (run / "sample.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(good[: len(good) // 2])

@@ -487,7 +487,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 2 for bad input, 130 after an interrupt.
-
     """
     errors = Console(stderr=True)
     try:
@@ -499,6 +498,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"hcnn: {stopped}\nto go on: {shlex.join(['hcnn', *words, '--resume'])}", soft_wrap=True, markup=False
         )
         return stopped.exit_code
+    except BrokenPipeError:  # whoever read has seen enough, as `head` does
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # what is still buffered is written at exit
     except (ValueError, OSError, ImportError, MemoryError, RunFolderBusy) as error:
         errors.print(f"hcnn: {error}", style="red", soft_wrap=True, highlight=False, markup=False)
         return 2

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -87,12 +86,9 @@ def predict(command: Predict, console: Console) -> None:
     on_bad = skipped if command.bad_images == "skip" else None
     stream = predict_stream(run, sources, top=command.top, batch_size=command.batch_size, on_bad=on_bad)
     top = min(command.top, len(run.preprocessing.classes))
-    try:
-        for line in _lines(stream, command.format, top, run.preprocessing.classes):
-            sys.stdout.write(line)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for line in _lines(stream, command.format, top, run.preprocessing.classes):
+        sys.stdout.write(line)
+    sys.stdout.flush()
 
 
 def _lines(stream: Iterable[Prediction], form: str, top: int, classes: tuple[str, ...]) -> Iterator[str]:
