@@ -2,17 +2,19 @@
 
 import copy
 import dataclasses
+import json
 from typing import cast
 
 import pytest
 import torch
 
 import hcnn
-from hcnn import datasets, runs
+from hcnn import cli, datasets, runs
 from hcnn.comparators import NAMED, HyperNetwork
 from hcnn.comparators.blocks import BatchNorm
 from hcnn.comparators.hypernetwork import GeneratedConv
 from hcnn.measure import multiply_adds
+from hcnn.networks import suited_recipe
 from hcnn.recipes import get_recipe
 from hcnn.summary import summarize
 from hcnn.training import accuracy
@@ -122,7 +124,7 @@ def _train(folder, name, *, recipe=None, **options):
     return runs.train_run(folder, settings, datasets.load("digits"))
 
 
-PLAIN = get_recipe("digits", epochs=18, optimizer="adamw", lr=0.003, weight_decay=0.01)  # without normalization
+PLAIN = get_recipe("digits_plain", epochs=18)  # without normalization
 
 
 @pytest.fixture
@@ -143,15 +145,30 @@ SYSTEMS = [
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_every_system_learns_the_digits(system, tmp_path, one_thread) -> None:
-    plain = system in ("allcnn", "nin", "fitnet4", "maxout")
-    plain_recipe = dataclasses.replace(PLAIN, epochs=30) if system == "fitnet4" else PLAIN  # 19 layers
-    recipe = plain_recipe if plain else get_recipe("digits", epochs=6)
+    suited = suited_recipe(f"{system}_digits", "digits")
+    epochs = 6 if suited == "digits" else 30 if system == "fitnet4" else 18  # 19 layers
+    recipe = get_recipe(suited, epochs=epochs)
     result = _train(tmp_path / "run", f"{system}_digits", recipe=recipe)
     assert result["test_accuracy"] > 0.95
     run = runs.load_run(tmp_path / "run")
     test = datasets.load("digits").test
     assert test is not None
     assert accuracy(run.model, run.preprocessing.standardize(test.images), test.labels) == result["test_accuracy"]
+
+
+def test_the_command_chooses_a_recipe_that_the_network_learns_by(tmp_path, one_thread) -> None:
+    for name, expected in (("nin_digits", "digits_plain"), ("resnet20_digits", "digits")):
+        folder = tmp_path / name
+        small = ["--train-images", "80", "--epochs", "1", "--threads", "1", "--output", str(folder)]
+        models = ["--model", "hcnn_digits", f"--model={name}"]  # of which the last counts
+        assert cli.main(["train", "digits", *models, *small]) == 0
+        trained = json.loads((folder / "config.json").read_text())["recipe"]
+        assert trained["optimizer"] == get_recipe(expected).optimizer
+        assert trained["lr"] == get_recipe(expected).lr
+    assert {suited_recipe(f"{name}_cifar10", "fast") for name in ("allcnn", "nin", "fitnet4", "maxout")} == {
+        "fast_plain"
+    }
+    assert suited_recipe("hcnn_cifar10", "fast") == "fast"
 
 
 def test_dropout_goes_on_bit_for_bit(tmp_path, one_thread) -> None:

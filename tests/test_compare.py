@@ -137,8 +137,10 @@ def test_what_cannot_be_read_is_said(results, tmp_path, capsys) -> None:
     (folder / "resnet/0/result.json").write_text("{")
     assert "resnet/0/result.json: expected a run's result" in error("compare", folder)
     shutil.rmtree(folder / "resnet")
-    (folder / "throughput.json").write_text("[]")
-    assert "throughput.json: expected the figures that `hcnn compare --measure` writes" in error("compare", folder)
+    machine = {"hardware": {"processor": "a processor", "threads": 1}, "torch": "2", "batch": 20}
+    for kept in ([], {"models": 3}, {**machine, "models": {"resnet20_cifar10": {"train": [1], "infer": [1, 1, 1]}}}):
+        (folder / "throughput.json").write_text(json.dumps(kept))
+        assert "throughput.json: expected the figures that `hcnn compare --measure` writes" in error("compare", folder)
     assert "--batch and --seconds: expected at least one image" in error("compare", results, "--batch", 0)
 
 

@@ -46,6 +46,12 @@ def test_few_images_get_small_batches_and_more_epochs(tmp_path) -> None:
     assert (found.validation, found.recipe.batch_size, found.recipe.epochs) == (12, 6, 125)
 
 
+def test_another_network_gets_the_recipe_that_it_learns_by(tmp_path) -> None:
+    found = suggest(_folder(tmp_path / "data", [(32, 32)], 30), model="allcnn_cifar10")
+    assert (found.model, found.recipe_name) == ("allcnn_cifar10", "fast_plain")
+    assert (found.recipe.optimizer, found.recipe.batch_size, found.recipe.epochs) == ("adamw", 6, 125)
+
+
 def test_a_folder_trains_with_nothing_else_said(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     _folder(tmp_path / "shades", [(20, 30), (22, 21)], 20, colour=True)

@@ -25,6 +25,7 @@ from hcnn.networks import (
     count_parameters,
     list_models,
     model_config,
+    suited_recipe,
 )
 from hcnn.own_images import suggest
 from hcnn.prediction import open_network
@@ -51,7 +52,8 @@ class Train:
     model: str = "hcnn_digits"
     """A named network; see `hcnn models`."""
     recipe: str = "digits"
-    """A named recipe: paper, published, fast, digits, modern, or that of a comparator's publication."""
+    """A named recipe: paper, published, fast, digits, modern, or that of a comparator's publication. If not given,
+    fast or digits, or fast_plain, fast_adamw or digits_plain for networks that would not learn by these."""
     output: Path | None = None
     """The run folder; runs/DATA-MODEL-SEED if not given."""
     seed: int = 0
@@ -401,13 +403,14 @@ _ACTIONS: dict[type, Callable[[Any, Console], None]] = {
 
 
 def _option(arguments: Sequence[str], name: str) -> str | None:
-    """The value of --name in either spelling, read ahead of the parser since other defaults depend on it."""
-    for index, argument in enumerate(arguments):
-        if argument == f"--{name}" and index + 1 < len(arguments):
-            return arguments[index + 1]
-        if argument.startswith(f"--{name}="):
-            return argument.split("=", 1)[1]
-    return None
+    """The last value of --name in either spelling, read ahead of the parser since other defaults depend on it."""
+    found = None
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if argument == f"--{name}":
+            found = following
+        elif argument.startswith(f"--{name}="):
+            found = argument.split("=", 1)[1]
+    return found
 
 
 def _folder_argument(arguments: Sequence[str]) -> Path | None:
@@ -430,14 +433,13 @@ def _train_defaults(arguments: Sequence[str]) -> Train:
     folder = _folder_argument(arguments)
     if folder is not None:
         side = _option(arguments, "image-size")
-        found = suggest(folder, int(side) if side and side.isdigit() else None)
-        name = _option(arguments, "model") or found.model
+        found = suggest(folder, int(side) if side and side.isdigit() else None, _option(arguments, "model"))
         recipe = _option(arguments, "recipe")
         return Train(
-            model=name,
+            model=found.model,
             recipe=recipe or found.recipe_name,
             validation=found.validation,
-            network=model_config(name),
+            network=model_config(found.model),
             training=get_recipe(recipe) if recipe else found.recipe,
             note=found.reason,
             sides=found.image_size,
@@ -446,7 +448,8 @@ def _train_defaults(arguments: Sequence[str]) -> Train:
         )
     data = next((name for name in _DEFAULT_MODELS if name in arguments), None)
     model = _option(arguments, "model") or _DEFAULT_MODELS.get(data or "digits", "hcnn_small_cifar10")
-    recipe = _option(arguments, "recipe") or ("digits" if model.endswith("_digits") else "fast")
+    base = "digits" if model.endswith("_digits") else "fast"
+    recipe = _option(arguments, "recipe") or suited_recipe(model, base)
     return Train(
         model=model,
         recipe=recipe,

@@ -251,8 +251,15 @@ def load_throughput(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return {**json.loads(path.read_text()), "models": json.loads(path.read_text())["models"]}
-    except (ValueError, KeyError, TypeError) as error:
+        found = json.loads(path.read_text())
+        speeds = {}
+        for name, one in found["models"].items():
+            for kind in ("train", "infer"):
+                median, low, high = map(float, one[kind])
+                speeds.setdefault(name, {})[kind] = (median, low, high)
+        machine = {key: found["hardware"][key] for key in ("processor", "threads")}
+        return {"hardware": machine, "torch": found["torch"], "batch": found["batch"], "models": speeds}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: expected the figures that `hcnn compare --measure` writes; {error!r}") from error
 
 

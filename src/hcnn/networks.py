@@ -495,6 +495,24 @@ def model_config(name: str, **overrides: Any) -> Any:
     return replace(_NAMED[name], **overrides)
 
 
+def suited_recipe(name: str, base: str) -> str:
+    """The recipe that a named network is trained by where nobody names one.
+
+    Args:
+        name: one of `list_models`.
+        base: "fast" or "digits".
+
+    Returns:
+        `base`, or the recipe that stands for it where the network does not learn by it.
+
+    Example:
+        >>> suited_recipe("resnet20_cifar10", "fast"), suited_recipe("nin_cifar10", "fast")
+        ('fast', 'fast_plain')
+
+    """
+    return getattr(model_config(name), "recipes", {}).get(base, base)
+
+
 @overload
 def build(config: HierarchicalCNNConfig | MultiscaleConfig) -> AttributeNetwork: ...
 @overload

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hcnn.images import height_and_width, survey_folder
+from hcnn.networks import suited_recipe
 from hcnn.recipes import Recipe, get_recipe
 
 SMALLEST, LARGEST, SHARED_AT_MOST = 8, 32, 64
@@ -32,7 +33,7 @@ class Suggestion:
     reason: str
 
 
-def suggest(folder: Path, image_size: int | None = None) -> Suggestion:
+def suggest(folder: Path, image_size: int | None = None, model: str | None = None) -> Suggestion:
     """Look at a folder of images and choose what was not said.
 
     If all files have one size of at most 64 pixels a side, it is kept. Else the images become squares of the median
@@ -43,12 +44,13 @@ def suggest(folder: Path, image_size: int | None = None) -> Suggestion:
     Args:
         folder: as `hcnn.datasets.load` takes it.
         image_size: the side of the images, if it was said.
+        model: the named network, if it was said.
 
     Returns:
         The choice.
 
     Raises:
-        ValueError: if the layout of the folder is another.
+        ValueError: if the layout of the folder is another, or nothing has the model's name.
 
     """
     survey = survey_folder(folder)
@@ -63,7 +65,8 @@ def suggest(folder: Path, image_size: int | None = None) -> Suggestion:
         side = min(max(median // 8 * 8, SMALLEST), LARGEST)
         chosen, why = (side, side), f"shorter side {median} in the median; --image-size changes it"
     small = max(chosen) <= 16
-    model, name = ("hcnn_digits", "digits") if small else ("hcnn_small_cifar10", "fast")
+    model = model or ("hcnn_digits" if small else "hcnn_small_cifar10")
+    name = suited_recipe(model, "digits" if small else "fast")
     validation = 0 if survey.has_other_splits else min(survey.images // 5, survey.images - survey.classes)
     recipe, train = get_recipe(name), survey.images - validation
     # At least eight batches an epoch, where there are images for that: normalization and momentum want steps.

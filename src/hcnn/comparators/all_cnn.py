@@ -1,6 +1,7 @@
 """All-CNN-C: convolutions only, strides in place of pooling (Springenberg, Dosovitskiy, Brox, Riedmiller 2014)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -16,6 +17,8 @@ class AllCNNConfig(ComparatorConfig):
         downsample: the layers with stride 2.
         dropout: probabilities at the input, and after each layer with stride 2.
     """
+
+    recipes: ClassVar[dict[str, str]] = {"fast": "fast_plain", "digits": "digits_plain"}
 
     width: int = 96
     downsample: tuple[int, ...] = (3, 6)

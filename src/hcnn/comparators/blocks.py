@@ -14,11 +14,14 @@ class ComparatorConfig:
     """What every comparator's configuration has.
 
     Attributes:
+        spatial_axes: of the images.
+        recipes: by which it is trained where nobody names one, in place of `fast` and `digits`.
         channels: input channels.
         classes: number of classes.
     """
 
     spatial_axes: ClassVar[int] = 2
+    recipes: ClassVar[dict[str, str]] = {}
 
     channels: int = 3
     classes: int = 10

@@ -1,6 +1,7 @@
 """A compact modern network of our own: depthwise convolutions and gated pointwise maps, below 97,530 parameters."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ class CompactConfig(ComparatorConfig):
         support: of the depthwise convolutions, odd.
         downsample: the stages that begin with a convolution of stride 2.
     """
+
+    recipes: ClassVar[dict[str, str]] = {"fast": "fast_adamw"}
 
     widths: tuple[int, int, int] = (24, 48, 72)
     depths: tuple[int, int, int] = (3, 4, 2)

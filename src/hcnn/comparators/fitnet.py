@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -42,6 +43,8 @@ class FitNetConfig(ComparatorConfig):
         pieces: linear pieces per unit.
         hidden: maxout units of the fully connected layer.
     """
+
+    recipes: ClassVar[dict[str, str]] = {"fast": "fast_plain", "digits": "digits_plain"}
 
     widths: tuple[int, ...] = (32, 32, 32, 48, 48, 80, 80, 80, 80, 80, 80, 128, 128, 128, 128, 128, 128)
     downsample: tuple[int, ...] = (5, 11)
@@ -109,6 +112,8 @@ class MaxoutConfig(ComparatorConfig):
         pieces: linear pieces per unit.
         hidden: units of the fully connected layer.
     """
+
+    recipes: ClassVar[dict[str, str]] = {"fast": "fast_plain", "digits": "digits_plain"}
 
     input_side: int = 32
     widths: tuple[int, int, int] = (96, 192, 192)

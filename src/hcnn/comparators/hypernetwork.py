@@ -1,6 +1,7 @@
 """A small network that generates the kernels of a wide residual network (Ha, Dai, Le 2016)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,8 @@ class HyperNetworkConfig(ComparatorConfig):
         downsample: the groups of the main network whose first block has stride 2.
         embedding: N_z, numbers that describe one basic kernel; also the size d of the generator's hidden layer.
     """
+
+    recipes: ClassVar[dict[str, str]] = {"fast": "fast_adamw"}
 
     depth: int = 40
     width: int = 1

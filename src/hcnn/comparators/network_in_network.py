@@ -1,6 +1,7 @@
 """Network in Network: small perceptrons slid over the image, and no linear map at the end (Lin, Chen, Yan 2013)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ class NetworkInNetworkConfig(ComparatorConfig):
         downsample: the blocks that end in pooling (3×3, stride 2; maxima after the first, means after the second).
         dropout: probability after each of the first two blocks.
     """
+
+    recipes: ClassVar[dict[str, str]] = {"fast": "fast_plain", "digits": "digits_plain"}
 
     widths: tuple[int, ...] = (192, 160, 96, 192, 192, 192, 192, 192)
     downsample: tuple[int, ...] = (1, 2)
