@@ -9,7 +9,7 @@ from hcnn.explore.explorer import Explorer, Query, picture
 from hcnn.explore.figures import OTHER, SAME
 from hcnn.page.views import View
 
-_SIDE, _GAP, _TEXT = 64, 6, 90
+_SIDE, _GAP, _TEXT = 64, 6, 96
 _INK = "#1c2430"
 
 
@@ -37,7 +37,8 @@ def view_png(explorer: Explorer, query: Query, view: View) -> bytes:
     pen.text((_GAP, 8), f"depth {view['depth']}, translated by {move}; rows along {view['axis']}", fill=_INK)
     for number, row in enumerate(view["rows"]):
         top = 36 + number * (step + 12)
-        name = {"now": f"now, τ = {row['tau']:g}", "shuffled": "order shuffled"}.get(row["kind"], f"τ = {row['tau']:g}")
+        shift = f"tau = {row['tau']:g}"  # Pillow's font has no τ
+        name = {"now": f"now, {shift}", "shuffled": "order shuffled"}.get(row["kind"], shift)
         pen.text((_GAP, top + _SIDE // 2 - 6), name, fill=_INK)
         if number == 0:
             sheet.paste(_tile(explorer.image(query), _INK), (_TEXT, top))
