@@ -47,8 +47,8 @@ def test_few_images_get_small_batches_and_more_epochs(tmp_path) -> None:
 
 
 def test_another_network_gets_the_recipe_that_it_learns_by(tmp_path) -> None:
-    found = suggest(_folder(tmp_path / "data", [(32, 32)], 30), model="allcnn_cifar10")
-    assert (found.model, found.recipe_name) == ("allcnn_cifar10", "fast_plain")
+    found = suggest(_folder(tmp_path / "data", [(32, 32)], 30), model="maxout_cifar10")
+    assert (found.model, found.recipe_name) == ("maxout_cifar10", "fast_plain")
     assert (found.recipe.optimizer, found.recipe.batch_size, found.recipe.epochs) == ("adamw", 6, 125)
 
 

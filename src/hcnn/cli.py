@@ -53,7 +53,7 @@ class Train:
     """A named network; see `hcnn models`."""
     recipe: str = "digits"
     """A named recipe: paper, published, fast, digits, modern, or that of a comparator's publication. If not given,
-    fast or digits, or fast_plain, fast_adamw or digits_plain for networks that would not learn by these."""
+    fast or digits, or what stands for these with a network that does not learn by them, as fast_adamw does."""
     output: Path | None = None
     """The run folder; runs/DATA-MODEL-SEED if not given."""
     seed: int = 0

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from hcnn.comparators.blocks import Comparator, ComparatorConfig, check_downsample
+from hcnn.comparators.blocks import Comparator, ComparatorConfig, check_downsample, initialize_class_maps
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class AllCNNConfig(ComparatorConfig):
         dropout: probabilities at the input, and after each layer with stride 2.
     """
 
-    recipes: ClassVar[dict[str, str]] = {"fast": "fast_plain", "digits": "digits_plain"}
+    recipes: ClassVar[dict[str, str]] = {"digits": "digits_muon"}
 
     width: int = 96
     downsample: tuple[int, ...] = (3, 6)
@@ -59,13 +59,9 @@ class AllCNN(Comparator):
             support = 3 if j < 8 else 1
             step = 2 if j in config.downsample else 1
             self.layers.append(nn.Conv2d(widths[j - 1], widths[j], support, step, padding=int(j < 7)))
-        for layer in self.layers:
-            assert isinstance(layer, nn.Conv2d)
-            assert layer.bias is not None
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
         self.drop_input, self.drop = (nn.Dropout(p) for p in config.dropout)
         self.stages = tuple(f"layers.{j}" for j in range(8))
+        initialize_class_maps(self)
 
     def classify(self, x: Tensor) -> Tensor:
         """(b, c, u1, u2) -> (b, classes)."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hcnn.comparators.blocks import Comparator, ComparatorConfig, check_downsample
+from hcnn.comparators.blocks import Comparator, ComparatorConfig, check_downsample, initialize_class_maps
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class NetworkInNetworkConfig(ComparatorConfig):
         dropout: probability after each of the first two blocks.
     """
 
-    recipes: ClassVar[dict[str, str]] = {"fast": "fast_plain", "digits": "digits_plain"}
+    recipes: ClassVar[dict[str, str]] = {"digits": "digits_muon"}
 
     widths: tuple[int, ...] = (192, 160, 96, 192, 192, 192, 192, 192)
     downsample: tuple[int, ...] = (1, 2)
@@ -62,14 +62,11 @@ class NetworkInNetwork(Comparator):
             for place in range(3):
                 inputs, outputs = widths[3 * block + place : 3 * block + place + 2]
                 k = support if place == 0 else 1
-                conv = nn.Conv2d(inputs, outputs, k, padding=k // 2)
-                assert conv.bias is not None
-                nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-                nn.init.zeros_(conv.bias)
-                layers += [conv, nn.ReLU()]
+                layers += [nn.Conv2d(inputs, outputs, k, padding=k // 2), nn.ReLU()]
             self.blocks.append(nn.Sequential(*layers))
         self.drop = nn.Dropout(config.dropout)
         self.stages = ("blocks.0", "blocks.1", "blocks.2")
+        initialize_class_maps(self)
 
     def classify(self, x: Tensor) -> Tensor:
         """(b, c, u1, u2) -> (b, classes)."""
