@@ -12,7 +12,7 @@ from PIL import Image
 
 import hcnn
 from hcnn import cli
-from hcnn.compare import SYSTEMS, make_rows, read_results
+from hcnn.compare import SYSTEMS, csv_text, load_throughput, make_rows, markdown, read_results
 from hcnn.measure import inference_network, measure_throughput
 from hcnn.networks import list_models
 
@@ -112,6 +112,16 @@ def test_throughput_counts_images() -> None:
     folded = inference_network(hcnn.create_model("hcnn_digits"))
     assert measure_throughput(folded, torch.randn(4, 1, 8, 8), train=False, seconds=0.05).steps >= 3
     assert not folded.training
+
+
+def test_the_table_in_results_is_of_the_results_there() -> None:
+    folder = Path(__file__).parent.parent / "results"
+    throughput = load_throughput(folder)
+    rows = make_rows(read_results(folder), throughput)
+    assert all(row.accuracies and row.train for row in rows)
+    again = "make it again: hcnn compare results"
+    assert (folder / "comparison.md").read_text() == markdown(rows, throughput), again
+    assert (folder / "comparison.csv").read_text() == csv_text(rows), again
 
 
 def test_every_row_has_its_networks() -> None:

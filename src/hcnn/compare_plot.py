@@ -13,8 +13,8 @@ _PLACES = tuple(
     (dx * far, dy * far, ha, va)
     for far in (1, 2, 3)
     for dx, dy, ha, va in (
-        (6, 0, "left", "center"), (-6, 0, "right", "center"), (0, 6, "center", "bottom"), (0, -6, "center", "top"),
-        (5, 5, "left", "bottom"), (5, -5, "left", "top"), (-5, 5, "right", "bottom"), (-5, -5, "right", "top"),
+        (7, 0, "left", "center"), (-7, 0, "right", "center"), (0, 7, "center", "bottom"), (0, -7, "center", "top"),
+        (6, 6, "left", "bottom"), (6, -6, "left", "top"), (-6, 6, "right", "bottom"), (-6, -6, "right", "top"),
     )
 )  # fmt: skip
 
@@ -73,18 +73,20 @@ def _points(axes: Any, points: list[_Point], colour: str, label: str, marker: st
 
 
 def _name_points(figure: Any, axes: Any, points: list[_Point]) -> None:
-    """Write each point's name at the first place around it that covers no other name and no point."""
+    """Write each point's name at the first place around it, within the axes, that covers no other name and no point."""
     from matplotlib.transforms import Bbox
 
     figure.canvas.draw()
-    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in axes.transData.transform([(x, y) for x, y, _ in points])]
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in axes.transData.transform([p[:2] for p in points])]
+    inside = axes.get_window_extent()
     for x, y, title in sorted(points):
         for dx, dy, ha, va in _PLACES:
             text = axes.annotate(
                 title, (x, y), xytext=(dx, dy), textcoords="offset points", fontsize=7, ha=ha, va=va
             )  # fmt: skip
             box = text.get_window_extent()
-            if not any(box.overlaps(other) for other in taken) or (dx, dy, ha, va) == _PLACES[-1]:
+            free = inside.x0 < box.x0 and box.x1 < inside.x1 and not any(box.overlaps(other) for other in taken)
+            if free or (dx, dy, ha, va) == _PLACES[-1]:
                 taken.append(box)
                 break
             text.remove()
