@@ -506,7 +506,7 @@ def suited_recipe(name: str, base: str) -> str:
         `base`, or the recipe that stands for it where the network does not learn by it.
 
     Example:
-        >>> suited_recipe("resnet20_cifar10", "fast"), suited_recipe("nin_cifar10", "fast")
+        >>> suited_recipe("nin_cifar10", "fast"), suited_recipe("maxout_cifar10", "fast")
         ('fast', 'fast_plain')
 
     """
