@@ -63,9 +63,9 @@ class Train:
     resume: bool = False
     """Go on from the newest valid checkpoint in the folder; start anew if there is none."""
     validation: int = 0
-    """Training images set aside by seed and looked at after each epoch."""
+    """Training images set aside, the same for every seed, and looked at after each epoch."""
     train_images: int | None = None
-    """Train on that many of the training images only, drawn by seed in the proportions of the classes."""
+    """Train on that many of the training images only, the same for every seed, in the proportions of the classes."""
     test: bool = True
     """Read the test set, once, after training; --no-test while choosing settings."""
     test_flips: bool = False
