@@ -22,6 +22,8 @@ _PLACES = tuple(
 def plot(rows: list[Row], path: Path) -> None:
     """Draw CIFAR-10: what is published and our full runs above, our short runs below, each on its own scale.
 
+    Bars are the sample deviation over seeds.
+
     Args:
         rows: as `hcnn.compare.make_rows` gives them.
         path: the PNG to write.
@@ -41,6 +43,7 @@ def plot(rows: list[Row], path: Path) -> None:
         ours = [(getattr(r, field), statistics.fmean(r.accuracies), _name(r)) for r in full]
         _points(axes, theirs, _PRINTED, "published", "o")
         _points(axes, ours, _OURS, "ours", "D")
+        _spreads(axes, full, field)
         named.append((axes, theirs + ours))
         axes.set(title="CIFAR-10, published" + (" and ours" if full else "; ours not yet trained"))
         if short:
@@ -49,6 +52,7 @@ def plot(rows: list[Row], path: Path) -> None:
             named.append((below, points))
             seen = sorted({f"{r.images:,}" for r in short})
             _points(below, points, _OURS, "ours, short", "D")
+            _spreads(below, short, field)
             below.set(title=f"Short runs, not reproductions: {', '.join(seen)} images seen")
         for one in grid[:, column]:
             one.set(xscale="log", xlabel=what, ylabel="accuracy, %")
@@ -70,6 +74,14 @@ def _points(axes: Any, points: list[_Point], colour: str, label: str, marker: st
         axes.scatter(
             [x for x, _, _ in points], [y for _, y, _ in points], c=colour, marker=marker, label=label, zorder=3
         )
+
+
+def _spreads(axes: Any, rows: list[Row], field: str) -> None:
+    """A bar of one sample deviation over seeds to either side, where there is more than one."""
+    for row in rows:
+        if len(row.accuracies) > 1:
+            mean, spread = statistics.fmean(row.accuracies), statistics.stdev(row.accuracies)
+            axes.errorbar(getattr(row, field), mean, spread, ecolor=_OURS, alpha=0.4, capsize=2)
 
 
 def _name_points(figure: Any, axes: Any, points: list[_Point]) -> None:
