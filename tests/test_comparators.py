@@ -124,9 +124,6 @@ def _train(folder, name, *, recipe=None, **options):
     return runs.train_run(folder, settings, datasets.load("digits"))
 
 
-PLAIN = get_recipe("digits_plain", epochs=18)  # without normalization
-
-
 @pytest.fixture
 def one_thread():
     threads = torch.get_num_threads()
@@ -177,7 +174,7 @@ def test_the_command_chooses_a_recipe_that_the_network_learns_by(tmp_path, one_t
 def test_dropout_goes_on_bit_for_bit(tmp_path, one_thread) -> None:
     """Stopped after a step and gone on, a run with dropout ends as one that was never stopped."""
     data = dataclasses.replace(datasets.fewer(datasets.load("digits"), 300), test=None)
-    recipe = dataclasses.replace(PLAIN, epochs=1)
+    recipe = get_recipe("digits_plain", epochs=1)
     settings = runs.RunSettings(hcnn.model_config("nin_digits", widths=(8,) * 8), recipe, "digits")
     whole = runs.train_run(tmp_path / "whole", settings, data)
 

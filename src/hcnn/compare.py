@@ -141,6 +141,16 @@ class Row:
         return min(self.learned, self.computing)
 
     @property
+    def mean(self) -> float:
+        """Of the accuracies; there must be one."""
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def spread(self) -> float | None:
+        """Sample deviation over seeds, or None of fewer than two."""
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
+
+    @property
     def run(self) -> str:
         """What was run, in words."""
         if not self.accuracies:
@@ -153,8 +163,8 @@ class Row:
         """Mean, spread over seeds and their number."""
         if not self.accuracies:
             return "–"
-        spread = f" ± {statistics.stdev(self.accuracies):.2f}" if len(self.accuracies) > 1 else ""
-        return f"{statistics.fmean(self.accuracies):.2f}{spread} (n = {len(self.accuracies)})"
+        spread = "" if self.spread is None else f" ± {self.spread:.2f}"
+        return f"{self.mean:.2f}{spread} (n = {len(self.accuracies)})"
 
 
 @functools.cache
@@ -318,11 +328,12 @@ def csv_text(rows: list[Row]) -> str:
          "train_images_per_second", "infer_images_per_second")
     )  # fmt: skip
     for row in rows:
-        s, a = row.system, row.accuracies
+        s, spread = row.system, row.spread
         writer.writerow(
             (s.title, s.model, s.taught, s.parameters, s.cifar10, s.cifar100, s.source, row.data,
-             round(statistics.fmean(a), 4) if a else "", round(statistics.stdev(a), 4) if len(a) > 1 else "",
-             " ".join(map(str, row.seeds)), ("test" if row.tested else "validation") if a else "not yet trained",
+             round(row.mean, 4) if row.accuracies else "", "" if spread is None else round(spread, 4),
+             " ".join(map(str, row.seeds)),
+             ("test" if row.tested else "validation") if row.accuracies else "not yet trained",
              row.images or "", row.learned, row.computing, row.multiply_adds,
              row.train[0] if row.train else "", row.infer[0] if row.infer else "")
         )  # fmt: skip

@@ -1,6 +1,5 @@
 """The picture of the comparison: accuracy against parameters and against multiply-adds. Needs matplotlib."""
 
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ def plot(rows: list[Row], path: Path) -> None:
     ):
         axes = grid[0][column]
         theirs = [(getattr(r, field), r.system.cifar10 or 0.0, _name(r)) for r in printed]
-        ours = [(getattr(r, field), statistics.fmean(r.accuracies), _name(r)) for r in full]
+        ours = [(getattr(r, field), r.mean, _name(r)) for r in full]
         _points(axes, theirs, _PRINTED, "published", "o")
         _points(axes, ours, _OURS, "ours", "D")
         _spreads(axes, full, field)
@@ -48,7 +47,7 @@ def plot(rows: list[Row], path: Path) -> None:
         axes.set(title="CIFAR-10, published" + (" and ours" if full else "; ours not yet trained"))
         if short:
             below = grid[1][column]
-            points = [(getattr(r, field), statistics.fmean(r.accuracies), _name(r)) for r in short]
+            points = [(getattr(r, field), r.mean, _name(r)) for r in short]
             named.append((below, points))
             seen = sorted({f"{r.images:,}" for r in short})
             _points(below, points, _OURS, "ours, short", "D")
@@ -79,9 +78,8 @@ def _points(axes: Any, points: list[_Point], colour: str, label: str, marker: st
 def _spreads(axes: Any, rows: list[Row], field: str) -> None:
     """A bar of one sample deviation over seeds to either side, where there is more than one."""
     for row in rows:
-        if len(row.accuracies) > 1:
-            mean, spread = statistics.fmean(row.accuracies), statistics.stdev(row.accuracies)
-            axes.errorbar(getattr(row, field), mean, spread, ecolor=_OURS, alpha=0.4, capsize=2)
+        if row.spread is not None:
+            axes.errorbar(getattr(row, field), row.mean, row.spread, ecolor=_OURS, alpha=0.4, capsize=2)
 
 
 def _name_points(figure: Any, axes: Any, points: list[_Point]) -> None:
