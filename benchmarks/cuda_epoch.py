@@ -22,12 +22,18 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from hcnn import HierarchicalCNN, HierarchicalCNNConfig, kernels
-from hcnn.files import ensure_writable, write_atomically, write_json
-from hcnn.kernels import reference
-from hcnn.recipes import Recipe, get_recipe
-from hcnn.runs import commit, hardware
-from hcnn.training import Preprocessing, Trainer
+from hcnn import HierarchicalCNN, HierarchicalCNNConfig
+from hcnn.functional import backend
+from hcnn.functional.normalize_elu import batch_normalize_elu
+from hcnn.functional.normalize_elu import naive as naive_norm
+from hcnn.functional.patch_moments import naive as naive_moments
+from hcnn.functional.patch_moments import patch_moments
+from hcnn.functional.plus_step import naive as naive_plus
+from hcnn.functional.plus_step import plus_step
+from hcnn.runs.train import commit, hardware
+from hcnn.storage.atomic import ensure_writable, write_atomically, write_json
+from hcnn.training.recipes import Recipe, get_recipe
+from hcnn.training.trainer import Preprocessing, Trainer
 
 
 @dataclass(frozen=True)
@@ -107,15 +113,15 @@ def check_kernels(device: torch.device, *, tiny: bool) -> dict[str, float]:
         for layout, given in (("first", y), ("last", rows)):
             cases.append(
                 (f"batch_normalize_elu channels {layout}",
-                 lambda *a: kernels.batch_normalize_elu(*a, 1e-5, 2, True),
-                 lambda *a: reference.batch_normalize_elu(*a, 1e-5, 2, True), [given, *k])
+                 lambda *a: batch_normalize_elu(*a, 1e-5, 2, True),
+                 lambda *a: naive_norm.batch_normalize_elu(*a, 1e-5, 2, True), [given, *k])
             )  # fmt: skip
         for edge in ("zeros", "circular"):
-            cases += [(f"patch_moments {edge}", lambda x, e=edge: kernels.patch_moments(x, e),
-                          lambda x, e=edge: reference.patch_moments(x, e), [x])]  # fmt: skip
+            cases += [(f"patch_moments {edge}", lambda x, e=edge: patch_moments(x, e),
+                          lambda x, e=edge: naive_moments.patch_moments(x, e), [x])]  # fmt: skip
             cases += [
-                (f"plus_step {edge} stride {s}", lambda *a, e=edge, s=s: kernels.plus_step(*a, (s, s), e),
-                 lambda *a, e=edge, s=s: reference.plus_step(*a, (s, s), e), step)
+                (f"plus_step {edge} stride {s}", lambda *a, e=edge, s=s: plus_step(*a, (s, s), e),
+                 lambda *a, e=edge, s=s: naive_plus.plus_step(*a, (s, s), e), step)
                 for s in (1, 2)
             ]  # fmt: skip
         for name, kernel, twin, inputs in cases:
@@ -207,7 +213,7 @@ def main() -> None:
         "batch_size": batch,
         "precision": recipe.precision,
         "optimizer": recipe.optimizer,
-        "triton": kernels.available(torch.zeros(1, device=device)),
+        "triton": backend.available(torch.zeros(1, device=device)),
         "deviations": check_kernels(device, tiny=options.tiny),
         "networks": {},
     }
@@ -225,7 +231,7 @@ def main() -> None:
             changed = replace(recipe, compile=variant.compile, channels_last=variant.channels_last)
             try:
                 torch.compiler.reset()
-                with nullcontext() if variant.triton else kernels.disabled():
+                with nullcontext() if variant.triton else backend.disabled():
                     trainer = make_trainer(config, changed, images, graph=variant.graph)
                     row = time_variant(
                         trainer, warm_up=6, steps=min(steps, trainer.batches), repeats=options.repeats

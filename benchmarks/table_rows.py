@@ -6,10 +6,10 @@ from functools import cache
 from typing import Any
 
 from hcnn import model_config
-from hcnn.augment import Augmentation
-from hcnn.measure import multiply_adds
-from hcnn.networks import NetworkConfig, build
-from hcnn.recipes import Recipe, get_recipe
+from hcnn.bench.timing import multiply_adds
+from hcnn.data.augment import Augmentation
+from hcnn.models.hierarchical import NetworkConfig, build
+from hcnn.training.recipes import Recipe, get_recipe
 
 TRAIN_IMAGES, VALIDATION_IMAGES = 50_000, 5_000
 # Assumed for the estimate, not measured: a tenth of what an H100's tensor cores are said to do in bfloat16, and what

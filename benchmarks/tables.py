@@ -32,12 +32,12 @@ from pathlib import Path
 import torch
 from table_rows import ROWS, VALIDATION_IMAGES, Row, estimate, find
 
-from hcnn import kernels
-from hcnn.allocator import keep_freed_memory
-from hcnn.datasets import ImageSet, Splits, load
-from hcnn.files import ensure_writable, write_atomically, write_json
-from hcnn.networks import build
-from hcnn.runs import (
+from hcnn.data.datasets import ImageSet, Splits, load
+from hcnn.functional import backend
+from hcnn.models.hierarchical import build
+from hcnn.runs.allocator import keep_freed_memory
+from hcnn.runs.interrupts import Interrupted
+from hcnn.runs.train import (
     CONFIG,
     METRICS,
     RESULT,
@@ -52,9 +52,9 @@ from hcnn.runs import (
     summarize_seeds,
     train_run,
 )
-from hcnn.signals import Interrupted
-from hcnn.teaching import get_teaching
-from hcnn.training import Progress, Trainer, predict_logits
+from hcnn.storage.atomic import ensure_writable, write_atomically, write_json
+from hcnn.training.distillation.config import get_teaching
+from hcnn.training.trainer import Progress, Trainer, predict_logits
 
 _TINY = {"width": 4, "rank": 4, "attribute_support": (3, 3), "depth": 6, "downsample": (3, 5)}
 
@@ -168,7 +168,7 @@ def collect(run: Path, target: Path, command: str) -> None:
 
 def draw_curves(folder: Path) -> list[Path]:
     """Draw curves.png beside each metrics.jsonl below a folder that has none; ImportError without matplotlib."""
-    from hcnn.pictures import learning_curves
+    from hcnn.plotting import learning_curves
 
     missing = [log.with_name("curves.png") for log in sorted(folder.rglob(METRICS))]
     missing = [path for path in missing if not path.exists()]
@@ -304,7 +304,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.curves:
             print(*draw_curves(options.curves), sep="\n")
             return 0
-        with kernels.disabled() if options.no_kernels else nullcontext():
+        with backend.disabled() if options.no_kernels else nullcontext():
             return run_row(options.row, options)
     except (ValueError, OSError, MemoryError, ImportError) as error:
         print(f"tables: {error}", file=sys.stderr)

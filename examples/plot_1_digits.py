@@ -20,12 +20,12 @@ import matplotlib.pyplot as plt
 import torch
 
 import hcnn
-from hcnn.datasets import load
+from hcnn.data.datasets import load
 from hcnn.explore import invariant_arrays
 from hcnn.export import export_program
-from hcnn.recipes import get_recipe
-from hcnn.runs import fit_preprocessing
-from hcnn.training import Trainer, accuracy
+from hcnn.runs.train import fit_preprocessing
+from hcnn.training.recipes import get_recipe
+from hcnn.training.trainer import Trainer, accuracy
 
 torch.set_num_threads(1)  # arrays this small gain nothing from more
 torch.manual_seed(0)

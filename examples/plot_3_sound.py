@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hcnn
-from hcnn.frontends import LogFrequency
-from hcnn.networks import Readout
+from hcnn.layers.log_frequency import LogFrequency
+from hcnn.models.hierarchical import Readout
 
 torch.set_num_threads(1)  # arrays this small gain nothing from more
 

@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hcnn
-from hcnn.datasets import load
-from hcnn.runs import fit_preprocessing
-from hcnn.training import accuracy
+from hcnn.data.datasets import load
+from hcnn.runs.train import fit_preprocessing
+from hcnn.training.trainer import accuracy
 
 torch.set_num_threads(1)  # arrays this small gain nothing from more
 
@@ -148,6 +148,6 @@ for row, (name, digits) in zip(axes, rows.items(), strict=True):
 # What else to know
 # -----------------
 # - The block's attributes must divide one another; their product is the number of channels.
-# - Statistics over several processes: ``hcnn.normalization.synchronize(model, group)``, in place of ``SyncBatchNorm``.
+# - Statistics over several processes: ``hcnn.layers.normalization.synchronize(model, group)``, in place of ``SyncBatchNorm``.
 # - Under ``torch.func`` in training mode, pass the buffers as arguments of the transformed function, for running statistics move in
 #   place, as in any batch normalization; per-sample gradients are meant for evaluation mode.

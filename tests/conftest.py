@@ -17,7 +17,7 @@ class Zygote:
     LOOP = """
         import json, os, sys, traceback
         import torch
-        from hcnn import checkpoints, files, weights
+        from hcnn.storage import checkpoints, atomic as files, safetensors as weights
         torch.set_num_threads(1)
         for line in sys.stdin:
             if (pid := os.fork()) == 0:

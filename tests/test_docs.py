@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import hcnn
-from hcnn.datasets import load
-from hcnn.recipes import get_recipe
-from hcnn.runs import RunSettings, train_run
+from hcnn.data.datasets import load
+from hcnn.runs.train import RunSettings, train_run
+from hcnn.training.recipes import get_recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(

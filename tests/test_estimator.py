@@ -16,7 +16,7 @@ from sklearn.preprocessing import MinMaxScaler
 from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator
 
-from hcnn import datasets
+from hcnn.data import datasets
 from hcnn.estimator import HCNNClassifier
 
 TINY = {"width": 4, "depth": 4, "rank": 4, "downsample": ()}

@@ -12,12 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from hcnn import cli, datasets
+from hcnn import cli
+from hcnn.data import datasets
 from hcnn.export import export_safetensors
-from hcnn.networks import HierarchicalCNNConfig
+from hcnn.models.hierarchical import HierarchicalCNNConfig
 from hcnn.prediction import Source, open_network, read_input
-from hcnn.recipes import get_recipe
-from hcnn.runs import RunSettings, load_run, train_run
+from hcnn.runs.train import RunSettings, load_run, train_run
+from hcnn.training.recipes import get_recipe
 
 TINY = HierarchicalCNNConfig(channels=1, width=4, rank=2, depth=4, attribute_support=(3, 3), downsample=())
 

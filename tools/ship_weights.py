@@ -5,10 +5,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from hcnn.networks import model_config
-from hcnn.runs import CONFIG, RESULT, WEIGHTS, load_run
+from hcnn.models.hierarchical import model_config
+from hcnn.runs.train import CONFIG, RESULT, WEIGHTS, load_run
 
-PACKAGE = Path(__file__).resolve().parents[1] / "src" / "hcnn" / "pretrained"
+PACKAGE = Path(__file__).resolve().parents[1] / "src" / "hcnn" / "models" / "pretrained"
 
 
 def main(run: str, name: str) -> None:

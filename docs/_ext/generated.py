@@ -13,10 +13,10 @@ import torch
 from sphinx.application import Sphinx
 
 import hcnn
-from hcnn.compare import load_throughput, make_rows, read_results, write_comparison
+from hcnn.bench.comparison import load_throughput, make_rows, read_results, write_comparison
 from hcnn.functional import placement
-from hcnn.functional.spectral import spectral_multiply_adds
-from hcnn.summary import summarize
+from hcnn.functional.attribute_conv.spectral import spectral_multiply_adds
+from hcnn.models.summary import summarize
 
 FIRST = ["functional", "layers", "blocks", "networks", "frontends", "folded", "normalization", "summary", "testing"]
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?://|#)([^)\s]+)\)")

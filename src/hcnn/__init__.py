@@ -8,10 +8,10 @@ Example:
 
 """
 
-from hcnn.blocks import AttributeBlock
 from hcnn.functional import attribute_conv, marginal, patch_moments, translate
-from hcnn.layers import AttributeConv, FactorizedConv
-from hcnn.networks import (
+from hcnn.layers.block import AttributeBlock
+from hcnn.layers.factorized import AttributeConv, FactorizedConv
+from hcnn.models.hierarchical import (
     AttributeArray,
     HierarchicalCNN,
     HierarchicalCNNConfig,

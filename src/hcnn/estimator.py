@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hcnn.datasets import stratified_split
+from hcnn.data.datasets import stratified_split
 from hcnn.functional import marginal
-from hcnn.networks import AttributeNetwork, HierarchicalCNNConfig, build, model_config
-from hcnn.recipes import Recipe, get_recipe
-from hcnn.training import Preprocessing, Trainer, predict_logits
+from hcnn.models.hierarchical import AttributeNetwork, HierarchicalCNNConfig, build, model_config
+from hcnn.training.recipes import Recipe, get_recipe
+from hcnn.training.trainer import Preprocessing, Trainer, predict_logits
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
@@ -25,7 +25,7 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError("hcnn.estimator needs scikit-learn: pip install 'hcnn[sklearn]'") from error
 
-_VALIDATION = 4  # a stream of random numbers of its own, see hcnn.datasets
+_VALIDATION = 4  # a stream of random numbers of its own, see hcnn.data.datasets
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
             hcnn_small_cifar10.
         network: fields of its configuration to replace, for example ``{"width": 16}``.
         image_shape: for X of two axes: (height, width), (channels, height, width), or "row" for one row of any length.
-        recipe: a named recipe, or a `hcnn.recipes.Recipe`.
+        recipe: a named recipe, or a `hcnn.training.recipes.Recipe`.
         epochs: instead of the recipe's.
         batch_size: instead of the recipe's; never more than the training images.
         lr: instead of the recipe's.

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hcnn import runs
+from hcnn.bench.timing import inference_network
+from hcnn.data.image_files import SUFFIXES, read_image
 from hcnn.export.folded_weights import WEIGHTS as FOLDED
 from hcnn.export.folded_weights import load_folded
-from hcnn.images import SUFFIXES, read_image
-from hcnn.measure import inference_network
-from hcnn.pretrained import load_named
+from hcnn.models.pretrained import load_named
+from hcnn.runs import train as runs
 
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
 
@@ -51,7 +51,7 @@ def open_network(where: Path) -> runs.Run:
     """Load a run folder, a model whose weights lie in the package, or folded weights that `hcnn export` wrote.
 
     Args:
-        where: a folder, a safetensors file, or a name of `hcnn.pretrained.list_pretrained`.
+        where: a folder, a safetensors file, or a name of `hcnn.models.pretrained.list_pretrained`.
 
     Returns:
         The network with its preprocessing; `config` is empty for folded weights, which keep no record of the run.

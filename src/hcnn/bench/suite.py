@@ -11,15 +11,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from hcnn.allocator import keep_freed_memory
 from hcnn.bench.machine import measure_limits
 from hcnn.bench.memory import peak_of_step
+from hcnn.bench.timing import inference_network
 from hcnn.bench.two_step import TwoStepNetwork
-from hcnn.layers import AttributeLayer
-from hcnn.measure import inference_network
-from hcnn.networks import AttributeNetwork, create_model, list_models
-from hcnn.runs import commit, hardware
-from hcnn.summary import summarize
+from hcnn.layers.factorized import AttributeLayer
+from hcnn.models.hierarchical import AttributeNetwork, create_model, list_models
+from hcnn.models.summary import summarize
+from hcnn.runs.allocator import keep_freed_memory
+from hcnn.runs.train import commit, hardware
 
 
 @dataclass(frozen=True)

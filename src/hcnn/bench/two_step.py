@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hcnn.functional import marginal, pad_spatial
-from hcnn.layers import AttributeConv, FactorizedConv
-from hcnn.networks import AttributeNetwork
+from hcnn.layers.factorized import AttributeConv, FactorizedConv
+from hcnn.models.hierarchical import AttributeNetwork
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 

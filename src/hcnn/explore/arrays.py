@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hcnn.datasets import ImageSet
+from hcnn.data.datasets import ImageSet
 from hcnn.explore.sources import AttributeSource, Position, Source
-from hcnn.files import RunLock, StrPath, ensure_writable, write_json
-from hcnn.networks import AttributeNetwork
-from hcnn.training import Preprocessing
+from hcnn.models.hierarchical import AttributeNetwork
+from hcnn.storage.atomic import RunLock, StrPath, ensure_writable, write_json
+from hcnn.training.trainer import Preprocessing
 
 INDEX, LOGITS = "index.json", "logits.npy"
 _FORMAT = "hcnn-arrays-1"

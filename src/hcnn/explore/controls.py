@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hcnn.explore.sources import Move, Position, Source, at_position, attribute_dim, weights_digest
-from hcnn.networks import AttributeNetwork, build
+from hcnn.models.hierarchical import AttributeNetwork, build
 
 
 @dataclass(frozen=True, eq=False)

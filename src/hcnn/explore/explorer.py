@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hcnn import datasets
-from hcnn.datasets import ImageSet
+from hcnn.data import datasets
+from hcnn.data.datasets import ImageSet
 from hcnn.explore import shifts
 from hcnn.explore.arrays import Arrays, build_arrays, invariant_arrays
 from hcnn.explore.neighbours import Engine, Neighbours, Space
 from hcnn.explore.sources import AttributeSource, Position, attribute_dim
-from hcnn.files import StrPath
-from hcnn.networks import AttributeNetwork
-from hcnn.pretrained import load_named
-from hcnn.runs import Run
+from hcnn.models.hierarchical import AttributeNetwork
+from hcnn.models.pretrained import load_named
+from hcnn.runs.train import Run
+from hcnn.storage.atomic import StrPath
 
 Query = int | Tensor
 Moves = Sequence[Mapping[str, float]]
@@ -235,7 +235,7 @@ def open_explorer(
 
     Args:
         run: a run folder, or a model whose trained weights lie in the package.
-        data: the data base, as `hcnn.datasets.load` takes it: its training images; the run's own data by default.
+        data: the data base, as `hcnn.data.datasets.load` takes it: its training images; the run's own data by default.
         data_dir: where data sets lie.
         folder: where the arrays are kept; ``arrays-POSITION`` in the run folder if None.
         position: "centre" or "mean", as for `hcnn.explore.invariant_arrays`.

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from hcnn.explore.explorer import Explorer
-from hcnn.pictures import pyplot, save
+from hcnn.plotting import pyplot, save
 
 SAME, OTHER = "#0072b2", "#d55e00"  # told apart by all kinds of colour vision, and by the class names above
 

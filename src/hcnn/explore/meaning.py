@@ -10,7 +10,7 @@ from hcnn.explore import shifts
 from hcnn.explore.properties import Property, changed_inputs
 from hcnn.explore.sources import Position, Source, attribute_dim
 from hcnn.explore.statistics import Bootstrap
-from hcnn.training import Preprocessing
+from hcnn.training.trainer import Preprocessing
 
 STEP, REACH = 0.25, 3 / 8
 

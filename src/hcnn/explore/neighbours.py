@@ -13,7 +13,7 @@ from torch import Tensor
 from hcnn.explore import shifts
 from hcnn.explore.arrays import Arrays
 from hcnn.explore.sources import attribute_dim
-from hcnn.files import write_atomically
+from hcnn.storage.atomic import write_atomically
 
 Engine = Literal["torch", "faiss"]
 _SPARE = 16  # candidates beyond k that are measured exactly

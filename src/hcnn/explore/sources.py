@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hcnn.functional import marginal
-from hcnn.networks import AttributeNetwork
+from hcnn.models.hierarchical import AttributeNetwork
 
 Position = Literal["centre", "mean"]
 Move = Callable[[Tensor], Tensor]

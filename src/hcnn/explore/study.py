@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hcnn.datasets import ImageSet, stratified_split
+from hcnn.data.datasets import ImageSet, stratified_split
 from hcnn.explore.arrays import Arrays, build_arrays, invariant_arrays
 from hcnn.explore.controls import untrained_like
 from hcnn.explore.explorer import Explorer
@@ -29,7 +29,7 @@ from hcnn.explore.sources import AttributeSource, Source
 from hcnn.explore.statistics import Bootstrap, Questions
 from hcnn.explore.tables import Row, Say, consistency_table, flatness_table, path_table
 from hcnn.explore.verdicts import property_table
-from hcnn.files import StrPath, strict_json, write_atomically
+from hcnn.storage.atomic import StrPath, strict_json, write_atomically
 
 _CONTROL_IMAGES = 1000  # that the untrained network's normalizations see
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from hcnn.explore.study import Study
 from hcnn.explore.tables import CHANGE, Row
-from hcnn.pictures import pyplot, save
+from hcnn.plotting import pyplot, save
 
 # Okabe and Ito's colours, told apart by all kinds of colour vision; line styles differ too.
 _COLOURS = {"trained": "#0072b2", "shuffled": "#d55e00", "untrained": "#666666"}

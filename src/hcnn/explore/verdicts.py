@@ -13,7 +13,7 @@ from hcnn.explore.shifts import shuffled_orders
 from hcnn.explore.sources import Position, Source
 from hcnn.explore.statistics import Bootstrap
 from hcnn.explore.tables import Say
-from hcnn.training import Preprocessing
+from hcnn.training.trainer import Preprocessing
 
 Row = dict[str, Any]
 Cell = tuple[int, str, str]  # depth, attribute, property

@@ -7,8 +7,8 @@ from hcnn.export.c_source import CSource, c_source, export_c
 from hcnn.export.folded_weights import export_safetensors, load_folded
 from hcnn.export.int8 import int8_bytes
 from hcnn.export.onnx_file import export_onnx, onnx_runner
-from hcnn.export.plain import PlainNetwork
-from hcnn.export.program import export_program
+from hcnn.export.plain_network import PlainNetwork
+from hcnn.export.torch_program import export_program
 
 __all__ = [
     "CSource",

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hcnn.export.checks import check_outputs
-from hcnn.export.plain import PlainLayer, PlainNetwork
-from hcnn.files import StrPath, write_atomically
-from hcnn.networks import AttributeNetwork
-from hcnn.training import Preprocessing
+from hcnn.export.parity import check_outputs
+from hcnn.export.plain_network import PlainLayer, PlainNetwork
+from hcnn.models.hierarchical import AttributeNetwork
+from hcnn.storage.atomic import StrPath, write_atomically
+from hcnn.training.trainer import Preprocessing
 
 FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-O2")
 

@@ -4,11 +4,11 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from hcnn import files
-from hcnn.networks import AttributeNetwork, build
-from hcnn.runs import network_config, network_kind, preprocessing_of
-from hcnn.training import Preprocessing
-from hcnn.weights import load_weights, match_state, save_weights
+from hcnn.models.hierarchical import AttributeNetwork, build
+from hcnn.runs.train import network_config, network_kind, preprocessing_of
+from hcnn.storage import atomic as files
+from hcnn.storage.safetensors import load_weights, match_state, save_weights
+from hcnn.training.trainer import Preprocessing
 
 FORMAT = "hcnn-folded-1"
 WEIGHTS, CARD = "model.safetensors", "README.md"
@@ -21,7 +21,7 @@ def export_safetensors(folder: files.StrPath, model: AttributeNetwork, preproces
         folder: made if missing.
         model: a trained network; folded here if it is not yet.
         preprocessing: goes into the file's metadata, as the configuration does.
-        card: Markdown, see `hcnn.card.model_card`.
+        card: Markdown, see `hcnn.export.model_card.model_card`.
 
     Returns:
         SHA-256 of the weights' file.

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from hcnn.export.checks import needs
 from hcnn.export.onnx_file import onnx_bytes
-from hcnn.export.plain import PlainLayer, PlainNetwork
-from hcnn.networks import AttributeNetwork
-from hcnn.training import Preprocessing
+from hcnn.export.parity import needs
+from hcnn.export.plain_network import PlainLayer, PlainNetwork
+from hcnn.models.hierarchical import AttributeNetwork
+from hcnn.training.trainer import Preprocessing
 
 CALIBRATION_IMAGES = 256
 

@@ -7,6 +7,9 @@ One grammar of axes holds throughout the package::
 Nothing here owns a parameter or keeps state between calls.
 """
 
+from hcnn.functional.attribute_conv.conv import Method, attribute_conv, choose_method, choose_plus_method, conv_matrix
+from hcnn.functional.attribute_conv.dense import bands, dense_weight, placement
+from hcnn.functional.attribute_conv.spectral import plus_transforms
 from hcnn.functional.axes import (
     BOUNDARIES,
     Boundary,
@@ -17,10 +20,7 @@ from hcnn.functional.axes import (
     per_axis,
     translate,
 )
-from hcnn.functional.conv import Method, attribute_conv, choose_method, choose_plus_method, conv_matrix
-from hcnn.functional.dense import bands, dense_weight, placement
-from hcnn.functional.moments import patch_moments
-from hcnn.functional.spectral import plus_transforms
+from hcnn.functional.patch_moments.dispatch import patch_moments
 
 __all__ = [
     "BOUNDARIES",

@@ -1,0 +1,102 @@
+"""The picture of the comparison: accuracy against parameters and against multiply-adds. Needs matplotlib."""
+
+from pathlib import Path
+from typing import Any
+
+from hcnn import plotting as pictures
+from hcnn.bench.comparison import SHORT, Row
+
+_PRINTED, _OURS = "#999999", "#0072b2"
+_Point = tuple[float, float, str]
+_PLACES = tuple(
+    (dx * far, dy * far, ha, va)
+    for far in (1, 2, 3)
+    for dx, dy, ha, va in (
+        (7, 0, "left", "center"), (-7, 0, "right", "center"), (0, 7, "center", "bottom"), (0, -7, "center", "top"),
+        (6, 6, "left", "bottom"), (6, -6, "left", "top"), (-6, 6, "right", "bottom"), (-6, -6, "right", "top"),
+    )
+)  # fmt: skip
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Draw CIFAR-10: what is published and our full runs above, our short runs below, each on its own scale.
+
+    Bars are the sample deviation over seeds.
+
+    Args:
+        rows: as `hcnn.bench.comparison.make_rows` gives them.
+        path: the PNG to write.
+    """
+    pyplot = pictures.pyplot()
+    short = [row for row in rows if row.data == "cifar10" and row.images < SHORT]
+    full = [row for row in rows if row.data == "cifar10" and row.images >= SHORT]
+    printed = list({row.system.title: row for row in rows if row.system.cifar10 is not None}.values())
+    tall = 2 if short else 1
+    figure, grid = pyplot.subplots(tall, 2, figsize=(11, 4.6 * tall), layout="constrained", squeeze=False)
+    named: list[tuple[Any, list[_Point]]] = []
+    for column, (what, field) in enumerate(
+        (("parameters to be stored", "stored"), ("multiply-adds of an image", "multiply_adds"))
+    ):
+        axes = grid[0][column]
+        theirs = [(getattr(r, field), r.system.cifar10 or 0.0, _name(r)) for r in printed]
+        ours = [(getattr(r, field), r.mean, _name(r)) for r in full]
+        _points(axes, theirs, _PRINTED, "published", "o")
+        _points(axes, ours, _OURS, "ours", "D")
+        _spreads(axes, full, field)
+        named.append((axes, theirs + ours))
+        axes.set(title="CIFAR-10, published" + (" and ours" if full else "; ours not yet trained"))
+        if short:
+            below = grid[1][column]
+            points = [(getattr(r, field), r.mean, _name(r)) for r in short]
+            named.append((below, points))
+            seen = sorted({f"{r.images:,}" for r in short})
+            _points(below, points, _OURS, "ours, short", "D")
+            _spreads(below, short, field)
+            below.set(title=f"Short runs, not reproductions: {', '.join(seen)} images seen")
+        for one in grid[:, column]:
+            one.set(xscale="log", xlabel=what, ylabel="accuracy, %")
+            one.margins(x=0.22, y=0.12)
+            one.spines[["top", "right"]].set_visible(False)
+            if one.get_legend_handles_labels()[0]:
+                one.legend(frameon=False, loc="lower right")
+    for axes, points in named:
+        _name_points(figure, axes, points)
+    pictures.save(figure, path)
+
+
+def _name(row: Row) -> str:
+    return row.system.title.split(",")[0] + (" taught" if row.system.taught else "")
+
+
+def _points(axes: Any, points: list[_Point], colour: str, label: str, marker: str) -> None:
+    if points:
+        axes.scatter(
+            [x for x, _, _ in points], [y for _, y, _ in points], c=colour, marker=marker, label=label, zorder=3
+        )
+
+
+def _spreads(axes: Any, rows: list[Row], field: str) -> None:
+    """A bar of one sample deviation over seeds to either side, where there is more than one."""
+    for row in rows:
+        if row.spread is not None:
+            axes.errorbar(getattr(row, field), row.mean, row.spread, ecolor=_OURS, alpha=0.4, capsize=2)
+
+
+def _name_points(figure: Any, axes: Any, points: list[_Point]) -> None:
+    """Write each point's name at the first place around it, within the axes, that covers no other name and no point."""
+    from matplotlib.transforms import Bbox
+
+    figure.canvas.draw()
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in axes.transData.transform([p[:2] for p in points])]
+    inside = axes.get_window_extent()
+    for x, y, title in sorted(points):
+        for dx, dy, ha, va in _PLACES:
+            text = axes.annotate(
+                title, (x, y), xytext=(dx, dy), textcoords="offset points", fontsize=7, ha=ha, va=va
+            )  # fmt: skip
+            box = text.get_window_extent()
+            free = inside.x0 < box.x0 and box.x1 < inside.x1 and not any(box.overlaps(other) for other in taken)
+            if free or (dx, dy, ha, va) == _PLACES[-1]:
+                taken.append(box)
+                break
+            text.remove()

@@ -1,0 +1,81 @@
+"""What `hcnn train FOLDER` does where nothing was said: image size, network, batch size, epochs, validation images."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hcnn.data.image_files import height_and_width, survey_folder
+from hcnn.models.hierarchical import suited_recipe
+from hcnn.training.recipes import Recipe, get_recipe
+
+SMALLEST, LARGEST, SHARED_AT_MOST = 8, 32, 64
+_STEPS, _EPOCHS_AT_MOST = 1000, 200
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Defaults for a folder of images.
+
+    Attributes:
+        image_size: (height, width) that the images are brought to.
+        model: the named network.
+        recipe: how to train it.
+        recipe_name: the recipe that it was made from.
+        validation: training images to set aside.
+        reason: a sentence for the user.
+    """
+
+    image_size: tuple[int, int]
+    model: str
+    recipe: Recipe
+    recipe_name: str
+    validation: int
+    reason: str
+
+
+def suggest(folder: Path, image_size: int | None = None, model: str | None = None) -> Suggestion:
+    """Look at a folder of images and choose what was not said.
+
+    If all files have one size of at most 64 pixels a side, it is kept. Else the images become squares of the median
+    shorter side, rounded down to a multiple of 8, between 8 and 32: the sizes that the named networks were made for.
+    Up to 16 pixels the network is hcnn_digits, above hcnn_small_cifar10. Few images get smaller batches and more
+    epochs, towards 1,000 steps. A folder without validation and test images has a fifth of its images set aside.
+
+    Args:
+        folder: as `hcnn.data.datasets.load` takes it.
+        image_size: the side of the images, if it was said.
+        model: the named network, if it was said.
+
+    Returns:
+        The choice.
+
+    Raises:
+        ValueError: if the layout of the folder is another, or nothing has the model's name.
+
+    """
+    survey = survey_folder(folder)
+    shorter = sorted(min(pair) for pair in survey.sizes)
+    median = shorter[len(shorter) // 2] if shorter else LARGEST
+    shared = survey.sizes[0] if len(set(survey.sizes)) == 1 else None
+    if size := height_and_width(image_size):
+        chosen, why = size, "as asked for"
+    elif shared and min(shared) >= SMALLEST and max(shared) <= SHARED_AT_MOST:
+        chosen, why = shared, "as they are"
+    else:
+        side = min(max(median // 8 * 8, SMALLEST), LARGEST)
+        chosen, why = (side, side), f"shorter side {median} in the median; --image-size changes it"
+    small = max(chosen) <= 16
+    model = model or ("hcnn_digits" if small else "hcnn_small_cifar10")
+    name = suited_recipe(model, "digits" if small else "fast")
+    validation = 0 if survey.has_other_splits else min(survey.images // 5, survey.images - survey.classes)
+    recipe, train = get_recipe(name), survey.images - validation
+    # At least eight batches an epoch, where there are images for that: normalization and momentum want steps.
+    batch = max(1, min(recipe.batch_size, train // 8 if train >= 16 else train))
+    epochs = min(max(recipe.epochs, math.ceil(_STEPS / max(1, train // batch))), _EPOCHS_AT_MOST)
+    reason = (
+        f"{folder.name}: {survey.images:,} training images of {survey.classes} classes, "
+        f"{'grey' if survey.grey else 'colour'}, brought to {chosen[0]}×{chosen[1]} ({why})"
+    )
+    if validation:
+        reason += f"; {validation:,} set aside for validation"
+    return Suggestion(chosen, model, replace(recipe, batch_size=batch, epochs=epochs), name, validation, reason)

@@ -1,0 +1,1 @@
+"""Image sets from archives, arrays and folders, their splits, and augmentation."""

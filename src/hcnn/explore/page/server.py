@@ -1,0 +1,192 @@
+"""The live page: `views` over HTTP, on this machine unless told otherwise."""
+
+import io
+import re
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from hcnn.data.image_files import read_image
+from hcnn.explore.explorer import Explorer, Query
+from hcnn.explore.page import images as pictures
+from hcnn.explore.page.rate_limit import RateLimit
+from hcnn.explore.page.report import static
+from hcnn.explore.page.views import describe, grid, view
+
+MAX_BYTES = 8 << 20  # of an upload
+MAX_PIXELS = 25_000_000
+_UPLOADS = 64  # kept in memory; the oldest goes first
+_FILES = {  # all that is ever read, by name: no part of a request becomes a path
+    "/": ("index.html", "text/html"),
+    "/style.css": ("style.css", "text/css"),
+    "/view.js": ("view.js", "text/javascript"),
+    "/page.js": ("page.js", "text/javascript"),
+}
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; "
+    "base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class Uploads:
+    """Images that visitors gave, by a random name; in memory only."""
+
+    def __init__(self, explorer: Explorer, kept: int = _UPLOADS) -> None:
+        self.shape, self.kept = explorer.base.images.shape[1:], kept
+        self._images: OrderedDict[str, Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, data: bytes) -> str:
+        """Decode an image, resize and crop it as training images are, and name it.
+
+        Raises:
+            ValueError: if it is no image, damaged, or has too many pixels.
+        """
+        from PIL import Image
+
+        try:
+            with Image.open(io.BytesIO(data)) as opened:  # reads the header only
+                pixels = opened.width * opened.height
+        except Image.DecompressionBombError as error:
+            raise ValueError(f"expected at most {MAX_PIXELS:,} pixels; {error}") from error
+        except Exception as error:
+            raise ValueError("expected a PNG, JPEG or WebP image; the file is none, or damaged") from error
+        if pixels > MAX_PIXELS:
+            raise ValueError(f"expected at most {MAX_PIXELS:,} pixels; got {pixels:,}")
+        image = read_image(data, size=(self.shape[1], self.shape[2]), channels=self.shape[0])
+        name = secrets.token_urlsafe(9)
+        with self._lock:
+            self._images[name] = image
+            if len(self._images) > self.kept:
+                self._images.popitem(last=False)
+        return name
+
+    def get(self, name: str) -> Tensor:
+        """The image of a name; ValueError if it is not there (any more)."""
+        with self._lock:
+            if name not in self._images:
+                raise ValueError("image: this upload is not here any more; give it again")
+            return self._images[name]
+
+
+def make_app(explorer: Explorer, *, requests: RateLimit | None = None, uploads: RateLimit | None = None) -> Any:
+    """The application, for uvicorn or any other ASGI server.
+
+    Args:
+        explorer: the run with its data base.
+        requests: limit on all requests of an address; 200 a second, 1,000 at once by default.
+        uploads: limit on uploads of an address; 1 a second, 8 at once by default.
+
+    Returns:
+        A FastAPI application. Bad input is answered with 4xx and a line that says what was expected.
+
+    Raises:
+        ImportError: without FastAPI; it says which extra to install.
+    """
+    try:
+        from fastapi import FastAPI, Request, Response
+        from fastapi.concurrency import run_in_threadpool
+        from fastapi.responses import JSONResponse
+    except ImportError as error:
+        raise ImportError("hcnn serve needs FastAPI and uvicorn: pip install 'hcnn[serve]'") from error
+    requests, uploads = requests or RateLimit(200, 1000), uploads or RateLimit(1, 8)
+    app = FastAPI(title="hcnn", docs_url=None, redoc_url=None, openapi_url=None)
+    kept, about = Uploads(explorer), describe(explorer)
+
+    def refuse(status: int, text: str) -> Any:
+        return JSONResponse({"error": text}, status_code=status)
+
+    def query(image: str) -> Query:
+        return int(image) if re.fullmatch(r"\d{1,9}", image) else kept.get(image)
+
+    def asked(image: str, depth: int, move: str, axis: str, k: int) -> tuple[Query, dict[str, Any]]:
+        if not 1 <= k <= 20:
+            raise ValueError(f"k: expected 1 to 20 neighbours; got {k}")
+        amounts = _amounts(move)
+        chosen = query(image)
+        axis = axis or next(iter(explorer.attributes(depth)))
+        return chosen, view(explorer, chosen, depth, amounts, axis, k=k)
+
+    @app.exception_handler(ValueError)
+    def _(request: Any, error: ValueError) -> Any:
+        return refuse(400, str(error))
+
+    @app.middleware("http")
+    async def guard(request: Request, call_next: Callable[[Request], Any]) -> Any:
+        client = request.client.host if request.client else "?"
+        if not requests.allows(client):
+            response = refuse(429, "too many requests: wait a moment")
+        else:
+            response = await call_next(request)
+        response.headers.update(_HEADERS)
+        return response
+
+    def sends(name: str, kind: str) -> Callable[[], Any]:
+        return lambda: Response(static(name), media_type=kind)
+
+    for path, (name, kind) in _FILES.items():
+        app.get(path)(sends(name, kind))
+
+    @app.get("/api/about")
+    def _() -> Any:
+        return about
+
+    @app.get("/api/view")
+    def _(image: str, depth: int, move: str = "", axis: str = "", k: int = 6) -> Any:
+        return asked(image, depth, move, axis, k)[1]
+
+    @app.get("/api/grid")
+    def _(image: str, depth: int) -> Any:
+        return grid(explorer, query(image), depth)
+
+    @app.get("/api/view.png")
+    def _(image: str, depth: int, move: str = "", axis: str = "", k: int = 6) -> Any:
+        return Response(pictures.view_png(explorer, *asked(image, depth, move, axis, k)), media_type="image/png")
+
+    @app.get("/api/walk.gif")
+    def _(image: str, depth: int, move: str = "", axis: str = "") -> Any:
+        return Response(pictures.walk_gif(explorer, *asked(image, depth, move, axis, 1)), media_type="image/gif")
+
+    @app.get("/image/{image}.png")
+    def _(image: str) -> Any:
+        headers = {"Cache-Control": "private, max-age=3600"}
+        return Response(explorer.thumbnail(query(image), 1), media_type="image/png", headers=headers)
+
+    @app.post("/api/upload")
+    async def _(request: Request) -> Any:
+        if not uploads.allows(request.client.host if request.client else "?"):
+            return refuse(429, "too many uploads: wait a moment")
+        data = bytearray()
+        async for part in request.stream():
+            data += part
+            if len(data) > MAX_BYTES:
+                return refuse(413, f"expected an image of at most {MAX_BYTES >> 20} MB; it is larger")
+        return {"image": await run_in_threadpool(kept.add, bytes(data))}  # others are answered meanwhile
+
+    return app
+
+
+def _amounts(text: str) -> dict[str, float]:
+    """``v6:1,v7:-0.5`` as amounts per attribute."""
+    amounts: dict[str, float] = {}
+    for part in filter(None, text.split(",")):
+        match = re.fullmatch(r"(v\d{1,3}):(-?\d{1,4}(?:\.\d{1,4})?)", part)
+        if match is None:
+            raise ValueError(f"move: expected attributes with amounts, as v6:1,v7:-0.5; got {part[:40]!r}")
+        amounts[match[1]] = float(match[2])
+    return amounts
+
+
+def warm(explorer: Explorer, say: Callable[[str], None] = lambda text: None) -> None:
+    """Prepare the search at every depth, so that the first visitor does not wait."""
+    for j in explorer.depths:
+        say(f"depth {j}")
+        axis = next(iter(explorer.attributes(j)))
+        view(explorer, 0, j, {axis: 1}, axis)

@@ -1,0 +1,112 @@
+"""Networks on the Hugging Face Hub, or in a folder of its layout: safetensors, config.json, a generated model card."""
+
+from pathlib import Path
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from hcnn.export.model_card import Records, model_card, read_records
+from hcnn.models.hierarchical import AttributeNetwork, build
+from hcnn.runs.train import load_run, network_config, preprocessing_of
+from hcnn.storage.safetensors import load_weights, match_state, save_weights
+
+try:
+    from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
+    from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
+except ModuleNotFoundError as error:
+    if error.name is None or not error.name.startswith("huggingface_hub"):
+        raise
+    raise ImportError("hcnn.export.hub needs huggingface_hub: pip install 'hcnn[hub]'") from error
+
+
+class HubNetwork(nn.Module, PyTorchModelHubMixin):
+    """A trained network with its preprocessing and records, which can be saved, loaded and pushed.
+
+    ``save_pretrained(folder)`` writes model.safetensors, config.json and README.md; ``from_pretrained(folder or id)``
+    reads them; ``push_to_hub(id)`` uploads them. With a folder nothing touches the network. Weights are read from
+    safetensors only: no pickle is opened, and what does not fit is an error.
+
+    Args:
+        run: the contents of a run's config.json: network, preprocessing, recipe, data.
+        result: the contents of its result.json.
+        seeds: the contents of seeds.json, where there are several seeds.
+
+    Shapes:
+        standardized images (b, channels, *u) -> logits (b, classes).
+
+    Example:
+        >>> import tempfile, torch
+        >>> from dataclasses import asdict
+        >>> from hcnn import model_config
+        >>> run = {"network": "HierarchicalCNN", "model": asdict(model_config("hcnn_digits")), "data": "digits",
+        ...        "preprocessing": {"mean": [0.3], "std": [0.4], "size": [8, 8], "classes": list("0123456789")}}
+        >>> model = HubNetwork(run).eval()
+        >>> x = torch.rand(2, 1, 8, 8)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = model.save_pretrained(folder)
+        ...     again = HubNetwork.from_pretrained(folder)
+        >>> bool(torch.equal(again(x), model(x)))
+        True
+
+    """
+
+    def __init__(
+        self, run: dict[str, Any], result: dict[str, Any] | None = None, seeds: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        self.records = Records(run, result or {}, seeds or {})
+        network = build(network_config(run))
+        if not isinstance(network, AttributeNetwork):
+            raise ValueError(f"expected the run of an attribute network; got a {type(network).__name__}")
+        self.network = network
+        self.preprocessing = preprocessing_of(run)
+
+    @classmethod
+    def from_run(cls, folder: Path | str) -> Self:
+        """The network of a run folder.
+
+        Raises:
+            ValueError: as `hcnn.runs.train.load_run` does, and if the network is not an attribute network.
+        """
+        run, records = load_run(Path(folder)), read_records(Path(folder))
+        # Only the last part of a path: where the data lay stays here.
+        config = {**run.config, "data": Path(run.config["data"]).name}
+        model = cls(config, {**records.result, "data": config["data"]} if records.result else None, records.seeds)
+        model.network.load_state_dict(run.model.state_dict())
+        return model.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores of a batch of standardized images; `self.preprocessing.standardize` makes them."""
+        return self.network(x)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The card: architecture, data, recipe, accuracy with seeds, limits."""
+        usage = 'from hcnn.export.hub import HubNetwork\n\nmodel = HubNetwork.from_pretrained("PATH_OR_ID")'
+        return ModelCard(model_card(self.network, self.records, size=self.preprocessing.size, usage=usage))
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_weights(Path(save_directory) / SAFETENSORS_SINGLE_FILE, self.network.state_dict(), {"format": "hcnn-1"})
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, run: Any = None, map_location: str = "cpu", **rest: Any) -> Self:
+        """Mend the mixin's: it reads a pickle where safetensors are missing, and lets keys be missing."""
+        init = {name: rest.pop(name) for name in ("result", "seeds") if name in rest}
+        strict = rest.pop("strict", True)
+        if not strict:
+            raise ValueError("strict: expected True; a network with some weights missing is no trained network")
+        if not isinstance(run, dict):
+            raise ValueError(f"{model_id}: expected config.json with the entry 'run', as save_pretrained writes it")
+        local = Path(model_id) / SAFETENSORS_SINGLE_FILE
+        if Path(model_id).is_dir():
+            if not local.is_file():
+                raise ValueError(f"{model_id}: expected {SAFETENSORS_SINGLE_FILE} in it; other files are never opened")
+        else:
+            local = Path(hf_hub_download(repo_id=model_id, filename=SAFETENSORS_SINGLE_FILE, **rest))
+        try:
+            model = cls(run, **init)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{model_id}: expected a run's configuration in config.json; {error!r}") from error
+        state, _ = load_weights(local)
+        match_state(model.network.state_dict(), state, str(local))
+        model.network.load_state_dict(state)
+        return model.to(map_location).eval()

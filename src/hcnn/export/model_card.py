@@ -1,0 +1,186 @@
+"""Model cards: what a network is, how it was trained, how well it does, what it is not for."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hcnn.models.hierarchical import AttributeNetwork, build, count_parameters
+from hcnn.models.summary import summarize
+from hcnn.runs.train import CONFIG, RESULT
+
+
+@dataclass(frozen=True)
+class Records:
+    """What is known of how a network was trained.
+
+    Attributes:
+        config: the contents of the run's config.json, or {}.
+        result: the contents of its result.json, or {}.
+        seeds: accuracies over several seeds, the contents of seeds.json, or {}.
+    """
+
+    config: dict[str, Any]
+    result: dict[str, Any]
+    seeds: dict[str, Any]
+
+
+def read_records(folder: Path) -> Records:
+    """The records of a run folder; of several seeds too where the folder is one of `hcnn train --seeds`.
+
+    Args:
+        folder: a run folder; what it lacks is left empty.
+
+    Returns:
+        The records.
+    """
+    paths = (folder / CONFIG, folder / RESULT, folder.parent / "seeds.json")
+    found = [json.loads(path.read_text()) if path.is_file() else {} for path in paths]
+    if not folder.name.startswith("seed-"):
+        found[2] = {}
+    return Records(*found)
+
+
+def model_card(model: AttributeNetwork, records: Records, *, size: Sequence[int] | None = None, usage: str = "") -> str:
+    """A model card in Markdown, with the header that the Hugging Face Hub reads.
+
+    Args:
+        model: the network, folded or not.
+        records: of its training; what is missing is said to be unknown.
+        size: spatial size of its images; the architecture table needs it.
+        usage: Python lines that load the network.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> from hcnn import create_model
+        >>> card = model_card(create_model("hcnn_digits"), Records({}, {}, {}), size=(8, 8))
+        >>> "| total | | | 9,168 | 5,022 | 101 | 2.3M |" in card
+        True
+
+    """
+    config, result = records.config, records.result
+    kind = "HCNN(+)" if getattr(model.config, "inner_elu", False) else "HCNN"
+    lines = [
+        "---",
+        "library_name: hcnn",
+        "pipeline_tag: image-classification",
+        "tags: [hcnn, attribute-cnn, image-classification]",
+        "---",
+        "",
+        f"# {kind}, {_data_name(config)}",
+        "",
+        "A hierarchical attribute CNN (Jacobsen, Oyallon, Mallat, Smeulders 2017, arXiv 1703.04140), trained and",
+        "written by the Python package `hcnn`. This card was generated from the records of the run.",
+        "",
+    ]
+    if usage:
+        lines += ["```python", usage, "```", ""]
+    lines += ["## Architecture", "", *_architecture(model, size), ""]
+    lines += ["## Data", "", *_data(config, result), ""]
+    lines += ["## Training", "", *_training(config, result), ""]
+    lines += ["## Accuracy", "", *_accuracy(records), ""]
+    lines += ["## Limits", "", *_limits(model, config, size)]
+    return "\n".join(lines) + "\n"
+
+
+def _architecture(model: AttributeNetwork, size: Sequence[int] | None) -> list[str]:
+    network = build(model.config)
+    counts = count_parameters(network)
+    lines = [
+        f"{counts.trained:,} convolution weights while training, {counts.composed:,} composed for inference; "
+        f"{counts.normalization + counts.logit_scale:,} of normalization and logit scale on top while training.",
+        "",
+    ]
+    if size is None:
+        return lines
+    lines += [
+        "| layer | attributes and space | sizes | trained | composed | norm. | mult-adds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    rows = summarize(network, size)
+    for row in rows:
+        sizes = "×".join(map(str, row.sizes))
+        lines.append(
+            f"| {row.name} | {row.axes} | {sizes} | {row.trained:,} | {row.composed:,} | {row.normalization:,} "
+            f"| {row.multiply_adds / 1e6:,.1f}M |"
+        )
+    total = [sum(getattr(row, name) for row in rows) for name in ("trained", "composed", "normalization")]
+    work = sum(row.multiply_adds for row in rows) / 1e6
+    lines.append(f"| total | | | {total[0]:,} | {total[1]:,} | {total[2]:,} | {work:,.1f}M |")
+    settings = ", ".join(f"{key} {value}" for key, value in vars(model.config).items())
+    return [*lines, "", f"Configuration: {settings}."]
+
+
+def _data_name(config: dict[str, Any]) -> str:
+    """A name, or the last part of a path: where somebody's data lay is nobody else's business."""
+    return Path(config["data"]).name if config else "unknown data"
+
+
+def _data(config: dict[str, Any], result: dict[str, Any]) -> list[str]:
+    if not config:
+        return ["Unknown: the network was saved without the records of a run."]
+    p = config["preprocessing"]
+    shown = ", ".join(str(name) for name in p["classes"][:20])
+    more = f" and {len(p['classes']) - 20} more" if len(p["classes"]) > 20 else ""
+    lines = [
+        f"`{_data_name(config)}`, images of {'×'.join(map(str, p['size']))}, pixels from 0 to 1 standardized by mean "
+        f"{_rounded(p['mean'])} and deviation {_rounded(p['std'])}. SHA-256 of the training set: "
+        + (f"`{config['data_sha256']}`." if "data_sha256" in config else "not recorded."),
+        "",
+        f"Classes: {shown}{more}.",
+    ]
+    counts = [(name, result.get(f"{name}_images")) for name in ("train", "validation", "test")]
+    if any(count for _, count in counts):
+        lines += ["", "Images: " + ", ".join(f"{count:,} {name}" for name, count in counts if count) + "."]
+    return lines
+
+
+def _rounded(values: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{value:.4f}" for value in values) + ")"
+
+
+def _training(config: dict[str, Any], result: dict[str, Any]) -> list[str]:
+    if "recipe" not in config:
+        return ["Unknown."]
+    recipe = dict(config["recipe"])
+    augmentation = recipe.pop("augmentation")
+    lines = ["| setting | value |", "|---|---|"]
+    lines += [f"| {key} | {value} |" for key, value in recipe.items()]
+    lines += [f"| augmentation: {key} | {value} |" for key, value in augmentation.items()]
+    lines += [f"| seed | {config['seed']} |"]
+    if result:
+        versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+        lines += ["", f"{result['seconds']:,.0f} s on {result['hardware']['processor']}; {versions}."]
+    return lines
+
+
+def _accuracy(records: Records) -> list[str]:
+    lines = []
+    for name, text in (("validation", "validation"), ("test", "test"), ("test_flips", "test, mirrored averaged in")):
+        key = "test_accuracy_with_flips" if name == "test_flips" else f"{name}_accuracy"
+        if (value := records.result.get(key)) is None:
+            continue
+        count = records.result["validation_images" if name == "validation" else "test_images"]
+        lines.append(f"- {text}: {value:.2%} of {count:,} images, seed {records.result['seed']}")
+        if over := records.seeds.get(key):
+            spread = f" ± {over['std']:.2%}" if over["std"] is not None else ""
+            lines.append(f"  - over seeds {records.seeds['seeds']}: {over['mean']:.2%}{spread}")
+    if not lines:
+        return ["Not measured: the run had neither a validation nor a test set." if records.result else "Unknown."]
+    return lines if records.seeds else [*lines, "", "One seed: no spread is known."]
+
+
+def _limits(model: AttributeNetwork, config: dict[str, Any], size: Sequence[int] | None) -> list[str]:
+    lines = [
+        "- It knows its classes only, and gives one of them for every image, whatever it shows.",
+        "- Its probabilities were not calibrated, its fairness and its robustness to other cameras not examined.",
+        "- Networks of this kind are small; plain residual networks are more accurate where size does not matter.",
+    ]
+    if size:
+        lines.append(f"- Trained on images of {'×'.join(map(str, size))} only: larger ones must be scaled down to it.")
+    if not config:
+        lines.append("- How it was trained is unknown.")
+    return lines

@@ -1,0 +1,253 @@
+"""A folded network in plain PyTorch operations: what every exported file is made from.
+
+Nothing of the package runs inside: the graph holds convolutions, ELU, sums, means and one gather per layer, so that
+no operator of ours, present or future, reaches a file.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hcnn.functional import Boundary, placement
+from hcnn.layers.folded import FoldedConv, FoldedPlusConv
+from hcnn.models.hierarchical import AttributeNetwork, Readout
+from hcnn.training.trainer import Preprocessing
+
+_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+@dataclass(frozen=True, eq=False)
+class Taps:
+    """A convolution along attributes, written as which tap joins which input to which output.
+
+    Attributes:
+        weight: (k, t, c, *ku), the taps of all attribute axes in one; c is 1 without a channel axis.
+        index: (o, a) int64; the tap between output o and input a, or -1 where there is none.
+    """
+
+    weight: Tensor
+    index: Tensor
+
+
+def flatten_taps(
+    weight: Tensor, sizes: Sequence[int], stride: Sequence[int], boundary: Boundary, *, channel_axis: bool = False
+) -> Taps:
+    """Bring the taps of several attribute axes into one list, each pair of input and output having at most one.
+
+    Where a periodic axis is shorter than the support, the taps that land together are added up first.
+
+    Args:
+        weight: filters (k, *kv, *ku), or (k, c, *kv, *ku) with `channel_axis`.
+        sizes: lengths of the attribute axes of the input.
+        stride: strides along them.
+        boundary: "zeros" or "circular".
+        channel_axis: whether there is an axis of unordered channels.
+
+    Returns:
+        The taps; ``dense[(o, k), (a, c)] = weight[k, index[o, a], c]`` is `hcnn.functional.dense_weight`.
+
+    Example:
+        >>> taps = flatten_taps(torch.tensor([[1.0, 2.0, 3.0]]), [4], [2], "zeros")
+        >>> taps.index
+        tensor([[ 1,  2, -1, -1],
+                [-1,  0,  1,  2]])
+
+    """
+    weight = weight.movedim(1, 1 + len(sizes)) if channel_axis else weight.unsqueeze(1 + len(sizes))  # (k, *kv, c, *ku)
+    index = torch.zeros(1, 1, dtype=torch.int64)
+    count = 1
+    for axis, (size, step) in enumerate(zip(sizes, stride, strict=True), start=1):
+        support = weight.shape[axis]
+        lands = placement(size, support, step, boundary, device=torch.device("cpu"), dtype=torch.float64)  # (o, a, t)
+        if support > size and boundary == "circular":
+            # The output at 0 sees every input once; there the taps that share an input are added up.
+            weight = (weight.double().movedim(axis, -1) @ lands[0].T).movedim(-1, axis).to(weight.dtype)
+            support = size
+            one = (torch.arange(size)[None] - step * torch.arange(size // step)[:, None]) % size
+        else:
+            one = torch.where(lands.sum(-1) > 0, lands.argmax(-1), -1)
+        index = _combine(index, one, support)
+        count *= support
+    return Taps(weight.reshape(len(weight), count, *weight.shape[1 + len(sizes) :]), index)
+
+
+def _combine(outer: Tensor, inner: Tensor, support: int) -> Tensor:
+    """Index of a pair of axes from the indices of each: (o1, a1), (o2, a2) -> (o1·o2, a1·a2)."""
+    both = outer[:, None, :, None] * support + inner[None, :, None, :]
+    both[(outer < 0)[:, None, :, None] | (inner < 0)[None, :, None, :]] = -1
+    return both.reshape(outer.shape[0] * inner.shape[0], -1)
+
+
+class PlainLayer(nn.Module):
+    """One layer of a `PlainNetwork`, (b, a, *u) -> (b, o·k, *u').
+
+    Args:
+        layer: a layer of a folded network.
+        sizes: sizes of the attribute axes of its input, those that it averages out included.
+        compact: keep w and gather the channel matrix from it at each call; else keep the matrix.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    index: Tensor | None
+    h: Tensor
+    shift: Tensor
+
+    def __init__(self, layer: FoldedConv | FoldedPlusConv, sizes: Sequence[int], *, compact: bool) -> None:
+        super().__init__()
+        self.averaged = math.prod(sizes[: layer.averaged])
+        self.circular = layer.boundary == "circular"
+        self.margins = tuple(k // 2 for k in layer.spatial_support)
+        self.stride = tuple(layer.stride[layer.attributes :])
+        convolved, steps = tuple(sizes[layer.averaged :]), layer.stride[: layer.attributes]
+        self.plus = isinstance(layer, FoldedPlusConv)
+        if isinstance(layer, FoldedPlusConv):
+            self.register_buffer("h", layer.h.detach()[:, None].clone())  # (q, 1, *ku)
+            self.register_buffer("shift", layer.shift.detach().clone())
+            pointwise = layer.g.detach().reshape(*layer.g.shape, *[1] * layer.spatial)
+            taps = flatten_taps(pointwise, convolved, steps, layer.boundary, channel_axis=True)
+        else:
+            taps = flatten_taps(
+                layer.weight.detach(), convolved, steps, layer.boundary, channel_axis=layer.channels is not None
+            )
+        self.taps = taps
+        outputs, filters = len(taps.index), len(taps.weight)
+        self.register_buffer("bias", layer.bias.detach().expand(*_split(layer, convolved), filters).reshape(-1).clone())
+        none = taps.weight.new_zeros(filters, 1, *taps.weight.shape[2:])
+        padded = torch.cat([taps.weight, none], 1)  # the last tap stands for none
+        index = torch.where(taps.index < 0, padded.shape[1] - 1, taps.index)
+        self.register_buffer("index", index.flatten().int())
+        self.shape = (outputs * filters, taps.index.shape[1] * taps.weight.shape[2], *taps.weight.shape[3:])
+        self.register_buffer("weight", padded)
+        if not compact:
+            self.weight = self.matrix().contiguous()
+            self.index = None
+
+    def matrix(self) -> Tensor:
+        """The channel matrix (o·k, a, *ku)."""
+        if self.index is None:
+            return self.weight
+        rows = self.weight.index_select(1, self.index)  # (k, o·a, c, *ku)
+        filters, inputs = self.weight.shape[0], self.shape[1]
+        return rows.reshape(filters, -1, inputs, *self.shape[2:]).transpose(0, 1).reshape(self.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute x_j from x_{j-1}, both with their attributes flattened."""
+        conv = _CONV[len(self.stride)]
+        if self.averaged > 1:
+            parts = x.chunk(self.averaged, 1)
+            x = sum(parts[1:], parts[0]) / self.averaged
+        padding = self.margins
+        if self.circular:
+            x, padding = _wrap(x, self.margins), (0,) * len(self.margins)
+        if not self.plus:
+            return F.elu(conv(x, self.matrix(), self.bias, self.stride, padding))
+        inputs = x.shape[1]
+        h = self.h.repeat(inputs, *[1] * (self.h.ndim - 1))
+        z = F.elu(conv(x, h, self.shift.repeat(inputs), self.stride, padding, groups=inputs))  # (b, a·q, *u')
+        return F.elu(conv(z, self.matrix(), self.bias))
+
+
+def _split(layer: FoldedConv | FoldedPlusConv, convolved: Sequence[int]) -> list[int]:
+    return [n // s for n, s in zip(convolved, layer.stride[: layer.attributes], strict=True)]
+
+
+def _wrap(x: Tensor, margins: Sequence[int]) -> Tensor:
+    """Extend the last axes periodically, by slices only, whose sizes stay symbolic."""
+    for offset, margin in enumerate(reversed(margins), start=1):
+        if margin:
+            axis, size = x.ndim - offset, x.shape[-offset]
+            x = torch.cat([x.narrow(axis, size - margin, margin), x, x.narrow(axis, 0, margin)], axis)
+    return x
+
+
+class PlainNetwork(nn.Module):
+    """A folded network whose forward holds plain operations only; inputs are pixels between 0 and 1.
+
+    Args:
+        model: a network; folded here if it is not yet.
+        preprocessing: standardization to put inside; None for a network that takes standardized images.
+        compact: keep the filters w, and gather each layer's channel matrix from them; else keep the matrices.
+
+    Shapes:
+        images (b, channels, *u) -> logits (b, classes).
+
+    Raises:
+        ValueError: if the network is on another device than the CPU, or not in float32.
+
+    Example:
+        >>> from hcnn import create_model
+        >>> model = create_model("hcnn_digits").eval()
+        >>> x = torch.rand(2, 1, 8, 8)
+        >>> bool(torch.allclose(PlainNetwork(model)(x), model(x), atol=1e-4))
+        True
+
+    """
+
+    mean: Tensor
+    std: Tensor
+    scale: Tensor
+    readout_weight: Tensor
+    readout_bias: Tensor
+
+    def __init__(
+        self, model: AttributeNetwork, preprocessing: Preprocessing | None = None, *, compact: bool = True
+    ) -> None:
+        super().__init__()
+        first = next(model.parameters())
+        if first.device.type != "cpu" or first.dtype != torch.float32:
+            raise ValueError(f"export: expected a float32 network on the CPU; got {first.dtype} on {first.device}")
+        folded = model if model.folded else model.fold()
+        self.config = folded.config
+        layers = []
+        for layer, sizes in zip(folded.layers, ((), *folded.attribute_sizes), strict=False):
+            assert isinstance(layer, FoldedConv | FoldedPlusConv)
+            layers.append(PlainLayer(layer, sizes, compact=compact))
+        self.layers = nn.ModuleList(layers)
+        _share_indices(layers)
+        self.newest = folded.attribute_sizes[-1][-1]
+        readout = folded.readout
+        assert isinstance(readout, Readout)
+        self.linear = readout.linear is not None
+        if readout.linear is not None:
+            self.register_buffer("readout_weight", readout.linear.weight.detach().clone())
+            self.register_buffer("readout_bias", readout.linear.bias.detach().clone())
+        elif readout.scale is not None:
+            self.register_buffer("scale", readout.scale.detach().clone())
+        self.standardizes = preprocessing is not None
+        ones = [1] * folded.config.spatial_axes
+        mean, std = (preprocessing.mean, preprocessing.std) if preprocessing else ((0.0,), (1.0,))
+        self.register_buffer("mean", torch.tensor(mean).reshape(-1, *ones))
+        self.register_buffer("std", torch.tensor(std).reshape(-1, *ones))
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores of a batch."""
+        x = (images - self.mean) / self.std if self.standardizes else images
+        for layer in self.layers:
+            x = layer(x)
+        pooled = x.flatten(2).mean(2)  # (b, o·k)
+        if pooled.shape[1] != self.newest:
+            pooled = pooled.reshape(-1, pooled.shape[1] // self.newest, self.newest).mean(1)
+        return F.linear(pooled, self.readout_weight, self.readout_bias) if self.linear else pooled * self.scale
+
+
+def _share_indices(layers: Sequence[PlainLayer]) -> None:
+    """Let layers of equal geometry hold one index table between them."""
+    tables: dict[bytes, Tensor] = {}
+    for layer in layers:
+        if layer.index is not None:
+            layer.index = tables.setdefault(layer.index.numpy().tobytes(), layer.index)
+
+
+def spatial_step(network: PlainNetwork) -> tuple[int, ...]:
+    """The product of all strides, per spatial axis: what the sides of a periodic network's images are multiples of."""
+    steps = [1] * network.config.spatial_axes
+    for layer in network.layers:
+        assert isinstance(layer, PlainLayer)
+        steps = [n * s for n, s in zip(steps, layer.stride, strict=True)]
+    return tuple(steps)

@@ -1,0 +1,1 @@
+"""Convolution along space and attributes, in two exact forms: dense and spectral."""

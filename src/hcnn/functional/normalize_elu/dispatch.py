@@ -1,0 +1,73 @@
+"""Batch normalization followed by ELU, and which form computes it."""
+
+from torch import Tensor
+
+from hcnn.functional.backend import available
+from hcnn.functional.normalize_elu import naive, tiled, triton_op
+
+
+def channel_statistics(y: Tensor, spatial: int) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance per value of the newest attribute, reading y once.
+
+    Args:
+        y: (b, *v, k, *u), channels first or channels last.
+        spatial: number of spatial axes.
+
+    Returns:
+        mean (k,) and variance (k,), float32 or wider.
+
+    Example:
+        >>> channel_statistics(torch.tensor([[[1.0, 3.0], [5.0, 5.0]]]), 1)
+        (tensor([2., 5.]), tensor([1., 0.]))
+
+    """
+    return (triton_op if available(y) else naive).channel_statistics(y, spatial)
+
+
+def normalize_elu(y: Tensor, scale: Tensor, shift: Tensor, spatial: int, average_oldest: bool = False) -> Tensor:
+    """``ELU(scale_k y + shift_k)``, averaged over the oldest attribute if wanted; keeps y only for its gradient.
+
+    Args:
+        y: (b, *v, k, *u), channels first or channels last; the result lies as y does.
+        scale: (k,).
+        shift: (k,).
+        spatial: number of spatial axes.
+        average_oldest: whether to average over axis 1, as the next layer does first, eq. (6).
+
+    Returns:
+        (b, *v, k, *u) without axis 1 if averaged, in the type of y.
+
+    Example:
+        >>> y = torch.tensor([[[[1.0], [-1.0]], [[3.0], [-1.0]]]])       # b v1 k u
+        >>> normalize_elu(y, torch.ones(2), torch.tensor([0.0, 1.0]), 1, average_oldest=True)
+        tensor([[[2.],
+                 [0.]]])
+
+    """
+    return (triton_op if available(y) else naive).normalize_elu(y, scale, shift, spatial, average_oldest)
+
+
+def batch_normalize_elu(
+    y: Tensor, weight: Tensor, bias: Tensor, eps: float, spatial: int, average_oldest: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`channel_statistics` and `normalize_elu` as one batch normalization, whose backward pass is fused too.
+
+    Args:
+        y: (b, *v, k, *u), channels first or channels last.
+        weight: (k,).
+        bias: (k,).
+        eps: added to the variance.
+        spatial: number of spatial axes.
+        average_oldest: whether to average over axis 1.
+
+    Returns:
+        What `normalize_elu` returns; mean and biased variance, for running statistics, without gradient.
+
+    Example:
+        >>> out, mean, variance = batch_normalize_elu(torch.randn(2, 4, 8, 8), torch.ones(4), torch.zeros(4), 1e-5, 2)
+        >>> out.shape, mean.shape
+        (torch.Size([2, 4, 8, 8]), torch.Size([4]))
+
+    """
+    chosen = triton_op if available(y) else tiled if y.device.type == "cpu" else naive
+    return chosen.batch_normalize_elu(y, weight, bias, eps, spatial, average_oldest)

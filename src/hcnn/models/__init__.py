@@ -1,0 +1,1 @@
+"""Networks: hierarchical attribute CNNs, the baselines beside them, and their registry."""

@@ -1,0 +1,132 @@
+"""What the comparators share: a small configuration, a checked forward pass, normalization over all processes."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from hcnn.layers.normalization import batch_statistics, merge_moments, scale_shift, update_running
+
+
+@dataclass(frozen=True)
+class ComparatorConfig:
+    """What every comparator's configuration has.
+
+    Attributes:
+        spatial_axes: of the images.
+        recipes: by which it is trained where nobody names one, in place of `fast` and `digits`.
+        channels: input channels.
+        classes: number of classes.
+    """
+
+    spatial_axes: ClassVar[int] = 2
+    recipes: ClassVar[dict[str, str]] = {}
+
+    channels: int = 3
+    classes: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "classes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected a positive number; got {getattr(self, name)}")
+
+
+class Comparator(nn.Module):
+    """An image network beside HCNN: (b, channels, u1, u2) -> logits (b, classes).
+
+    A subclass builds its layers from `config`, sets `stages` and writes `classify`.
+
+    Args:
+        config: what the network is made from.
+        smallest: the smallest side of an image that its strides and supports let through.
+    """
+
+    stages: tuple[str, ...] = ()  # modules whose outputs hints and attention are taken from, first to last
+
+    def __init__(self, config: Any, smallest: int = 1) -> None:
+        super().__init__()
+        self.config, self.smallest = config, smallest
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Logits of images that were checked."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores of a batch of standardized images.
+
+        Raises:
+            ValueError: if x is no batch of images that the network can take.
+        """
+        name, side = type(self).__name__, self.smallest
+        if x.ndim != 4 or x.shape[1] != self.config.channels or len(x) == 0:
+            raise ValueError(
+                f"{name}: expected images (b, {self.config.channels}, u1, u2), at least one; got shape {tuple(x.shape)}"
+            )
+        if min(x.shape[2:]) < side:
+            raise ValueError(f"{name}: expected images of at least {side}x{side}; got {x.shape[2]}x{x.shape[3]}")
+        if not x.is_floating_point():
+            raise ValueError(f"{name}: expected floating-point values, standardized; got {x.dtype}")
+        return self.classify(x)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d` over all processes, where `hcnn.layers.normalization.synchronize` set a group.
+
+    Example:
+        >>> y = BatchNorm(2)(torch.tensor([[[[1.0]], [[5.0]]], [[[3.0]], [[7.0]]]]))
+        >>> [round(v, 2) for v in y.flatten().tolist()]
+        [-1.0, -1.0, 1.0, 1.0]
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(b, c, u1, u2) -> the same shape."""
+        norm = cast(nn.BatchNorm1d, self)  # the helpers use what both kinds have
+        if getattr(self, "hcnn_group", None) is None or not batch_statistics(norm):
+            return super().forward(input)
+        wide = input.float()
+        variance, mean = torch.var_mean(wide, dim=(0, 2, 3), correction=0)
+        mean, variance, processes = merge_moments(norm, mean, variance)
+        update_running(norm, mean, variance, processes * input.numel() // input.shape[1])
+        scale, shift = scale_shift(norm, mean, variance)
+        return (wide * scale[:, None, None] + shift[:, None, None]).to(input.dtype)
+
+
+def check_downsample(name: str, downsample: tuple[int, ...], last: int, what: str) -> None:
+    """Refuse places of downsampling that do not exist.
+
+    Raises:
+        ValueError: if one is not between 1 and `last`.
+    """
+    if any(not 1 <= place <= last for place in downsample):
+        raise ValueError(f"{name}: downsample: expected {what} between 1 and {last}; got {downsample}")
+
+
+@torch.no_grad()
+def he_initialize(model: nn.Module) -> None:
+    """Normal weights: variance 2 / fan-out for convolutions, 1 / fan-in for linear maps; biases 0 (He et al. 2015)."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def initialize_class_maps(model: nn.Module) -> None:
+    """Weights for ReLUs without normalizations up to the class maps, whose means are the logits.
+
+    Normal weights of variance 1 / fan-in, half of He's, and biases 0, but 1 in the last convolution: a constant added
+    to all logits, which the softmax does not see. From He's weights and without this bias the first steps, at the rates
+    of the publications or of `fast`, bring class maps below zero everywhere. There ReLU has no gradient, and they never
+    come back.
+    """
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    for conv in convolutions:
+        assert conv.bias is not None
+        nn.init.normal_(conv.weight, std=math.prod(conv.weight.shape[1:]) ** -0.5)
+        nn.init.constant_(conv.bias, float(conv is convolutions[-1]))

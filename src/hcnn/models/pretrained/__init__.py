@@ -1,0 +1,84 @@
+"""Trained weights that lie in the package: loaded without a network, checked against their digest."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from hcnn.models.hierarchical import build
+from hcnn.runs.train import Run, load_run, network_config, preprocessing_of
+from hcnn.storage.atomic import StrPath
+from hcnn.storage.safetensors import match_state, parse_safetensors
+from hcnn.training.trainer import Preprocessing
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A named network with its trained weights.
+
+    Attributes:
+        model: in eval mode.
+        preprocessing: how its input is made.
+        card: the records of its training: data, recipe, accuracy, digest.
+    """
+
+    model: Any
+    preprocessing: Preprocessing
+    card: dict[str, Any]
+
+
+def list_pretrained() -> list[str]:
+    """Names of the models whose weights lie in the package."""
+    return sorted(
+        entry.name.removesuffix(".json") for entry in files(__name__).iterdir() if entry.name.endswith(".json")
+    )
+
+
+def load_pretrained(name: str) -> Pretrained:
+    """Load a model's weights from the package.
+
+    Args:
+        name: one of `list_pretrained`.
+
+    Returns:
+        The network in eval mode, its preprocessing and its card.
+
+    Raises:
+        ValueError: if there are no such weights, or the file's digest is not the one on the card.
+    """
+    folder = files(__name__)
+    card_file, weights_file = folder / f"{name}.json", folder / f"{name}.safetensors"
+    if name not in list_pretrained():
+        raise ValueError(
+            f"{name}: no trained weights in this package; there are {', '.join(list_pretrained()) or 'none'}"
+        )
+    card = json.loads(card_file.read_text())
+    data = weights_file.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != card["result"]["weights_sha256"]:
+        raise ValueError(f"{weights_file}: SHA-256 {digest}, expected {card['result']['weights_sha256']}: damaged")
+    state, _ = parse_safetensors(data)
+    model = build(network_config(card["config"]))
+    match_state(model.state_dict(), state, str(weights_file))
+    model.load_state_dict(state)
+    return Pretrained(model.eval(), preprocessing_of(card["config"]), card)
+
+
+def load_named(run: StrPath) -> Run:
+    """A run folder, or a model whose trained weights lie in the package.
+
+    Args:
+        run: a path, or one of `list_pretrained`; a folder of that name comes first.
+
+    Returns:
+        The network with its preprocessing and its configuration.
+
+    Raises:
+        ValueError: if it is neither, or damaged.
+    """
+    if not Path(run).exists() and str(run) in list_pretrained():
+        found = load_pretrained(str(run))
+        return Run(Path(run), found.model, found.preprocessing, found.card["config"])
+    return load_run(Path(run))

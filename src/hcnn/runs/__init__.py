@@ -1,0 +1,1 @@
+"""Run folders: from a configuration to a result, and back."""

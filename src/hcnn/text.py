@@ -1,0 +1,51 @@
+"""Names in messages: suggestions for a misspelt one, and a form of any text that is safe to print on one line."""
+
+import difflib
+import unicodedata
+from collections.abc import Iterable
+
+
+def suggest_name(name: str, known: Iterable[str], count: int = 3) -> str:
+    """A hint for a name that is not known.
+
+    Args:
+        name: what was asked for.
+        known: the names there are.
+        count: how many similar names to offer at most.
+
+    Returns:
+        "did you mean …?" with the most similar names, or "known are …" where none is similar.
+
+    Example:
+        >>> suggest_name("resnet", ["resnet20", "compact"])
+        'did you mean resnet20?'
+        >>> suggest_name("vgg", ["resnet20", "compact"])
+        'known are resnet20, compact'
+
+    """
+    names = [*known]
+    near = difflib.get_close_matches(name, names, n=count)
+    return f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(names)}"
+
+
+def printable(text: str) -> str:
+    r"""Text with every character escaped that could move the cursor, break a line or hide others.
+
+    Class names and file names come from outside. Control and formatting characters (line breaks, terminal escapes,
+    marks that reverse the direction of text) and unpaired surrogates are shown as Python writes them.
+
+    Args:
+        text: any string.
+
+    Returns:
+        The same text on one line, without control characters.
+
+    Example:
+        >>> print(printable("cat\x1b[31m\nred 犬"))
+        cat\x1b[31m\nred 犬
+
+    """
+    return "".join(
+        one if one == " " or unicodedata.category(one)[0] not in "CZ" else one.encode("unicode_escape").decode()
+        for one in text
+    )

@@ -1,0 +1,1 @@
+"""Training a student network with a teacher."""

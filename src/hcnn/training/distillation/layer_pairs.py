@@ -1,0 +1,133 @@
+"""Which layers of a student learn from which of a teacher: modules by name, what they return, how they match."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hcnn.models.baselines import Comparator
+from hcnn.models.hierarchical import AttributeNetwork
+from hcnn.training.distillation.config import Teaching
+
+
+def as_maps(array: Tensor, spatial: int) -> Tensor:
+    """An attribute array (b, *v, *u) as maps (b, c, *u); maps stay as they are."""
+    return array.flatten(1, array.ndim - 1 - spatial)
+
+
+def layer_names(model: nn.Module) -> tuple[str, ...]:
+    """Modules of a network between which hints and attention make sense, first to last."""
+    if isinstance(model, AttributeNetwork):
+        return tuple(f"layers.{index}" for index in range(len(model.layers)))
+    return model.stages if isinstance(model, Comparator) else ()
+
+
+class Recorder:
+    """Keeps what some modules of a network return."""
+
+    def __init__(self, model: nn.Module, names: Sequence[str], who: str) -> None:
+        self.spatial = int(getattr(getattr(model, "config", None), "spatial_axes", 2))
+        self.kept: dict[str, Tensor] = {}
+        modules = dict(model.named_modules())
+        for name in names:
+            if name not in modules or not name:
+                near = difflib.get_close_matches(name, modules, n=3)
+                raise ValueError(
+                    f"pairs: the {who} has no layer {name!r}; did you mean {' or '.join(near or layer_names(model))}?"
+                )
+        self.handles = [modules[name].register_forward_hook(self._hook(name)) for name in dict.fromkeys(names)]
+
+    def _hook(self, name: str) -> Any:
+        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self.kept[name] = as_maps(output, self.spatial)
+
+        return keep
+
+    def close(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+        self.kept.clear()
+
+
+@torch.no_grad()
+def layer_shapes(model: nn.Module, names: Sequence[str], image: Tensor, who: str) -> dict[str, tuple[int, ...]]:
+    """Channels and spatial sizes of some modules' outputs, found by one pass in eval mode.
+
+    Args:
+        model: left in the mode it was in.
+        names: of modules.
+        image: one image (1, c, *u); its values do not matter.
+        who: "student" or "teacher", for the error.
+
+    Returns:
+        (c, *u) by name.
+
+    Raises:
+        ValueError: if there is no module of a name; near ones are suggested.
+    """
+    recorder, training = Recorder(model, names, who), model.training
+    model.eval()(image)
+    shapes = {name: tuple(maps.shape[1:]) for name, maps in recorder.kept.items()}
+    model.train(training)
+    recorder.close()
+    return shapes
+
+
+def find_pairs(
+    student: nn.Module, teacher: nn.Module, image: Tensor, teaching: Teaching
+) -> list[tuple[str, str, tuple[int, ...], tuple[int, ...]]]:
+    """The layers that learn from layers, with the shapes (c, *u) of their maps.
+
+    Args:
+        student: the network that learns.
+        teacher: the one it learns from.
+        image: one image (1, c, *u).
+        teaching: names the pairs, or leaves them to be found.
+
+    Returns:
+        Student's layer, teacher's layer, and the shapes of both; in order of the student's layers if found.
+
+    Raises:
+        ValueError: if a layer is not there, or the maps of a pair cannot be matched.
+    """
+    known_s, known_t = (
+        layer_shapes(model, layer_names(model), image, who)
+        for model, who in ((student, "student"), (teacher, "teacher"))
+    )
+    if not teaching.pairs:
+        last_s, last_t = ({shape[1:]: name for name, shape in known.items()} for known in (known_s, known_t))
+        common = [size for size in last_s if size in last_t]
+        if not common:
+            raise ValueError(
+                f"no layers of one resolution: the student's maps are {_sizes(known_s)}, the teacher's "
+                f"{_sizes(known_t)}; give --pairs STUDENT_LAYER=TEACHER_LAYER, and --match pool or convolve"
+            )
+        return [(last_s[u], last_t[u], known_s[last_s[u]], known_t[last_t[u]]) for u in common]
+    names = [pair.split("=") for pair in teaching.pairs]
+    shapes_s = layer_shapes(student, [s for s, _ in names], image, "student")
+    shapes_t = layer_shapes(teacher, [t for _, t in names], image, "teacher")
+    found = [(s, t, shapes_s[s], shapes_t[t]) for s, t in names]
+    for s, t, (_, *size_s), (_, *size_t) in found:
+        smaller = any(a < b for a, b in zip(size_s, size_t, strict=True))
+        if size_s == size_t or teaching.match == "pool" or (teaching.match == "convolve" and not smaller):
+            continue
+        alike = [name for name, (_, *size) in known_s.items() if size == size_t]
+        ways = ["--match pool averages the larger down to the smaller"]
+        if not smaller and not teaching.attention:
+            ways.append("--match convolve (hints) lets an unpadded convolution take up the difference")
+        raise ValueError(
+            f"pair {s}={t}: the student's maps are {_times(size_s)}, the teacher's {_times(size_t)}, and match is "
+            f"{teaching.match!r}; the student's layers of {_times(size_t)} are {', '.join(alike) or 'none'}; or "
+            + "; ".join(ways)
+        )
+    return found
+
+
+def _sizes(shapes: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(dict.fromkeys(_times(shape[1:]) for shape in shapes.values())) or "not known"
+
+
+def _times(size: Sequence[int]) -> str:
+    return "x".join(map(str, size))

@@ -1,0 +1,107 @@
+"""What a training run needs of `torch.distributed`: joining the group that torchrun made, and averaging."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import safetensors.torch
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hcnn.storage.checkpoints import flatten_state, unflatten_state
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[dist.ProcessGroup | None]:
+    """The group of all processes if torchrun started this one, else None. Left when the block ends.
+
+    Args:
+        device: decides the backend: nccl for CUDA, gloo otherwise.
+
+    Yields:
+        The group, or None for a single process.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield None
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        group = dist.group.WORLD
+        assert group is not None
+        yield group
+    finally:
+        dist.destroy_process_group()
+
+
+def local_device(device: str) -> torch.device:
+    """The device of this process: "cuda" becomes the GPU of its local rank.
+
+    Example:
+        >>> local_device("cpu")
+        device(type='cpu')
+    """
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return torch.device(device)
+
+
+def rank_and_size(group: dist.ProcessGroup | None) -> tuple[int, int]:
+    """Rank in the group and its size; (0, 1) without one."""
+    return (0, 1) if group is None else (group.rank(), group.size())
+
+
+def average_gradients(parameters: Sequence[Tensor], extra: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """Average all gradients over the group in one message, and some numbers with them.
+
+    Args:
+        parameters: with gradients, which are replaced by their averages.
+        extra: (n,) more numbers, such as the loss.
+        group: None leaves everything as it is.
+
+    Returns:
+        The average of `extra`.
+    """
+    if group is None:
+        return extra
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    message = torch.cat([*(g.reshape(-1) for g in gradients), extra.to(gradients[0].dtype)])
+    dist.all_reduce(message, group=group)
+    message /= group.size()
+    start = 0
+    for gradient in gradients:
+        gradient.copy_(message[start : start + gradient.numel()].view_as(gradient))
+        start += gradient.numel()
+    return message[start:]
+
+
+def share(obj: Any, group: dist.ProcessGroup | None, device: torch.device) -> Any:
+    """Give rank 0's state (nested dicts and lists of tensors and numbers) to all processes, without pickle.
+
+    Args:
+        obj: the state; ignored on other ranks.
+        group: None returns `obj`.
+        device: where messages lie, as the backend wants.
+
+    Returns:
+        Rank 0's state, bit for bit.
+    """
+    if group is None:
+        return obj
+    payload = b""
+    if group.rank() == 0:
+        tensors, tree = flatten_state(obj)
+        payload = safetensors.torch.save(
+            {name: value.contiguous().clone() for name, value in tensors.items()}, {"tree": json.dumps(tree)}
+        )
+    length = torch.tensor([len(payload)], device=device)
+    dist.broadcast(length, 0, group=group)
+    message = torch.empty(int(length), dtype=torch.uint8, device=device)
+    if group.rank() == 0:
+        message.copy_(torch.frombuffer(bytearray(payload), dtype=torch.uint8))
+    dist.broadcast(message, 0, group=group)
+    data = message.cpu().numpy().tobytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return unflatten_state(safetensors.torch.load(data), json.loads(header["__metadata__"]["tree"]))

@@ -1,0 +1,143 @@
+"""The optimizers of a recipe, as torch ships them, behind one small interface whose state is plain data."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hcnn.training.recipes import Recipe
+
+
+class RecipeOptimizer:
+    """SGD, AdamW or Muon over a network's parameters, with one learning rate.
+
+    Weights with more than one axis decay; normalizations, biases and the logit scale do not. Muon orthogonalizes
+    matrices, so a filter bank (k, …) is shown to it as a matrix (k, everything else); parameters with fewer than two
+    axes then learn by SGD, at `SIDE_RATE` times Muon's rate.
+
+    Args:
+        model: the network.
+        recipe: names the optimizer and its settings.
+        capturable: `step` takes its rate as a tensor on the device and never waits for it, as a CUDA graph wants.
+
+    Example:
+        >>> model = nn.Linear(2, 2)
+        >>> optimizer = RecipeOptimizer(model, Recipe(optimizer="muon"))
+        >>> model(torch.ones(1, 2)).sum().backward()
+        >>> optimizer.step(0.1)
+        >>> optimizer.zero_grad()
+        >>> model.weight.grad is None
+        True
+    """
+
+    # A Muon step changes a weight matrix by lr in spectral norm; vectors want about the rate plain SGD would take.
+    SIDE_RATE = 2.0
+
+    def __init__(self, model: nn.Module, recipe: Recipe, *, capturable: bool = False) -> None:
+        self.capturable, self._lr = capturable, recipe.lr
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        wide = [p for p in self.parameters if p.ndim > 1]
+        narrow = [p for p in self.parameters if p.ndim <= 1]
+        self._matrices: list[tuple[nn.Parameter, nn.Parameter]] = []
+        sgd: dict[str, Any] = {"momentum": recipe.momentum, "nesterov": recipe.nesterov and recipe.momentum > 0}
+        adam: dict[str, Any] = {"betas": (recipe.momentum, 0.99)}
+        if capturable:  # the fused ones read a rate that is a tensor where it lies
+            sgd["fused"] = adam["fused"] = adam["capturable"] = True
+        decayed: list[dict[str, Any]] = [
+            {"params": wide, "weight_decay": recipe.weight_decay},
+            {"params": narrow, "weight_decay": 0.0},
+        ]
+        if recipe.optimizer == "sgd":
+            self._optimizers: list[torch.optim.Optimizer] = [torch.optim.SGD(decayed, lr=recipe.lr, **sgd)]
+            self._rates = [1.0]
+        elif recipe.optimizer == "adamw":
+            self._optimizers = [torch.optim.AdamW(decayed, lr=recipe.lr, **adam)]
+            self._rates = [1.0]
+        else:
+            self._matrices = [(p, nn.Parameter(p.detach().view(len(p), -1))) for p in wide]  # shares p's memory
+            matrices = [matrix for _, matrix in self._matrices]
+            muon = torch.optim.Muon(
+                matrices,
+                lr=recipe.lr,
+                weight_decay=recipe.weight_decay,
+                momentum=recipe.momentum,
+                nesterov=recipe.nesterov,
+            )
+            self._optimizers = [muon, torch.optim.SGD(narrow, lr=recipe.lr, **sgd)]
+            self._rates = [1.0, self.SIDE_RATE]
+
+    def step(self, lr: float | Tensor) -> None:
+        """Update the parameters from their gradients at this learning rate."""
+        for parameter, matrix in self._matrices:
+            matrix.grad = None if parameter.grad is None else parameter.grad.reshape(matrix.shape)
+        for optimizer, rate in zip(self._optimizers, self._rates, strict=True):
+            if isinstance(lr, Tensor) and isinstance(optimizer, torch.optim.Muon):
+                self._step_muon(optimizer, lr)
+                continue
+            for group in optimizer.param_groups:
+                group["lr"] = lr * rate
+            optimizer.step()
+
+    @torch.no_grad()
+    def _step_muon(self, muon: torch.optim.Muon, lr: Tensor) -> None:
+        """Muon reads its rate on the host, but is linear in it: step at the recipe's rate, then go as far as wanted."""
+        matrices = [matrix.detach() for _, matrix in self._matrices]
+        before = [matrix.clone() for matrix in matrices]
+        muon.param_groups[0]["lr"] = self._lr
+        muon.step()
+        for matrix, old in zip(matrices, before, strict=True):
+            torch.lerp(old, matrix, lr / self._lr, out=matrix)
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        for _, matrix in self._matrices:
+            matrix.grad = None
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """What a checkpoint must hold to go on exactly."""
+        states = [optimizer.state_dict() for optimizer in self._optimizers]
+        for state in states:
+            for group in state["param_groups"]:
+                group["lr"] = float(group["lr"])
+        return states
+
+    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
+        """Go on from `state_dict`."""
+        for optimizer, one in zip(self._optimizers, state, strict=True):
+            optimizer.load_state_dict(one)
+            for group in optimizer.param_groups if self.capturable else ():
+                group |= {"fused": optimizer.defaults.get("fused"), "capturable": optimizer.defaults.get("capturable")}
+
+
+class WeightAverage:
+    """Exponential moving average of a network's floating-point state: ``a ← decay · a + (1 - decay) · w``.
+
+    The average starts as the first state it sees. Running statistics are averaged too, as they belong to the weights.
+
+    Args:
+        model: the network.
+        decay: per step, in [0, 1).
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take in the current weights."""
+        averaged, current = [], []
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                averaged.append(self.state[name])
+                current.append(value)
+            else:
+                self.state[name].copy_(value)
+        torch._foreach_lerp_(averaged, current, 1 - self.decay)  # pyright: ignore[reportPrivateImportUsage]
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a saved `state`."""
+        for name, value in state.items():
+            self.state[name].copy_(value)

@@ -1,0 +1,333 @@
+"""The training loop: plain PyTorch, over images that lie on the training device as bytes.
+
+Everything random derives from (seed, epoch, index of the image), so a run that goes on from a checkpoint, at any
+step, is bit for bit the run that was never interrupted.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hcnn.data.augment import augment, standardize
+from hcnn.data.datasets import epoch_order
+from hcnn.layers.normalization import synchronize
+from hcnn.training.cuda_graph import CapturedStep
+from hcnn.training.distributed import average_gradients, rank_and_size
+from hcnn.training.optimizers import RecipeOptimizer, WeightAverage
+from hcnn.training.recipes import Recipe, learning_rate
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How pixels become the network's input; saved with the weights.
+
+    Attributes:
+        mean: per channel, on the scale 0 … 1.
+        std: per channel.
+        size: spatial size of the images.
+        classes: class names, in the order of the logits.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: tuple[int, ...]
+    classes: tuple[str, ...]
+
+    def standardize(self, images: Tensor) -> Tensor:
+        """uint8 images (b, c, *u) to standardized float32.
+
+        Example:
+            >>> p = Preprocessing((0.5,), (0.25,), (1, 1), ("a", "b"))
+            >>> p.standardize(torch.tensor([[[[255]]]], dtype=torch.uint8))
+            tensor([[[[2.]]]])
+        """
+        return standardize(images, self.mean, self.std)
+
+
+class Diverged(ValueError):
+    """The loss became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is known after a step.
+
+    Attributes:
+        epoch: current epoch, from 1.
+        epochs: how many there are.
+        step: steps done in all.
+        steps: steps there are in all.
+        loss: mean training loss of this epoch so far.
+        accuracy: training accuracy of this epoch so far, a fraction; against the likelier label where images are mixed.
+        images_per_second: since this process began the epoch.
+        seconds_left: estimate for the whole run.
+        epoch_done: the metrics of the epoch that just ended, or None.
+        stop: some process was asked to stop.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    accuracy: float
+    images_per_second: float
+    seconds_left: float
+    epoch_done: dict[str, Any] | None
+    stop: bool
+
+
+class Lesson(Protocol):
+    """What `Trainer` needs of a teacher; see `hcnn.training.distillation.losses.Distillation`."""
+
+    regressors: nn.ModuleList
+
+    def loss(self, x: Tensor, logits: Tensor, label_loss: Tensor, *, epoch: int, progress: float) -> Tensor:
+        """The loss of a batch that the student has just seen."""
+        ...
+
+
+class Trainer:
+    """Trains a network step by step; its whole state can be taken out and put back between any two steps.
+
+    With a process group every process takes an equal, contiguous share of each batch; statistics are taken over the
+    whole batch and gradients averaged, so that the number of processes changes rounding only.
+
+    Args:
+        model: the network, on the device of the images.
+        images: uint8 (n, c, *u).
+        labels: int64 (n,).
+        preprocessing: of the images.
+        recipe: how to train.
+        seed: of order and augmentation, and of dropout where a network has it.
+        group: the processes that train together, or None.
+        graph: record the step as a CUDA graph; only for a single process on a CUDA device.
+        lesson: a teacher; its loss takes the place of the loss against the labels.
+
+    Raises:
+        ValueError: if there are fewer images than one batch, the batch cannot be shared out evenly, or there can be
+            no graph.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        preprocessing: Preprocessing,
+        recipe: Recipe,
+        *,
+        seed: int = 0,
+        group: dist.ProcessGroup | None = None,
+        graph: bool = False,
+        lesson: Lesson | None = None,
+    ) -> None:
+        if graph and (images.device.type != "cuda" or group is not None):
+            raise ValueError(
+                f"graph: expected one process on a CUDA device; got {1 if group is None else group.size()} on "
+                f"{images.device}"
+            )
+        self.rank, self.processes = rank_and_size(group)
+        if len(images) < recipe.batch_size:
+            raise ValueError(f"batch_size: {recipe.batch_size} is more than the {len(images)} training images")
+        if recipe.batch_size % (self.processes * recipe.accumulate):
+            raise ValueError(
+                f"batch_size: {recipe.batch_size} does not divide into {self.processes} processes "
+                f"times {recipe.accumulate} accumulated parts"
+            )
+        self.model, self.images, self.labels = model, images, labels
+        self.preprocessing, self.recipe, self.seed, self.group = preprocessing, recipe, seed, group
+        self.device = images.device
+        synchronize(model, group)
+        self.forward = torch.compile(model) if recipe.compile else model
+        self.graph, self.lesson = graph, lesson
+        self.draws = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+        if graph and (lesson is not None or self.draws):
+            raise ValueError("graph: a step with a teacher or with dropout depends on the host and cannot be recorded")
+        learned = nn.ModuleList([model, lesson.regressors]) if lesson else model
+        self.optimizer = RecipeOptimizer(learned, recipe, capturable=graph)
+        self._captured = CapturedStep(self._compute)
+        # What a step reads from the host beside its images; a graph reads it from here.
+        self._rate, self._stop = (torch.zeros((), device=self.device) for _ in range(2))
+        self.average = WeightAverage(model, recipe.ema) if recipe.ema else None
+        self.batches = len(images) // recipe.batch_size
+        self.steps = self.batches * recipe.epochs
+        self.step = 0
+        self.stop_requested = False
+        # loss · images, hits, images of the epoch so far, over all processes
+        self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        self._order: tuple[int, Tensor] = (-1, labels)
+
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on, as nested dicts and lists of tensors and numbers."""
+        return {
+            "step": self.step,
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else dict(self.average.state),
+            "sums": self.sums,
+            **({"regressors": dict(self.lesson.regressors.state_dict())} if self.lesson else {}),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.step = int(state["step"])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._captured = CapturedStep(self._compute)  # the optimizer's state lies elsewhere now
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.sums.copy_(state["sums"])
+        if self.lesson:
+            self.lesson.regressors.load_state_dict(state["regressors"])
+
+    def result_state(self) -> dict[str, Tensor]:
+        """The weights that the run is about: the moving average if there is one."""
+        return dict(self.model.state_dict()) if self.average is None else dict(self.average.state)
+
+    def run(self) -> Iterator[Progress]:
+        """Train to the end, giving the word back after every step.
+
+        Yields:
+            What is known after each step.
+
+        Raises:
+            Diverged: when the loss is NaN or infinite (looked at every step on a CPU, every 50th on a GPU, where each
+                look waits for it).
+        """
+        self.model.train()
+        start, first, epoch_start, epoch_first = time.perf_counter(), self.step, time.perf_counter(), self.step
+        while self.step < self.steps:
+            epoch, batch = divmod(self.step, self.batches)
+            if batch == 0:
+                self.sums.zero_()
+                epoch_start, epoch_first = time.perf_counter(), self.step
+            rate = learning_rate(self.recipe, self.step, self.steps)
+            numbers = self._train_step(epoch, batch, rate)
+            self.step += 1
+            done = batch + 1 == self.batches
+            if self.device.type == "cpu" or done or self.step % 50 == 0:
+                loss, hits, stop = numbers.tolist()
+                if not math.isfinite(loss) or not math.isfinite(float(self.sums[0])):
+                    raise Diverged(
+                        f"the loss became {loss} at step {self.step} of {self.steps}, learning rate {rate:g}"
+                    )
+                del hits
+            else:
+                stop = 0.0
+            mean_loss, accuracy = (self.sums[:2] / self.sums[2]).tolist() if done or self._looks() else (math.nan, 0.0)
+            now = time.perf_counter()
+            row = {"epoch": epoch + 1, "loss": mean_loss, "train_accuracy": accuracy, "lr": rate} if done else None
+            yield Progress(
+                epoch + 1,
+                self.recipe.epochs,
+                self.step,
+                self.steps,
+                mean_loss,
+                accuracy,
+                (self.step - epoch_first) * self.recipe.batch_size / (now - epoch_start),
+                (now - start) / (self.step - first) * (self.steps - self.step),
+                row,
+                stop > 0,
+            )
+
+    def _looks(self) -> bool:
+        """Whether reading a number off the device is free, or due."""
+        return self.device.type == "cpu" or self.step % 50 == 0
+
+    def _indices(self, epoch: int, batch: int) -> Tensor:
+        if self._order[0] != epoch:
+            self._order = (epoch, epoch_order(len(self.images), self.seed, epoch).to(self.device))
+        size = self.recipe.batch_size
+        share = size // self.processes
+        start = batch * size + self.rank * share
+        return self._order[1][start : start + share]
+
+    def _train_step(self, epoch: int, batch: int, rate: float) -> Tensor:
+        """One step of all processes; returns mean loss, fraction of hits, and whether some process wants to stop.
+
+        The host only issues work: nothing here waits for the device.
+        """
+        self._rate.fill_(rate)
+        self._stop.fill_(float(self.stop_requested))
+        parts = [part for index in self._indices(epoch, batch).chunk(self.recipe.accumulate)
+                 for part in self._inputs(index, epoch)]  # fmt: skip
+        return self._captured(parts) if self.graph else self._compute(parts, rate)
+
+    def _inputs(self, index: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """Augmented images and their targets."""
+        x, targets = augment(
+            self.preprocessing.standardize(self.images[index]),
+            self.labels[index],
+            classes=len(self.preprocessing.classes),
+            augmentation=self.recipe.augmentation,
+            seed=self.seed,
+            epoch=epoch,
+            index=index,
+        )
+        if self.recipe.channels_last and x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        return x, targets
+
+    def _compute(self, parts: list[Tensor], rate: float | None = None) -> Tensor:
+        """From images and targets, in turn, to new weights and the step's numbers; what a graph records."""
+        recipe = self.recipe
+        numbers = torch.zeros(3, device=self.device)
+        numbers[2] = self._stop
+        if self.draws:  # dropout too derives from (seed, step), whatever was drawn before
+            torch.manual_seed((self.seed * self.steps + self.step) * self.processes + self.rank)
+        self.optimizer.zero_grad()
+        for x, targets in zip(parts[::2], parts[1::2], strict=True):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+                logits = self.forward(x)
+            logits = logits.float()
+            loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+            if self.lesson is not None:
+                loss = self.lesson.loss(
+                    x, logits, loss, epoch=self.step // self.batches, progress=self.step / self.steps
+                )
+            (loss / recipe.accumulate).backward()
+            with torch.no_grad():
+                numbers[0] += loss / recipe.accumulate
+                numbers[1] += (logits.argmax(1) == targets.argmax(1)).float().mean() / recipe.accumulate
+        numbers = average_gradients(self.optimizer.parameters, numbers, self.group)
+        self.optimizer.step(self._rate if rate is None else rate)
+        if self.average is not None:
+            self.average.update(self.model)
+        self.sums += torch.stack([numbers[0], numbers[1], torch.ones_like(numbers[0])]).double() * recipe.batch_size
+        return numbers
+
+
+@torch.no_grad()
+def predict_logits(model: nn.Module, images: Tensor, *, batch_size: int = 250, flip: bool = False) -> Tensor:
+    """Logits of standardized images in eval mode, batch by batch.
+
+    Args:
+        model: maps (b, c, *u) to logits; left in the mode it was in.
+        images: (n, c, *u).
+        batch_size: images at a time.
+        flip: average with the logits of the mirrored images (test-time augmentation).
+
+    Returns:
+        (n, classes), float.
+    """
+    training = model.training
+    model.eval()
+    parts = []
+    for part in images.split(batch_size):
+        logits = model(part).float()
+        parts.append((logits + model(part.flip(-1)).float()) / 2 if flip else logits)
+    model.train(training)
+    return torch.cat(parts)
+
+
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor, *, flip: bool = False) -> float:
+    """Fraction of standardized images that are classified correctly."""
+    return (predict_logits(model, images, flip=flip).argmax(1) == labels).float().mean().item()

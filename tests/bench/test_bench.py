@@ -1,0 +1,71 @@
+"""The baseline computes the same network; the report holds what was measured."""
+
+import pytest
+import torch
+
+from hcnn import cli, create_model
+from hcnn.bench import report
+from hcnn.bench.machine import measure_limits
+from hcnn.bench.suite import Case, dense_multiply_adds, race
+from hcnn.bench.two_step import TwoStepNetwork
+from hcnn.models.hierarchical import AttributeNetwork
+
+
+@pytest.mark.parametrize("boundary", ["zeros", "circular"])
+@pytest.mark.parametrize("inner_elu", [False, True])
+def test_two_step_network_is_the_same_network(inner_elu, boundary) -> None:
+    torch.manual_seed(0)
+    model = create_model("hcnn_digits", inner_elu=inner_elu, boundary=boundary).double()
+    assert isinstance(model, AttributeNetwork)
+    baseline = TwoStepNetwork(model).double()
+    x = torch.randn(4, 1, 8, 8).double()
+    for training in (True, False):
+        model.train(training)
+        baseline.train(training)
+        y, z = model(x), baseline(x)
+        torch.testing.assert_close(y, z, rtol=1e-9, atol=1e-9)
+        model.zero_grad()
+        baseline.zero_grad()
+        weights = torch.randn_like(y)
+        ours, theirs = (
+            torch.autograd.grad((out * weights).sum(), [*source.layers.parameters()])
+            for out, source in ((y, model), (z, baseline))
+        )
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
+
+
+def test_report_of_a_small_measurement(tmp_path) -> None:
+    cases = [Case("hcnn_digits", side=8, batch=2, two_step=True), Case("hcnn_digits", side=8, batch=2)]
+    macs = dense_multiply_adds(cases[0])
+    methods = [
+        {**row, "dense_multiply_adds": macs} for train in (False, True) for row in race(cases, train=train, rounds=1)
+    ]
+    growth = [{**methods[1], "axis": axis} for axis in ("K", "side", "J", "batch")]
+    record = {
+        "date": "2026-01-01",
+        "hardware": {"processor": "some processor", "threads": 2},
+        "versions": {"torch": "2", "python": "3"},
+        "commit": None,
+        "freed_memory_kept": False,
+        "default_allocator": methods,
+        "limits": [vars(measure_limits(torch.float32, images=1))],
+        "methods": methods,
+        "memory": [{**methods[1], "bytes": 3e6}],
+        "networks": [{"name": "hcnn_digits", "inference": 5.0, "training": 4.0}],
+        "growth": growth,
+    }
+    text = report.markdown(record)
+    assert f"{methods[1]['images_per_second']:.1f}" in text
+    assert "two-step float32 | 2" in text
+    assert {path.name for path in report.pictures(record, tmp_path)} == {path.name for path in tmp_path.iterdir()}
+
+
+def test_bench_refuses_wrong_options(capsys, tmp_path) -> None:
+    for options, message in (
+        (["--rounds", "0"], "--rounds: expected 1 or more; got 0"),
+        (["--device", "tpu"], "--device: expected cpu or cuda; got tpu"),
+    ):
+        assert cli.main(["bench", *options, "--output", str(tmp_path / "out")]) == 2
+        assert message in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,170 @@
+"""`hcnn compare` over real runs: the table, its files, its picture, and what it says of what it cannot read."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import hcnn
+from hcnn import cli
+from hcnn.bench.comparison import SYSTEMS, csv_text, load_throughput, make_rows, markdown, read_results
+from hcnn.bench.timing import inference_network, measure_throughput
+from hcnn.models.hierarchical import list_models
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    """Two seeds of ResNet-20 and a taught WRN-16-1, trained by the command on small arrays called cifar10."""
+    home = tmp_path_factory.mktemp("comparison")
+    random = np.random.default_rng(0)
+    np.savez(
+        home / "cifar10.npz", images=random.integers(0, 256, (60, 3, 16, 16), dtype=np.uint8),
+        labels=np.arange(60) % 10,
+        test_images=random.integers(0, 256, (20, 3, 16, 16), dtype=np.uint8), test_labels=np.arange(20) % 10,
+    )  # fmt: skip
+    base = ["train", str(home / "cifar10.npz"), "--recipe", "fast", "--epochs", "1", "--batch-size", "20"]
+    base += ["--threads", "1"]
+    threads = torch.get_num_threads()
+    for model, folder, extra in (
+        ("resnet20_cifar10", "resnet/0", []),
+        ("resnet20_cifar10", "resnet/1", ["--seed", "1"]),
+        ("wrn16_1_cifar10", "taught", ["--teacher", str(home / "results/resnet/0"), "--teach", "attention"]),
+    ):
+        assert cli.main([*base, "--model", model, "--output", str(home / "results" / folder), *extra]) == 0
+    torch.set_num_threads(threads)
+    for path in (home / "results").rglob("result.json"):  # the table knows data by name
+        path.write_text(path.read_text().replace(str(home / "cifar10.npz"), "cifar10"))
+    return home / "results"
+
+
+def test_a_run_kept_twice_counts_once(results, tmp_path) -> None:
+    shutil.copytree(results, tmp_path / "results")
+    shutil.copytree(results / "resnet", tmp_path / "results" / "seeds")
+    said: list[str] = []
+    assert [one.seed for one in read_results(tmp_path / "results", said.append)] == [0, 1, 0]
+    assert [line.split(": ")[1] for line in said] == [
+        f"the same run as {tmp_path / 'results' / 'resnet' / seed / 'result.json'}" for seed in "01"
+    ]
+
+
+def test_rows_hold_our_figures_beside_the_publications(results) -> None:
+    found = read_results(results)
+    assert [(one.model, one.taught, one.seed) for one in found] == [
+        ("resnet20_cifar10", False, 0), ("resnet20_cifar10", False, 1), ("wrn16_1_cifar10", True, 0),
+    ]  # fmt: skip
+    rows = {row.system.title: row for row in make_rows(found)}
+    assert len(rows) == len(SYSTEMS)
+    resnet = rows["ResNet-20"]
+    assert resnet.seeds == (0, 1)
+    assert resnet.accuracies == tuple(100 * one.accuracy for one in found[:2])
+    assert resnet.tested
+    assert (resnet.system.cifar10, resnet.learned, resnet.multiply_adds) == (91.25, 269_722, 40_551_040)
+    assert "±" in resnet.accuracy
+    assert resnet.run == "short run, not a reproduction: 60 images seen, test accuracy"
+    assert rows["WRN-16-1, attention from WRN-40-1"].seeds == (0,)
+    assert rows["WRN-16-1, alone"].run == "not yet trained"
+    assert (rows["HCNN"].stored, rows["HCNN"].learned) == (97_650 + 341, 344_640 + 341)
+    assert (rows["HyperNetwork, WRN-40-1"].stored, rows["HyperNetwork, WRN-40-1"].computing) == (97_770, 563_930)
+
+
+def test_the_command_writes_table_and_picture(results, tmp_path, capsys) -> None:
+    assert cli.main(["compare", str(results), "--output", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "All-CNN-C: not yet trained" in out
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("| ResNet-20"))
+    assert "0.27M | 91.25 | – | CIFAR-10" in line
+    assert "269,722 | 269,722 | 40.6M" in line
+    assert text.count("not yet trained") == len(SYSTEMS) - 2
+    with (tmp_path / "out" / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(SYSTEMS)
+    resnet = next(row for row in rows if row["model"] == "resnet20")
+    assert (resnet["seeds"], resnet["learned"], resnet["measured_on"]) == ("0 1", "269722", "test")
+    with Image.open(tmp_path / "out" / "comparison.png") as image:
+        assert min(image.size) > 400
+
+
+def test_measured_figures_are_kept_and_shown(results, tmp_path, capsys) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(results, folder)
+    figures = {"resnet20_cifar10": {"train": [50.0, 40.0, 60.0], "infer": [200.0, 190.0, 210.0]}}
+    machine = {"processor": "a processor", "threads": 1}
+    kept = {"hardware": machine, "torch": "2", "batch": 20, "models": figures}
+    (folder / "throughput.json").write_text(json.dumps(kept))
+    assert cli.main(["compare", str(folder)]) == 0
+    text = (folder / "comparison.md").read_text()
+    assert "50 (40 to 60) | 200 (190 to 210) |" in text
+    assert "Images/s: a processor, 1 thread(s), torch 2, batches of 20" in text
+
+
+def test_throughput_counts_images() -> None:
+    model = hcnn.create_model("resnet20_digits")
+    speed = measure_throughput(model, torch.randn(4, 1, 8, 8), train=True, seconds=0.05)
+    assert 0 < speed.low <= speed.median <= speed.high
+    assert speed.steps >= 3
+    assert all(p.grad is None for p in model.parameters())
+    folded = inference_network(hcnn.create_model("hcnn_digits"))
+    assert measure_throughput(folded, torch.randn(4, 1, 8, 8), train=False, seconds=0.05).steps >= 3
+    assert not folded.training
+
+
+def test_the_table_in_results_is_of_the_results_there() -> None:
+    folder = Path(__file__).parents[2] / "results"
+    throughput = load_throughput(folder)
+    rows = make_rows(read_results(folder), throughput)
+    assert all(row.accuracies and row.train for row in rows)
+    again = "make it again: hcnn compare results"
+    assert (folder / "comparison.md").read_text() == markdown(rows, throughput), again
+    assert (folder / "comparison.csv").read_text() == csv_text(rows), again
+
+
+def test_every_row_has_its_networks() -> None:
+    for system in SYSTEMS:
+        assert f"{system.model}_cifar10" in list_models()
+
+
+def test_what_cannot_be_read_is_said(results, tmp_path, capsys) -> None:
+    def error(*arguments) -> str:
+        assert cli.main([str(one) for one in arguments]) == 2
+        return capsys.readouterr().err.replace("\n", " ")
+
+    assert "expected a folder of results" in error("compare", tmp_path / "none")
+    folder = tmp_path / "results"
+    shutil.copytree(results, folder)
+    (folder / "taught" / "config.json").unlink()
+    capsys.readouterr()
+    assert cli.main(["compare", str(folder)]) == 0
+    assert "no config.json beside it" in capsys.readouterr().out
+    (folder / "resnet/0/result.json").write_text("{}")
+    assert cli.main(["compare", str(folder)]) == 0
+    assert "neither test nor validation accuracy in it" in capsys.readouterr().out
+    (folder / "resnet/0/result.json").write_text("{")
+    assert "resnet/0/result.json: expected a run's result" in error("compare", folder)
+    shutil.rmtree(folder / "resnet")
+    machine = {"hardware": {"processor": "a processor", "threads": 1}, "torch": "2", "batch": 20}
+    for kept in ([], {"models": 3}, {**machine, "models": {"resnet20_cifar10": {"train": [1], "infer": [1, 1, 1]}}}):
+        (folder / "throughput.json").write_text(json.dumps(kept))
+        assert "throughput.json: expected the figures that `hcnn compare --measure` writes" in error("compare", folder)
+    assert "--batch and --seconds: expected at least one image" in error("compare", results, "--batch", 0)
+
+
+def test_the_command_line_knows_the_comparators(results, capsys) -> None:
+    assert cli.main(["summary", "densenet_bc40_cifar10"]) == 0
+    assert "176,122" not in (out := capsys.readouterr().out)  # it shows weights and normalizations apart
+    assert "blocks.2.5.conv2" in out
+    assert cli.main(["models"]) == 0
+    assert "hypernetwork_cifar10" in capsys.readouterr().out
+    picture = results.parent / "image.png"
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(picture)
+    assert cli.main(["predict", str(results / "taught"), str(picture)]) == 0
+    assert "%" in capsys.readouterr().out
+    assert cli.main(["train", "digits", "--teach", "attention", "--output", str(results / "x")]) == 2
+    assert "need a --teacher" in capsys.readouterr().err.replace("\n", " ")
+    assert cli.main(["train", "digits", "--model", "resnet_digits"]) == 2
+    assert "did you mean resnet20_digits" in capsys.readouterr().err.replace("\n", " ")

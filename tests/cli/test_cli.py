@@ -1,0 +1,225 @@
+"""The command as a user types it: a real run on digits, then every kind of wrong input."""
+
+import json
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import hcnn
+from hcnn import cli
+from hcnn.cli.main import _parse
+from hcnn.storage.safetensors import load_weights, save_weights
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    assert cli.main(["demo", "--epochs", "2", "--output", str(folder)]) == 0
+    return folder
+
+
+def _error(capsys, *arguments: str) -> str:
+    assert cli.main([str(one) for one in arguments]) == 2
+    captured = capsys.readouterr()
+    assert "wrote" not in captured.out
+    assert "Traceback" not in captured.err
+    return captured.err.replace("\n", " ")
+
+
+def test_demo_leaves_a_complete_run(run) -> None:
+    names = {path.name for path in run.iterdir()} - {".lock"}
+    expected = {"config.json", "metrics.jsonl", "weights.safetensors", "result.json", "sample.png"}
+    assert names == expected | {"curves.png", "translations.png", "timing.jsonl", "checkpoints", "tensorboard"}
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert rows[1]["loss"] < rows[0]["loss"]
+    result = json.loads((run / "result.json").read_text())
+    assert result["test_accuracy"] > 0.6
+    for name in ("curves.png", "translations.png"):
+        with Image.open(run / name) as image:
+            assert min(image.size) > 200
+    assert (run / "weights.safetensors").stat().st_mode & 0o044  # readable as any other file
+
+
+def test_evaluate_repeats_the_recorded_accuracy(run, capsys) -> None:
+    assert cli.main(["evaluate", str(run)]) == 0
+    recorded = json.loads((run / "result.json").read_text())["test_accuracy"]
+    assert f"digits, test: {recorded:.2%} of 360 images" in capsys.readouterr().out
+
+
+def test_predict_names_classes_with_probabilities(run, capsys) -> None:
+    assert cli.main(["predict", str(run), str(run / "sample.png"), "--top", "10"]) == 0
+    out = capsys.readouterr().out
+    found = re.findall(r"([0-9]) +([0-9.]+)%", out.split("sample.png:")[1].replace("\n", " "))
+    assert sorted(name for name, _ in found) == [str(digit) for digit in range(10)]
+    assert abs(sum(float(p) for _, p in found) - 100) < 1
+
+
+def test_training_twice_gives_the_same_weights(tmp_path) -> None:
+    for name in ("a", "b"):
+        assert cli.main(["train", "digits", "--epochs", "1", "--width", "4", "--output", str(tmp_path / name)]) == 0
+    first, second = (load_weights(tmp_path / name / "weights.safetensors")[0] for name in ("a", "b"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert json.loads((tmp_path / "a" / "config.json").read_text())["model"]["width"] == 4
+
+
+def test_summary_and_models(capsys) -> None:
+    assert cli.main(["summary", "hcnn_cifar10"]) == 0
+    out = capsys.readouterr().out
+    assert "97,650" in out
+    assert "344,640" in out
+    assert cli.main(["models"]) == 0
+    assert "hcnn_small_cifar10" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["train", "demo", "evaluate", "predict", "summary", "models"])
+def test_help_shows_an_example(command, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"Example: hcnn {command}" in capsys.readouterr().out
+
+
+def test_the_installed_command_and_an_unknown_one() -> None:
+    done = subprocess.run([sys.executable, "-m", "hcnn.cli", "nonsense"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m hcnn.cli train --help | true"  # more than a pipe that nobody reads takes
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_bad_images_are_explained(run, tmp_path, capsys) -> None:
+    good = (run / "sample.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(good[: len(good) // 2])
+    (tmp_path / "text.png").write_text("no image at all")
+    assert "cut.png" in _error(capsys, "predict", run, tmp_path / "cut.png")
+    assert "text.png" in _error(capsys, "predict", run, tmp_path / "text.png")
+    assert "missing.png" in _error(capsys, "predict", run, run / "sample.png", tmp_path / "missing.png")
+    pixels = np.zeros((1, 8, 8))
+    pixels[0, 3, 3] = np.nan
+    np.save(tmp_path / "nan.npy", pixels)
+    assert "nan.npy: 1 of 64 pixels are NaN" in _error(capsys, "predict", run, tmp_path / "nan.npy")
+    np.save(tmp_path / "shape.npy", np.zeros((3, 8, 8)))
+    assert "expected pixels of shape (1, 8, 8)" in _error(capsys, "predict", run, tmp_path / "shape.npy")
+
+
+def test_bad_run_folders_are_explained(run, tmp_path, capsys) -> None:
+    assert "expected config.json in it" in _error(capsys, "evaluate", tmp_path)
+    (tmp_path / "config.json").write_bytes((run / "config.json").read_bytes())
+    assert "expected weights.safetensors in it" in _error(capsys, "evaluate", tmp_path)
+    state, _ = load_weights(run / "weights.safetensors")
+    state["extra"] = state.pop("layers.0.weight")
+    state["layers.1.weight"] = torch.zeros(8, 7, 3, 3)
+    save_weights(tmp_path / "weights.safetensors", state, {})
+    message = _error(capsys, "evaluate", tmp_path)
+    for part in ("layers.0.weight", "extra", "layers.1.weight", "(8, 7, 3, 3)", "(8, 5, 3, 3)"):
+        assert part in message, part
+    (tmp_path / "config.json").write_text("{")
+    assert "expected a run's configuration" in _error(capsys, "evaluate", tmp_path)
+
+
+def test_an_output_folder_that_cannot_be_written_is_said_before_training(run, tmp_path, capsys) -> None:
+    (tmp_path / "file").write_text("")
+    assert "file" in _error(capsys, "train", "digits", "--output", tmp_path / "file" / "run")
+    assert "already holds a finished run" in _error(capsys, "train", "digits", "--output", run)
+
+
+def test_bad_settings_are_explained(tmp_path, capsys) -> None:
+    assert "did you mean hcnn_cifar10" in _error(capsys, "summary", "hcnn_cifar")
+    assert "unknown recipe 'fats'; did you mean fast?" in _error(capsys, "train", "digits", "--recipe", "fats")
+    assert "K = 6 is too small" in _error(capsys, "train", "digits", "--width", "6", "--output", tmp_path / "a")
+    assert "is more than the 1437 training images" in _error(
+        capsys, "train", "digits", "--batch-size", "2000", "--output", tmp_path / "b"
+    )
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys) -> None:
+    message = _error(capsys, "train", "digits", "--lr", "1e30", "--epochs", "1", "--output", tmp_path / "c")
+    assert re.search(r"the loss became (nan|inf) at step \d+ of 22, learning rate", message)
+
+
+def test_a_run_needs_no_optional_package(tmp_path) -> None:
+    """`import hcnn`, the networks and a training run: torch, numpy and safetensors only."""
+    script = """
+import sys
+for name in ("tyro", "rich", "PIL", "matplotlib", "sklearn", "scipy", "pooch", "tensorboard"):
+    sys.modules[name] = None  # importing it fails as if it were not installed
+import torch, hcnn
+from pathlib import Path
+from hcnn.data.datasets import ImageSet, Splits
+from hcnn.runs.train import RunSettings, load_run, train_run
+from hcnn.training.recipes import Recipe
+images = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8)
+data = Splits(ImageSet(images, torch.arange(20) % 10, tuple("0123456789"), "noise"))
+settings = RunSettings(hcnn.model_config("hcnn_digits"), Recipe(epochs=1, batch_size=4), "noise")
+train_run(Path(sys.argv[1]), settings, data)
+load_run(Path(sys.argv[1]))
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", script, str(tmp_path / "run")], check=True)
+
+
+def _write_images(folder: Path, classes: tuple[str, ...], per_class: int) -> None:
+    noise = np.random.default_rng(0)
+    for shade, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for number in range(per_class):
+            pixels = np.clip(noise.normal(60 + 120 * shade, 20, (8, 8)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+
+
+def test_a_folder_of_images_trains_and_predicts(tmp_path, capsys) -> None:
+    _write_images(tmp_path / "data" / "train", ("dark", "light"), 20)
+    _write_images(tmp_path / "data" / "test", ("dark", "light"), 3)
+    (tmp_path / "data" / "train" / "dark" / "broken.png").write_bytes(b"\x89PNG but no more")
+    command = ["train", tmp_path / "data", "--model", "hcnn_digits", "--recipe", "digits", "--batch-size", "20"]
+    command += ["--epochs", "8", "--output", tmp_path / "run"]
+    assert "broken.png" in _error(capsys, *command)
+    assert cli.main([*map(str, command), "--bad-images", "skip"]) == 0
+    out = capsys.readouterr().out
+    assert "skipped" in out
+    assert "broken.png" in out
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["test_accuracy"] == 1
+    image = tmp_path / "data" / "test" / "light" / "0.png"
+    assert cli.main(["predict", str(tmp_path / "run"), str(image)]) == 0
+    assert "0.png: light" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_arrays_train_and_pickles_are_refused(tmp_path, capsys) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", images=images, labels=np.arange(40) % 2)
+    command = ["train", tmp_path / "data.npz", "--model", "hcnn_digits", "--recipe", "digits", "--batch-size", "20"]
+    assert cli.main([*map(str, command), "--epochs", "1", "--output", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    (tmp_path / "data.pkl").write_bytes(pickle.dumps({"images": images}))
+    assert "pickle" in _error(capsys, "train", tmp_path / "data.pkl", "--model", "hcnn_digits")
+    (tmp_path / "run" / "weights.safetensors").write_bytes(pickle.dumps({"weight": 1}))
+    assert "pickle" in _error(capsys, "evaluate", tmp_path / "run")
+
+
+def test_what_follows_from_the_data_cannot_be_set(capsys) -> None:
+    assert "--classes: follows from the data" in _error(capsys, "train", "digits", "--classes", "5")
+
+
+@pytest.mark.parametrize("name", hcnn.list_models())
+def test_every_model_can_be_asked_for(name) -> None:
+    """The options of its configuration share one command line with everything else."""
+    assert _parse(["train", "digits", "--model", name]).network == hcnn.model_config(name)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # inside torch's compiler
+def test_compiled_and_channels_last_training(tmp_path) -> None:
+    for option in ("--compile", "--channels-last"):
+        folder = tmp_path / option
+        assert cli.main(["train", "digits", "--epochs", "2", option, "--output", str(folder)]) == 0
+        assert json.loads((folder / "result.json").read_text())["test_accuracy"] > 0.6

@@ -1,0 +1,91 @@
+"""`hcnn train FOLDER` with nothing else said."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hcnn import cli
+from hcnn.cli.folder_defaults import suggest
+from hcnn.runs.train import load_run
+
+
+def _folder(root: Path, sizes: list[tuple[int, int]], per_class: int, *, colour: bool = False) -> Path:
+    noise = np.random.default_rng(0)
+    for shade, name in enumerate(("dark", "light")):
+        (root / name).mkdir(parents=True)
+        for i in range(per_class):
+            size = (*sizes[i % len(sizes)], *([3] if colour else []))
+            pixels = np.clip(noise.normal(60 + 120 * shade, 20, size), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected", "model"),
+    [
+        ([(28, 28)], (28, 28), "hcnn_small_cifar10"),  # all alike: as they are
+        ([(12, 16)], (12, 16), "hcnn_digits"),
+        ([(20, 30), (22, 21)], (16, 16), "hcnn_digits"),  # median shorter side 21
+        ([(480, 640), (500, 300), (31, 31)], (32, 32), "hcnn_small_cifar10"),
+        ([(200, 200)], (32, 32), "hcnn_small_cifar10"),  # alike, but too large to be taken as they are
+        ([(5, 9), (6, 5)], (8, 8), "hcnn_digits"),
+    ],
+)
+def test_size_and_network_follow_the_images(sizes, expected, model, tmp_path) -> None:
+    found = suggest(_folder(tmp_path / "data", sizes, 6))
+    assert (found.image_size, found.model) == (expected, model)
+    assert found.validation == 2
+    assert f"brought to {expected[0]}×{expected[1]}" in found.reason
+
+
+def test_few_images_get_small_batches_and_more_epochs(tmp_path) -> None:
+    found = suggest(_folder(tmp_path / "data", [(8, 8)], 30))
+    assert (found.validation, found.recipe.batch_size, found.recipe.epochs) == (12, 6, 125)
+
+
+def test_another_network_gets_the_recipe_that_it_learns_by(tmp_path) -> None:
+    found = suggest(_folder(tmp_path / "data", [(32, 32)], 30), model="maxout_cifar10")
+    assert (found.model, found.recipe_name) == ("maxout_cifar10", "fast_plain")
+    assert (found.recipe.optimizer, found.recipe.batch_size, found.recipe.epochs) == ("adamw", 6, 125)
+
+
+def test_a_folder_trains_with_nothing_else_said(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _folder(tmp_path / "shades", [(20, 30), (22, 21)], 20, colour=True)
+    assert cli.main(["train", "shades", "--epochs", "3", "--threads", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "shades: 40 training images of 2 classes, colour, brought to 16×16" in out
+    assert "8 set aside for validation" in out
+    run = load_run(tmp_path / "runs" / "shades-hcnn_digits-0")
+    assert run.preprocessing.size == (16, 16)
+    assert run.model.config.channels == 3
+    result = json.loads((run.folder / "result.json").read_text())
+    assert result["validation_images"] == 8
+    assert result["validation_accuracy"] == 1
+
+
+def test_what_is_said_stands(tmp_path, capsys) -> None:
+    _folder(tmp_path / "data", [(20, 30)], 10)
+    command = ["train", "--image-size", "8", str(tmp_path / "data"), "--validation", "0", "--epochs", "1"]
+    command += ["--width", "4", "--depth", "4", "--downsample", "--batch-size", "10", "--output", str(tmp_path / "run")]
+    assert cli.main(command) == 0
+    run = load_run(tmp_path / "run")
+    assert run.preprocessing.size == (8, 8)
+    assert (run.model.config.width, run.config["recipe"]["batch_size"]) == (4, 10)
+    assert "validation_images" not in json.loads((tmp_path / "run" / "result.json").read_text())
+    capsys.readouterr()
+    # The same images are brought to the run's size again, whatever their own.
+    (tmp_path / "tested").mkdir()
+    (tmp_path / "data").rename(tmp_path / "tested" / "train")
+    _folder(tmp_path / "tested" / "test", [(30, 20)], 3)
+    assert cli.main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path / "tested")]) == 0
+    assert "of 6 images" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_a_folder_of_another_layout_is_explained(tmp_path, capsys) -> None:
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["train", str(tmp_path / "empty")]) == 2
+    assert "expected a folder of images for each class; found no folder" in capsys.readouterr().err.replace("\n", " ")

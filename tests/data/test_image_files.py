@@ -1,0 +1,280 @@
+"""Image files and folders of them: exact pixels, and every unfit file refused by name."""
+
+import io
+import re
+import struct
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hcnn.data.datasets import load
+from hcnn.data.image_files import read_image
+
+Pixels = np.ndarray
+
+
+def noise(height: int = 12, width: int = 12, channels: int = 3, seed: int = 0) -> Pixels:
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def encode(pixels: Pixels | Image.Image, form: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def write(root: Path, files: dict[str, Pixels | Image.Image | bytes]) -> Path:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        form = {".jpg": "JPEG", ".webp": "WEBP"}.get(path.suffix, "PNG")
+        path.write_bytes(content if isinstance(content, bytes) else encode(content, form))
+    return root
+
+
+# ------------------------------------------------------------------------------------------------- image files
+
+
+def test_pixels_come_back_exactly():
+    pixels = noise(8, 8)
+    for form, options in (("PNG", {}), ("WEBP", {"lossless": True})):
+        image = read_image(encode(pixels, form, **options), size=8, channels=3)
+        assert torch.equal(image, torch.tensor(pixels).permute(2, 0, 1))
+        assert image.is_contiguous()
+    grey = noise(8, 8, 1)
+    assert torch.equal(read_image(encode(grey), size=8, channels=1), torch.tensor(grey)[None])
+    assert torch.equal(read_image(encode(grey), size=8, channels=3), torch.tensor(grey)[None].expand(3, 8, 8))
+    opaque = np.concatenate([pixels, np.full((8, 8, 1), 255, np.uint8)], 2)
+    assert torch.equal(read_image(encode(opaque), size=8, channels=3), torch.tensor(pixels).permute(2, 0, 1))
+
+
+def test_jpeg_is_read(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (9, 9), (200, 30, 60)).save(path, quality=95)
+    mean = read_image(path, size=9, channels=3).flatten(1).float().mean(1)
+    assert (mean - torch.tensor([200, 30, 60])).abs().max() < 4
+
+
+def test_palette_images_are_colour_or_grey_as_asked():
+    palette = Image.fromarray(noise(8, 8)).quantize(16)
+    expected = torch.tensor(np.asarray(palette.convert("RGB"))).permute(2, 0, 1)
+    assert torch.equal(read_image(encode(palette), size=8, channels=3), expected)
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 40), (40, 20), (31, 17), (8, 8), (5, 9)])
+@pytest.mark.parametrize("size", [8, (6, 10)])
+def test_resizing_covers_and_crops_about_the_centre(height, width, size):
+    # A plane stays a plane: its middle stays in the middle, its slope scales alike on both axes.
+    rows, columns = np.mgrid[:height, :width] - np.array([(height - 1) / 2, (width - 1) / 2])[:, None, None]
+    pixels = np.clip(128 + 2.0 * rows + 1.0 * columns, 0, 255).round().astype(np.uint8)
+    image = read_image(encode(pixels), size=size, channels=1)[0].double()
+    h, w = (size, size) if isinstance(size, int) else size
+    assert image.shape == (h, w)
+    scale = min(height / h, width / w)
+    assert abs(float(image.mean()) - 128) < 1
+    inner = image[1:-1, 1:-1]
+    assert abs(float(inner.diff(dim=0).mean()) - 2.0 * scale) < 0.35
+    assert abs(float(inner.diff(dim=1).mean()) - 1.0 * scale) < 0.35
+
+
+def test_resizing_is_antialiased():
+    stripes = np.zeros((64, 64), np.uint8)
+    stripes[:, ::2] = 255
+    image = read_image(encode(stripes), size=16, channels=1)[:, 2:-2, 2:-2].double()
+    assert float((image - 127.5).abs().max()) < 12
+
+
+def test_exif_orientation_is_respected():
+    pixels = np.zeros((8, 8), np.uint8)
+    pixels[0, 0] = 255  # top left as stored; orientation 6 is shown turned by 90° clockwise
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = read_image(encode(pixels, exif=exif), size=8, channels=1)
+    assert image[0, 0, 7] == 255
+    assert int((image > 0).sum()) == 1
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_a_truncated_file_is_refused_wherever_it_is_cut(tmp_path, form):
+    data = encode(noise(16, 16), form)
+    whole = read_image(data, size=16, channels=3)
+    path = tmp_path / "cut.img"
+    refused = 0
+    for length in (*range(0, 40), *range(40, len(data), 23)):
+        path.write_bytes(data[:length])
+        try:
+            # What was cut off can only have been a trailer without pixels.
+            assert torch.equal(read_image(path, size=16, channels=3), whole)
+        except ValueError as error:
+            refused += 1
+            assert re.match(rf"{re.escape(str(path))}: (the image is truncated or corrupt|expected a PNG)", str(error))  # noqa: PT017
+    assert refused >= 40 + (len(data) - 40) // 23 - 1
+
+
+def png(height: int, width: int) -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
+
+
+def stills(count: int) -> bytes:
+    frames = [Image.fromarray(noise(8, 8, seed=i)) for i in range(count)]
+    return encode(frames[0], "WEBP", save_all=True, append_images=frames[1:])
+
+
+UNFIT = [
+    (b"", r"expected a PNG, JPEG or WebP image; got an empty file"),
+    (b"hello, world", r"expected a PNG, JPEG or WebP image; this is none"),
+    (encode(noise(), "BMP"), r"expected a PNG, JPEG or WebP image; this is none"),
+    (encode(Image.new("CMYK", (8, 8)), "JPEG"), r"expected grey or RGB pixels of 8 bits; got mode CMYK"),
+    (encode(Image.fromarray(np.zeros((8, 8), np.uint16))), r"expected grey or RGB pixels of 8 bits; got mode I;16"),
+    (encode(Image.new("RGBA", (8, 8), (1, 2, 3, 128))), r"expected opaque pixels; some are transparent"),
+    (encode(Image.new("P", (8, 8)), transparency=0), r"expected opaque pixels; some are transparent"),
+    (stills(3), r"expected a still image; got 3 frames"),
+    (png(8193, 8192), r"expected at most 67,108,864 pixels; got 8193 × 8192"),
+    (png(10_000, 10_000), r"expected at most 67,108,864 pixels; got 10000 × 10000"),
+    (png(60_000, 60_000), r"expected at most 67,108,864 pixels; .*3600000000"),
+]
+
+
+@pytest.mark.parametrize(("data", "reason"), UNFIT)
+def test_unfit_images_are_refused_by_name(tmp_path, data, reason):
+    path = tmp_path / "unfit.png"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"unfit.png: {reason}"):
+        read_image(path, size=8, channels=3)
+    with pytest.raises(ValueError, match=rf"^<bytes>: {reason}"):
+        read_image(data, size=8, channels=3)
+
+
+def test_a_missing_image_and_missing_pillow(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.png"):
+        read_image(tmp_path / "nowhere.png", size=8, channels=3)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ImportError, match=r"pip install pillow"):
+        read_image(b"x", size=8, channels=3)
+
+
+# ---------------------------------------------------------------------------------------------- image folders
+
+
+def pets(root: Path, **more: Pixels | Image.Image | bytes) -> Path:
+    files = {f"{name}/{i}.png": noise(seed=10 * k + i) for k, name in enumerate(("dog", "cat")) for i in range(4)}
+    return write(root, files | more)
+
+
+def lookup(images: Tensor, pixels: Pixels) -> list[int]:
+    wanted = torch.tensor(pixels).permute(2, 0, 1)
+    return [i for i, image in enumerate(images) if torch.equal(image, wanted)]
+
+
+def test_a_folder_per_class(tmp_path):
+    root = pets(tmp_path / "pets")
+    write(root, {"cat/.hidden.png": b"", "cat/Thumbs.db": b"", "README.txt": b"", ".git/x.png": b""})
+    splits = load(root)
+    assert repr(splits.train) == "ImageSet('pets/train', n=8, c=3, u=(12, 12), classes=2)"
+    assert splits.train.classes == ("cat", "dog")
+    assert splits.train.labels.tolist() == [0] * 4 + [1] * 4
+    assert splits.test is None
+    assert splits.validation is None
+    assert splits.skipped == ()
+    assert lookup(splits.train.images, noise(seed=12)) == [2]
+    with_validation = load(root, validation=2)
+    assert with_validation.validation is not None
+    assert with_validation.validation.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("validation", ["validation", "val"])
+def test_split_folders(tmp_path, validation):
+    for split in ("train", validation):
+        pets(tmp_path / split)
+    write(tmp_path / "test", {"dog/x.png": noise(seed=99)})
+    splits = load(tmp_path)
+    assert splits.validation is not None
+    assert splits.test is not None
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (8, 8, 1)
+    assert splits.test.labels.tolist() == [1]
+    with pytest.raises(ValueError, match=r"/validation: the data has a validation set; expected validation=0, got 3"):
+        load(tmp_path, validation=3)
+
+
+def test_sizes_and_channels(tmp_path):
+    root = write(tmp_path, {"a/1.png": noise(10, 14, 1), "b/1.webp": noise(10, 14, 1), "b/2.jpg": noise(10, 14, 1)})
+    assert load(root).train.images.shape == (3, 3, 10, 14)  # WebP has no grey
+    (root / "b/1.webp").unlink()
+    assert load(root).train.images.shape == (2, 1, 10, 14)
+    assert load(root, image_size=8, channels=3).train.images.shape == (2, 3, 8, 8)
+    assert load(root, image_size=(4, 6)).train.images.shape == (2, 1, 4, 6)
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    write(root, {"b/3.jpg": encode(noise(14, 10, 1), "JPEG", exif=exif)})  # lies on its side
+    assert load(root).train.images.shape == (3, 1, 10, 14)
+    (root / "b/3.jpg").unlink()
+    write(root, {"a/2.png": noise(11, 14, 1)})
+    assert load(root).train.images.shape == (3, 1, 32, 32)
+
+
+def test_bad_files_are_listed_and_refused_or_skipped(tmp_path):
+    cut = encode(noise(40, 40), "JPEG")[:-300]  # its header is whole, and of another size than the rest
+    root = pets(tmp_path, **{"cat/cut.jpg": cut, "dog/text.jpg": b"text", "dog/notes.md": b"", "cat/deep/x.png": b""})
+    with pytest.raises(ValueError, match=r"^4 files are no usable images \(on_bad='skip' leaves") as caught:
+        load(root)
+    reasons = {
+        "cat/cut.jpg": "the image is truncated or corrupt",
+        "cat/deep": "expected an image file; got a folder",
+        "dog/notes.md": "expected a file named .png, .jpg, .jpeg, .webp; got .md",
+        "dog/text.jpg": "expected a PNG, JPEG or WebP image; this is none",
+    }
+    for name, reason in reasons.items():
+        assert f"\n  {root / name}: {reason}" in str(caught.value)
+    splits = load(root, on_bad="skip")
+    assert splits.train.images.shape == (8, 3, 12, 12)
+    assert [name for name, _ in splits.skipped] == [str(root / name) for name in reasons]
+    assert all(got.startswith(reason) for (_, got), reason in zip(splits.skipped, reasons.values(), strict=True))
+    assert load(root, on_bad="skip", image_size=12, channels=3).train.digest() == splits.train.digest()
+
+
+def test_a_long_list_of_bad_files_is_cut(tmp_path):
+    root = pets(tmp_path, **{f"cat/bad{i:02}.png": b"x" for i in range(30)})
+    with pytest.raises(ValueError, match=r"(?s)^30 files .*bad19.png: [^\n]*\n  and 10 more$"):
+        load(root)
+
+
+def test_classes_without_images_are_named(tmp_path):
+    root = pets(tmp_path)
+    (root / "bird").mkdir()
+    with pytest.raises(ValueError, match=r"/bird: expected images \(.png, .jpg, .jpeg, .webp\); found none"):
+        load(root)
+    write(root, {"bird/1.png": b"no image"})
+    with pytest.raises(ValueError, match=r"/bird: expected images that can be read; every file was skipped"):
+        load(root, on_bad="skip")
+
+
+def test_layouts_that_are_not_understood(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"/empty: expected a folder of images for each class; .*load\('cifar10"):
+        load(tmp_path / "empty")
+    for folders in (("test", "cat"), ("train", "cat"), ("train", "val", "validation"), ("val", "test")):
+        root = tmp_path / "-".join(folders)
+        for folder in folders:
+            (root / folder).mkdir(parents=True)
+        with pytest.raises(ValueError, match=r"expected a folder per class, or train/ with") as caught:
+            load(root)
+        assert str(caught.value).endswith("; got " + ", ".join(f"{folder}/" for folder in sorted(folders)))
+
+
+def test_a_class_that_only_the_test_set_has_is_refused(tmp_path):
+    pets(tmp_path / "train")
+    write(tmp_path / "test", {"bird/x.png": noise()})
+    with pytest.raises(ValueError, match=r"/test/bird: expected one of the classes of train/; got 'bird'"):
+        load(tmp_path)

@@ -1,0 +1,362 @@
+"""The report and the live page, over real HTTP and in a real browser."""
+
+import http.client
+import io
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+from PIL import Image
+
+import hcnn
+from hcnn import cli
+from hcnn.data import datasets
+from hcnn.explore import explore_images
+from hcnn.explore.explorer import Explorer
+from hcnn.explore.page import server, views
+from hcnn.explore.page.rate_limit import RateLimit
+from hcnn.explore.page.report import write_report
+from hcnn.explore.study import StudySettings, run_study
+from hcnn.runs.train import RunSettings, load_run, train_run
+from hcnn.training.recipes import get_recipe
+
+CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")
+browser_test = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+WICKED = '</script><img src=x onerror=alert(1)> & "7"'
+
+
+@pytest.fixture(scope="module")
+def explorer(tmp_path_factory) -> Explorer:
+    """Digits, after two epochs, with a class name that wants to be HTML."""
+    folder = tmp_path_factory.mktemp("page") / "digits"
+    data = datasets.load("digits")
+    settings = RunSettings(hcnn.model_config("hcnn_digits"), get_recipe("digits", epochs=2), "digits")
+    train_run(folder, settings, data)
+    base = data.train.subset(range(400))
+    object.__setattr__(base, "classes", tuple(WICKED if name == "7" else name for name in base.classes))
+    return explore_images(load_run(folder), base)
+
+
+class Site:
+    """The application in a thread of this process, on a port of its own."""
+
+    def __init__(self, app: Any) -> None:
+        config = uvicorn.Config(app, port=0, log_level="warning", ws="none", lifespan="off")
+        self.server, self.socket = uvicorn.Server(config), config.bind_socket()
+        self.port = self.socket.getsockname()[1]
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+
+    def ask(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Any:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection.request(method, path, body, headers or {})
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        kind = answer.headers.get_content_type()
+        return answer.status, json.loads(content) if kind == "application/json" else content, answer.headers
+
+    def close(self) -> None:
+        self.server.should_exit = True
+        self.thread.join()
+        self.socket.close()
+
+
+@pytest.fixture(scope="module")
+def site(explorer) -> Iterator[Site]:
+    made = Site(server.make_app(explorer, uploads=RateLimit(1000, 1000)))
+    yield made
+    made.close()
+
+
+def picture(width: int = 40, height: int = 30, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+# ---------------------------------------------------------------------------------------------------------- views
+
+
+def test_a_view_has_what_the_library_finds(explorer) -> None:
+    one = views.view(explorer, 3, 5, {"v4": 1, "v5": 2}, "v4", k=4)
+    assert [row["kind"] for row in one["rows"]] == ["now", *["shift"] * 4, "shuffled"]
+    found = explorer.neighbours(3, 5, [{"v4": 1, "v5": 2}, {"v4": 3, "v5": 2}], k=4)
+    for row, expected in ((one["rows"][0], found.indices[0]), (one["rows"][4], found.indices[1])):
+        assert [entry[0] for entry in row["found"]] == expected.tolist()
+    assert one["rows"][0]["found"] == one["rows"][2]["found"]  # now is τ = 1
+    assert all(3 not in [entry[0] for entry in row["found"]] for row in one["rows"])
+    assert all(abs(sum(row["scores"]) - 1) < 1e-2 for row in one["rows"][:-1])
+    whole = views.view(explorer, 3, 5, {}, "v4")
+    assert whole["rows"][0]["found"] == whole["rows"][-1]["found"]  # no shift: the order cannot matter
+
+
+def test_an_image_from_outside_is_found_itself(explorer) -> None:
+    one = views.view(explorer, explorer.base.images[7], 4, {}, "v3", k=1)
+    assert one["rows"][0]["found"][0][0] == 7
+    assert one["rows"][0]["found"][0][2] < 1e-3
+    assert one["image"] is None
+
+
+def test_a_grid_is_every_pair_of_shifts(explorer) -> None:
+    cells = views.grid(explorer, 3, 5)["cells"]
+    assert (len(cells), len(cells[0])) == tuple(explorer.attributes(5).values())
+    found = explorer.neighbours(3, 5, [{"v4": 2, "v5": 3}], smooth=["v4", "v5"])
+    assert cells[2][3][0] == int(found.indices[0, 0])
+    with pytest.raises(ValueError, match="depth 6 has one attribute"):
+        views.grid(explorer, 3, 6)
+
+
+# ----------------------------------------------------------------------------------------------------------- HTTP
+
+
+def test_pages_headers_and_views(site, explorer) -> None:
+    for path, kind in (("/", "text/html"), ("/page.js", "text/javascript"), ("/style.css", "text/css")):
+        status, _, headers = site.ask("GET", path)
+        assert (status, headers.get_content_type()) == (200, kind)
+        assert "default-src 'self'" in headers["Content-Security-Policy"]
+    status, answer, _ = site.ask("GET", "/api/view?image=3&depth=5&move=v4:1,v5:0.5&axis=v5&k=2")
+    assert status == 200
+    assert answer == json.loads(json.dumps(views.view(explorer, 3, 5, {"v4": 1, "v5": 0.5}, "v5", k=2)))
+    status, answer, headers = site.ask("GET", "/image/3.png")
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(answer))), explorer.base.images[3, 0].numpy())
+
+
+def test_view_as_png_and_walk_as_gif(site) -> None:
+    assert Image.open(io.BytesIO(site.ask("GET", "/api/view.png?image=3&depth=5")[1])).width > 300
+    walk: Any = Image.open(io.BytesIO(site.ask("GET", "/api/walk.gif?image=3&depth=5&axis=v5")[1]))
+    assert walk.n_frames == 8
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/api/view?image=400&depth=5", "expected a number from 0 to 399; got 400"),
+        ("/api/view?image=0&depth=99", "depth: expected one of 3, 4, 5, 6; got 99"),
+        ("/api/view?image=0&depth=5&axis=v9", "expected one of v4, v5 at depth 5; got 'v9'"),
+        ("/api/view?image=0&depth=5&move=v4:x", "as v6:1,v7:-0.5; got 'v4:x'"),
+        ("/api/view?image=0&depth=5&k=99", "k: expected 1 to 20 neighbours; got 99"),
+        ("/api/view?image=nobody&depth=5", "not here any more"),
+        ("/image/..%2f..%2fetc%2fpasswd.png", None),
+        ("/../../etc/passwd", None),
+        ("/static/index.html", None),
+    ],
+)
+def test_wrong_questions_get_4xx_and_a_reason(site, path, says) -> None:
+    status, answer, _ = site.ask("GET", path)
+    assert 400 <= status < 500
+    assert says is None or says in answer["error"]
+    assert b"root:" not in (answer if isinstance(answer, bytes) else json.dumps(answer).encode())
+
+
+def test_uploads_good_and_bad(site) -> None:
+    for kind in ("PNG", "JPEG", "WEBP"):
+        status, answer, _ = site.ask("POST", "/api/upload", picture(kind=kind))
+        assert status == 200
+        assert site.ask("GET", f"/api/view?image={answer['image']}&depth=5")[0] == 200
+        assert site.ask("GET", f"/image/{answer['image']}.png")[0] == 200
+    bomb = io.BytesIO()
+    Image.new("1", (6000, 6000)).save(bomb, "PNG")
+    assert len(bomb.getvalue()) < 100_000
+    bad = {
+        "no image": (b"hello", 400, "expected a PNG, JPEG or WebP image"),
+        "truncated": (picture()[:900], 400, ""),
+        "empty": (b"", 400, "expected a PNG"),
+        "bomb": (bomb.getvalue(), 400, "expected at most 25,000,000 pixels; got 36,000,000"),
+        "huge": (bytes(server.MAX_BYTES + 1), 413, "at most 8 MB"),
+    }
+    for name, (body, expected, says) in bad.items():
+        status, answer, _ = site.ask("POST", "/api/upload", body)
+        assert status == expected, name
+        assert says in answer["error"], name
+    random.seed(0)
+    for _ in range(20):  # whatever comes, the server lives
+        assert site.ask("POST", "/api/upload", random.randbytes(500))[0] == 400
+    assert site.ask("GET", "/api/about")[0] == 200
+
+
+def test_a_client_that_asks_too_often_must_wait(explorer) -> None:
+    site = Site(server.make_app(explorer, requests=RateLimit(0.001, 5), uploads=RateLimit(0.001, 1)))
+    try:
+        statuses = [site.ask("POST", "/api/upload", picture())[0] for _ in range(2)]
+        statuses += [site.ask("GET", "/api/about")[0] for _ in range(5)]
+        assert statuses == [200, 429, 200, 200, 200, 429, 429]
+    finally:
+        site.close()
+
+
+def test_the_command_serves_and_says_where(tmp_path, explorer) -> None:
+    command = [sys.executable, "-m", "hcnn.cli", "serve", str(explorer.run.folder), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = next(line for line in process.stdout if line.startswith("http"))
+        match = re.match(r"http://127\.0\.0\.1:(\d+)/", address)
+        assert match is not None
+        connection = http.client.HTTPConnection("127.0.0.1", int(match[1]), timeout=30)
+        connection.request("GET", "/api/about")
+        assert json.loads(connection.getresponse().read())["run"] == "digits"
+        connection.close()
+        taken = ["serve", str(explorer.run.folder), "--port", match[1]]
+        assert cli.main(taken) == 2
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+
+
+# -------------------------------------------------------------------------------------------------------- browser
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """A page that notes every request and everything that goes wrong."""
+
+    def __init__(self, browser: Any, width: int = 1280) -> None:
+        self.page = browser.new_page(viewport={"width": width, "height": 900})
+        self.requests: list[str] = []
+        self.wrong: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("console", lambda line: self.wrong.append(line.text) if line.type == "error" else None)
+
+    def settled(self) -> None:
+        """Wait until what is drawn is what the address says."""
+        self.page.wait_for_function(
+            "() => location.hash && document.getElementById('strip').dataset.drawn === location.hash"
+        )
+
+    def first(self) -> str:
+        return self.page.locator(".row.now .tile").first.get_attribute("title")
+
+    def close(self, host: str) -> None:
+        elsewhere = [url for url in self.requests if not url.startswith((host, "data:", "blob:"))]
+        assert not elsewhere
+        assert not self.wrong
+        self.page.close()
+
+
+@browser_test
+@pytest.mark.parametrize("width", [1280, 400])
+def test_sliders_clicks_back_and_links(site, chromium, width) -> None:
+    host = f"http://127.0.0.1:{site.port}"
+    visit = Visit(chromium, width)
+    page = visit.page
+    page.goto(host)
+    visit.settled()
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= width  # nothing sticks out
+    before = visit.first()
+    page.focus("#sliders input")
+    with page.expect_response("**/api/view?*move=v4%3A2*"):
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+    visit.settled()
+    assert page.input_value("#sliders input") == "2"
+    assert "v4=2" in page.url
+    assert page.locator(".row.now .name").inner_text() == "now, τ = 2"
+    assert visit.first() != before
+    shared, shown = page.url, visit.first()
+
+    page.locator(".row.now .tile").first.click()
+    page.wait_for_url("**image=*")
+    visit.settled()
+    number = shown.split()[1].rstrip(":")
+    assert f"image={number}" in page.url
+    assert page.input_value("#image") == number
+    page.go_back()
+    page.wait_for_url(shared)
+    visit.settled()
+    assert visit.first() == shown
+
+    page.locator(".depths button[data-depth='6']").click()
+    page.wait_for_selector(".depths button[data-depth='6'][aria-pressed=true]")
+    visit.settled()
+    assert page.locator("#sliders input").count() == 1
+    assert page.locator("#pairs").is_hidden()
+    page.wait_for_function("() => document.querySelector('.depths button img').naturalWidth === 8")
+
+    other = Visit(chromium, width)
+    other.page.goto(shared)
+    other.settled()
+    assert other.first() == shown
+    assert other.page.input_value("#sliders input") == "2"
+    other.close(host)
+    visit.close(host)
+
+
+@browser_test
+def test_uploads_in_the_browser(site, chromium, tmp_path) -> None:
+    host = f"http://127.0.0.1:{site.port}"
+    visit = Visit(chromium)
+    page = visit.page
+    page.goto(host)
+    visit.settled()
+    (tmp_path / "good.png").write_bytes(picture())
+    page.set_input_files("#file", tmp_path / "good.png")
+    page.wait_for_function("() => document.querySelector('.query .note').textContent.startsWith('query: your image')")
+    visit.settled()
+    with page.expect_download() as saved:
+        page.click("#png")
+    assert Image.open(io.BytesIO(Path(saved.value.path()).read_bytes())).width > 300
+    visit.wrong.clear()
+    for name, body in {"text.png": b"hello", "cut.png": picture()[:900], "huge.png": bytes(9 << 20)}.items():
+        (tmp_path / name).write_bytes(body)
+        page.set_input_files("#file", tmp_path / name)
+        page.wait_for_function("() => document.getElementById('message').textContent.length > 10")
+        page.evaluate("() => { document.getElementById('message').textContent = ''; }")
+    # The browser itself notes each 4xx on its console, and may see the connection close on what is too large.
+    visit.wrong = [line for line in visit.wrong if "Failed to load resource" not in line]
+    visit.close(host)
+
+
+@pytest.fixture(scope="module")
+def report(explorer, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    study = run_study(explorer, settings=StudySettings(40, 8, 8, 2, resamples=50))
+    return write_report(explorer, study, folder)
+
+
+def test_the_report_escapes_names_and_stays_small(report) -> None:
+    text = report.read_text()
+    assert "<img src=x" not in text
+    assert "\\u003cimg src=x" in text
+    assert len(text) < 20_000_000
+    assert "https://" not in text
+    assert "http://" not in text
+
+
+@browser_test
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_report_opens_from_disk(report, chromium, width) -> None:
+    visit = Visit(chromium, width)
+    page = visit.page
+    page.goto(report.as_uri())
+    page.wait_for_selector(".row.shift .tile img")
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+    before = page.locator(".rows").inner_text()
+    page.select_option("#query", index=1)
+    page.select_option("#depth", "4")
+    assert page.locator(".rows").inner_text() != before
+    assert page.locator(".row.shuffled").is_visible()
+    assert page.locator(".axis").first.inner_text() == "v3"
+    page.wait_for_function("() => [...document.images].every(one => one.complete && one.naturalWidth > 0)")
+    visit.close(report.as_uri())

@@ -1,0 +1,315 @@
+"""Statistics with a planted answer: what is there must be found, and what is not must not."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hcnn
+from hcnn.explore import (
+    Arrays,
+    AttributeSource,
+    ChannelSource,
+    channels_like,
+    shift,
+    shuffled_orders,
+    smooth,
+    untrained_like,
+)
+from hcnn.explore.meaning import best_shifts, shift_grid
+from hcnn.explore.properties import PROPERTIES, change, changed_inputs, properties_for
+from hcnn.explore.statistics import (
+    Bootstrap,
+    Questions,
+    class_consistency,
+    estimate,
+    flatness,
+    path_distances,
+    roughness,
+)
+from hcnn.explore.tables import consistency_table, flatness_table, implied_shifts, path_table
+from hcnn.explore.verdicts import property_table
+from hcnn.training.trainer import Preprocessing
+
+PLAIN = Preprocessing((0.5,), (0.25,), (8, 8), ("a", "b"))
+
+
+class Planted(nn.Module):
+    """A network one of whose attributes is the brightness of the image: a bump that moves along it by 5 per unit."""
+
+    def __init__(self, axis: str, order: list[int] | None = None, moves: float = 5.0) -> None:
+        super().__init__()
+        self.size, self.axis, self.order, self.moves = (4 if axis == "v2" else 8), axis, order, moves
+        self.layer, self.readout = nn.Identity(), nn.Linear(64, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        brightness = x.mean((1, 2, 3)) * 0.25 + 0.5
+        place = torch.arange(self.size) - self.moves * brightness[:, None]
+        bump = torch.exp(torch.cos(2 * math.pi / self.size * place))  # (b, size)
+        if self.order is not None:
+            bump = bump[:, self.order]
+        # The rest differs from image to image, but not with brightness.
+        other = 1 + 0.5 * torch.tanh(x[:, 0, :, : 8 if self.axis == "v2" else 4].std(1))
+        values = bump[:, :, None] * other[:, None] if self.axis == "v2" else other[:, :, None] * bump[:, None]
+        channels = torch.stack([values, 2 * values], 1).flatten(1)  # v1, v2, v3
+        return self.readout(self.layer(channels[:, :, None, None].expand(-1, -1, 2, 2)).mean((2, 3)))
+
+
+def _source(net: nn.Module) -> ChannelSource:
+    return ChannelSource(net.eval(), {3: "layer"}, {3: (2, 4, 8)})
+
+
+def _pixels(n: int = 60) -> Tensor:
+    random = torch.Generator().manual_seed(3)
+    return torch.randint(95, 160, (n, 1, 8, 8), dtype=torch.uint8, generator=random)
+
+
+def _found(trained: nn.Module) -> set[tuple[str, str]]:
+    torch.manual_seed(0)
+    sources = {"trained": _source(trained), "untrained": _source(Planted("v3", moves=0.0))}
+    rows = property_table(sources, _pixels(), PLAIN, Bootstrap(60, 500), orders=4)
+    assert len(rows) == 2 * len(properties_for(1))
+    return {(row["attribute"], row["property"]) for row in rows if row["verdict"] == "found"}
+
+
+@pytest.mark.parametrize("axis", ["v2", "v3"])
+def test_an_attribute_that_is_a_property_is_found_and_only_there(axis) -> None:
+    assert _found(Planted(axis)) == {(axis, "brightness")}
+
+
+@pytest.mark.parametrize(("axis", "size"), [("v2", 4), ("v3", 8)])
+def test_the_same_attribute_in_a_shuffled_order_is_not_found(axis, size) -> None:
+    for order in shuffled_orders(size, 3, seed=5):
+        assert _found(Planted(axis, order)) == set()
+
+
+def test_the_found_shift_has_the_planted_size() -> None:
+    images, net = _pixels(), Planted("v3")
+    source = _source(net)
+    arrays = [
+        source.read(changed_inputs(images, "brightness", a, PLAIN), "centre")[1][3].mean(1) for a in (0, -0.2, 0.3)
+    ]
+    fit = best_shifts(arrays[0], torch.stack(arrays[1:], 1), -1)
+    torch.testing.assert_close(fit.shift, torch.tensor([-1.0, 1.5], dtype=torch.float64).expand(60, 2))
+    assert float((fit.explained / fit.total).min()) > 0.99
+
+
+def test_best_shifts_are_those_of_a_slow_search() -> None:
+    x, y = torch.randn(6, 4, 8, dtype=torch.float64), torch.randn(6, 3, 4, 8, dtype=torch.float64)
+    for dim in (-1, -2):
+        fit = best_shifts(x, y, dim)
+        a, b = smooth(x, dim), smooth(y, dim)
+        gaps = torch.stack([(b - shift(a, dim, t)[:, None]).square().sum((2, 3)) for t in shift_grid(x.shape[dim])])
+        best = gaps.argmin(0)
+        torch.testing.assert_close(fit.shift, torch.tensor(shift_grid(x.shape[dim]), dtype=torch.float64)[best])
+        torch.testing.assert_close(fit.total, (b - a[:, None]).square().sum((2, 3)))
+        torch.testing.assert_close(fit.explained, fit.total - gaps.min(0).values)
+
+
+# ---------------------------------------------------------------------------------------------- changes of images
+
+
+@pytest.mark.parametrize("name", list(PROPERTIES))
+def test_amount_zero_changes_nothing_and_every_amount_something(name) -> None:
+    images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    torch.testing.assert_close(change(images, name, 0.0), images / 255, atol=1e-4, rtol=0)
+    for amount in PROPERTIES[name].amounts:
+        changed = change(images, name, amount)
+        assert changed.shape == images.shape
+        assert float(changed.min()) >= 0
+        assert float(changed.max()) <= 1
+        assert float((changed - images / 255).abs().mean()) > 1e-3
+
+
+def test_changes_go_the_way_their_names_say() -> None:
+    x = torch.rand(2, 3, 16, 16) * 0.2 + 0.4
+    torch.testing.assert_close(change(x, "rotation", 90), torch.rot90(x, 1, (2, 3)), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(change(x, "position right", 1 / 16)[..., 1:], x[..., :-1], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(change(x, "position down", 1 / 16)[:, :, 1:], x[:, :, :-1], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(change(x, "contrast", 1).std((1, 2, 3)), 2 * x.std((1, 2, 3)))
+    grey = (x * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1)
+    for name in ("saturation", "hue"):  # both keep the luminance
+        changed = change(x, name, 0.5 if name == "saturation" else 60.0)
+        torch.testing.assert_close(
+            (changed * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1), grey, atol=1e-3, rtol=0
+        )
+    torch.testing.assert_close(change(change(x, "hue", 120.0), "hue", 240.0), x, atol=1e-3, rtol=0)
+    dot = torch.zeros(1, 1, 17, 17)
+    dot[..., 7:10, 7:10] = 1
+    assert float(change(dot, "scale", 1).sum()) == pytest.approx(4 * 9, rel=0.15)
+    blurred = [float(change(dot, "blur", sigma).max()) for sigma in (0.4, 0.8, 1.5)]
+    assert blurred == sorted(blurred, reverse=True)
+    assert float(change(dot, "blur", 1.0).sum()) == pytest.approx(9, rel=1e-3)
+    small, large = (change(x, "noise", a) - x for a in (0.01, 0.02))
+    torch.testing.assert_close(2 * small, large)
+
+
+def test_bad_changes_are_explained() -> None:
+    grey = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="hue: expected 3 channels, RGB; got 1"):
+        change(grey, "hue", 10)
+    with pytest.raises(ValueError, match=r"property: expected one of brightness, .*; got 'age'"):
+        change(grey, "age", 10)
+    with pytest.raises(ValueError, match=r"blur: expected images \(n, c, h, w\), uint8 or floats; got torch.int64"):
+        change(grey.long(), "blur", 1)
+
+
+# ----------------------------------------------------------------------------------------------------- statistics
+
+
+def test_intervals_cover_the_mean_about_as_often_as_they_say() -> None:
+    random = torch.Generator().manual_seed(0)
+    boot = Bootstrap(100, 500)
+    hits = 0
+    for _ in range(200):
+        found = estimate(torch.randn(100, generator=random), boot)
+        hits += found.low < 0 < found.high
+    assert 180 <= hits <= 198
+
+
+def _orbits(classes: int = 12, copies: int = 3) -> tuple[Arrays, Tensor, Tensor]:
+    """Classes that are orbits: each holds every translation along v2 of one pattern, and near copies."""
+    random = np.random.default_rng(0)
+    patterns = random.normal(size=(classes, 4, 8))
+    rows = np.stack(
+        [
+            np.roll(p, t, 0) + 0.01 * random.normal(size=(4, 8))
+            for p in patterns
+            for t in range(4)
+            for _ in range(copies)
+        ]
+    )
+    labels = torch.arange(classes).repeat_interleave(4 * copies)
+    return (
+        Arrays(None, {3: rows.astype(np.float32)}, np.zeros((len(rows), 2)), "circular"),
+        labels,
+        torch.arange(len(rows)),
+    )
+
+
+def test_classes_that_are_orbits_are_consistent_in_their_own_order_only() -> None:
+    base, labels, every = _orbits()
+    questions = Questions({3: torch.from_numpy(base.at(3))}, labels, every)
+    same, near = class_consistency(base, labels, questions, 3, "v2")
+    assert same.shape == (4, len(base))
+    assert bool(same.all())
+    assert float(near.float().mean()) > 0.9
+    same, near = class_consistency(base, labels, questions, 3, "v2", order=shuffled_orders(4, 1)[0])
+    assert bool(same[0].all())  # τ = 0 is no translation in any order
+    assert not bool(same[1:].all())
+    assert float(near[1:].float().mean()) < 0.1  # what is found there may be of the class, but resembles nothing
+
+
+def test_a_query_does_not_find_itself() -> None:
+    base, _, every = _orbits(copies=1)
+    labels = every.clone()  # each image is its own class
+    questions = Questions({3: torch.from_numpy(base.at(3))}, labels, every)
+    assert not bool(class_consistency(base, labels, questions, 3, "v3")[0].any())
+    anyone = Questions({3: torch.from_numpy(base.at(3))}, labels, None)
+    assert bool(class_consistency(base, labels, anyone, 3, "v3")[0][0].all())
+
+
+def test_distances_along_a_path() -> None:
+    wave = torch.cos(2 * math.pi / 8 * (torch.arange(8) + 8 * torch.rand(300, 1)))[:, None].expand(300, 4, 8)
+    gone = path_distances(wave, -1, [0, 2, 4, 8])
+    torch.testing.assert_close(gone.mean(1), torch.tensor([0.0, 1, 2, 0], dtype=torch.float64), atol=0.1, rtol=0)
+    smooth_wave = roughness(wave, -1).mean(1)
+    assert float(smooth_wave[0] / smooth_wave[1]) == pytest.approx(
+        (2 - 2 * math.cos(math.pi / 4)) / (2 * 8 / 7), rel=1e-5
+    )
+
+
+def test_roughness_is_one_on_average_over_all_orders() -> None:
+    from itertools import permutations
+
+    x = torch.randn(5, 4, 3)
+    ratios = torch.stack([roughness(x[:, list(order)], 1)[0] for order in permutations(range(4))])
+    torch.testing.assert_close(ratios.mean(0), roughness(x, 1)[1])
+
+
+@pytest.fixture(scope="module")
+def periodic() -> tuple[AttributeSource, Tensor]:
+    torch.manual_seed(0)
+    x = torch.randn(40, 1, 8, 8)
+    model = untrained_like(hcnn.create_model("hcnn_digits", boundary="circular"), x)  # pyright: ignore
+    return AttributeSource(model.requires_grad_(False)), x
+
+
+def test_scores_are_flat_where_proposition_3_1_says_so_and_not_elsewhere(periodic) -> None:
+    source, x = periodic
+    seen = set()
+    for j, attributes in source.attributes().items():
+        for axis, size in attributes.items():
+            stays, variation, change = flatness(source, x, j, axis)
+            implied = implied_shifts(source, j, axis, size)
+            for tau in range(1, size):
+                flat = float(variation[tau - 1].max()) < 1e-4
+                assert flat == (tau in implied), (j, axis, tau)
+                assert (float(change[tau - 1].mean()) < 1e-6) == flat
+                if flat:
+                    assert bool(stays[tau - 1].all())
+                seen.add(flat)
+    assert seen == {True, False}
+
+
+def test_under_zeros_only_averaging_implies(periodic) -> None:
+    torch.manual_seed(0)
+    model = untrained_like(hcnn.create_model("hcnn_digits"), periodic[1])  # pyright: ignore
+    source = AttributeSource(model)
+    assert implied_shifts(source, 3, "v1", 2) == {0, 1}
+    assert implied_shifts(source, 3, "v2", 4) == set()
+    assert implied_shifts(source, 6, "v5", 4) == {0, 1, 2, 3}
+    assert float(flatness(source, periodic[1], 3, "v1")[1].max()) < 1e-4
+
+
+def test_tables_have_controls_beside_every_number(periodic) -> None:
+    source, x = periodic
+    other = AttributeSource(untrained_like(source.model, x, seed=7))
+    sources = {"trained": source, "untrained": other}
+    labels = torch.arange(40) % 10
+    read = {name: one.read(x, "centre") for name, one in sources.items()}
+    means = {name: {j: a.mean(1) for j, a in arrays.items()} for name, (_, arrays) in read.items()}
+    bases = {
+        name: (Arrays(None, {j: a.numpy() for j, a in arrays.items()}, np.zeros((40, 10)), "circular"), labels)
+        for name, arrays in means.items()
+    }
+    questions = {name: Questions(arrays, labels, torch.arange(40)) for name, arrays in means.items()}
+    boot = Bootstrap(40, 100)
+    rows, contrasts = consistency_table(sources, bases, questions, boot)
+    paths = path_table(sources, questions, boot)
+    flat, more = flatness_table(sources, x, boot)
+    for table, statistics in ((rows, {"class consistency", "near enough"}), (paths, {"path distance", "roughness"})):
+        assert {row["statistic"] for row in table} == statistics
+    for table in (rows, paths, flat):
+        assert {(row["network"], row["order"]) for row in table} == {
+            ("trained", "own"), ("trained", "shuffled"), ("untrained", "own"), ("untrained", "shuffled"),
+        }  # fmt: skip
+        assert all(row["low"] - 1e-9 <= row["value"] <= row["high"] + 1e-9 for row in table if row["n"] > 1)
+    assert {row["against"] for row in contrasts} == {"no shift", "shuffled order", "untrained", "depth 3"}
+    assert {row["against"] for row in more} == {"shuffled order", "untrained"}
+    # Two networks that have learned nothing: hardly any contrast between them.
+    between = [row["verdict"] == "no difference" for row in contrasts if row["against"] == "untrained"]
+    assert sum(between) >= len(between) - 1
+
+
+def test_channels_of_an_ordinary_network_stand_beside_as_a_control(periodic) -> None:
+    source, x = periodic
+    torch.manual_seed(1)
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 48, 3, padding=1), nn.ELU(), nn.Conv2d(48, 80, 3, padding=1), nn.ELU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(80, 10)),
+    )
+    plain = channels_like(net.eval(), source, x[:1])
+    assert plain.sizes() == {3: (1, 4, 8), 4: (1, 4, 8), 5: (2, 4, 8), 6: (2, 4, 10)}
+    sources = {"trained": source, "plain": plain}
+    _, contrasts = flatness_table(sources, x, Bootstrap(40, 50))
+    assert {row["depth"] for row in contrasts if row["against"] == "plain"} == {3, 4, 5}
+    pixels = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8)
+    rows = property_table(sources, pixels, PLAIN, Bootstrap(20, 50), orders=2)
+    assert all(math.isfinite(row["plain_r"]) and 0 <= row["plain_explained"] <= 1 for row in rows)
+    assert sum(row["verdict"] == "found" for row in rows) <= 1  # nothing was learned by anyone
+    small = nn.Sequential(nn.Conv2d(1, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(ValueError, match="expected a module of 4·8 = 32 channels or more for x3"):
+        channels_like(small, source, x[:1])

@@ -1,0 +1,130 @@
+"""Saving to and loading from a folder of the Hub's layout, with huggingface_hub itself, and no network."""
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hcnn.data import datasets
+from hcnn.export.hub import HubNetwork
+from hcnn.models.hierarchical import HierarchicalCNNConfig
+from hcnn.runs.train import RunSettings, load_run, train_run
+from hcnn.training.recipes import get_recipe
+
+TINY = HierarchicalCNNConfig(channels=1, width=4, rank=2, depth=4, attribute_support=(3, 3), downsample=())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    data = datasets.load("digits")
+    few = datasets.Splits(data.train.subset(range(256)), test=data.test)
+    train_run(folder, RunSettings(TINY, get_recipe("digits", epochs=1), "digits"), few)
+    return folder
+
+
+@pytest.fixture
+def saved(run, tmp_path) -> Path:
+    HubNetwork.from_run(run).save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def test_a_saved_network_comes_back_in_a_process_without_a_network(run, saved, tmp_path) -> None:
+    x = torch.randn(3, 1, 8, 8)
+    torch.save(x, tmp_path / "x.pt")
+    script = """
+import sys, torch
+from hcnn.export.hub import HubNetwork
+model = HubNetwork.from_pretrained(sys.argv[1])
+assert not model.training and model.preprocessing.classes[3] == "3"
+torch.save(model(torch.load(sys.argv[2])).detach(), sys.argv[3])
+"""
+    env = {"HF_HUB_OFFLINE": "1", "PATH": ""}
+    arguments = [str(saved), str(tmp_path / "x.pt"), str(tmp_path / "y.pt")]
+    subprocess.run([sys.executable, "-c", script, *arguments], check=True, env=env)
+    with torch.no_grad():
+        assert torch.equal(torch.load(tmp_path / "y.pt"), load_run(run).model(x))
+
+
+def test_the_folder_holds_weights_config_and_card(run, saved) -> None:
+    assert {path.name for path in saved.iterdir()} == {"model.safetensors", "config.json", "README.md"}
+    assert (saved / "model.safetensors").read_bytes() == (run / "weights.safetensors").read_bytes()
+    card = (saved / "README.md").read_text()
+    result = json.loads((run / "result.json").read_text())
+    for part in (
+        "library_name: hcnn",
+        "## Architecture",
+        "| 2 | v1, v2, u1, u2 | 2×4×8×8 |",
+        f"test: {result['test_accuracy']:.2%} of 360 images, seed 0",
+        "| schedule | one_cycle |",
+        "## Limits",
+    ):
+        assert part in card, part
+
+
+def test_a_card_of_several_seeds_tells_mean_and_spread(run, tmp_path) -> None:
+    (tmp_path / "seed-0").mkdir()
+    for name in ("config.json", "result.json", "weights.safetensors"):
+        (tmp_path / "seed-0" / name).write_bytes((run / name).read_bytes())
+    seeds = {"seeds": [0, 1], "test_accuracy": {"mean": 0.9, "std": 0.01, "values": [0.89, 0.91]}}
+    (tmp_path / "seeds.json").write_text(json.dumps(seeds))
+    card = str(HubNetwork.from_run(tmp_path / "seed-0").generate_model_card())
+    assert "over seeds [0, 1]: 90.00% ± 1.00%" in card
+    assert "One seed" not in card
+
+
+def test_pickles_and_misfits_are_refused(saved) -> None:
+    weights = saved / "model.safetensors"
+    data = weights.read_bytes()
+    weights.write_bytes(pickle.dumps({"layers.0.weight": 1}))
+    with pytest.raises(ValueError, match="is a pickle; hcnn reads safetensors only"):
+        HubNetwork.from_pretrained(saved)
+    weights.unlink()
+    (saved / "pytorch_model.bin").write_bytes(pickle.dumps({}))
+    with pytest.raises(ValueError, match=r"expected model\.safetensors in it; other files are never opened"):
+        HubNetwork.from_pretrained(saved)
+    weights.write_bytes(data)
+    with pytest.raises(ValueError, match="strict: expected True"):
+        HubNetwork.from_pretrained(saved, strict=False)
+    config = json.loads((saved / "config.json").read_text())
+    config["run"]["model"]["width"] = 8
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="of another shape"):
+        HubNetwork.from_pretrained(saved)
+    (saved / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"expected config\.json with the entry 'run'"):
+        HubNetwork.from_pretrained(saved)
+
+
+def test_pushing_offline_is_an_error_of_the_hub(run) -> None:
+    script = """
+import sys
+from huggingface_hub.errors import OfflineModeIsEnabled
+from hcnn.export.hub import HubNetwork
+try:
+    HubNetwork.from_run(sys.argv[1]).push_to_hub("somebody/something")
+except OfflineModeIsEnabled:
+    sys.exit(7)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(run)], check=False, env={"HF_HUB_OFFLINE": "1", "PATH": ""}
+    )
+    assert done.returncode == 7
+
+
+def test_where_the_data_lay_is_not_published(run, tmp_path) -> None:
+    for name in ("config.json", "result.json", "weights.safetensors"):
+        text = (run / name).read_bytes().replace(b'"data": "digits"', b'"data": "/home/me/secret/digits"')
+        (tmp_path / name).write_bytes(text)
+    HubNetwork.from_run(tmp_path).save_pretrained(tmp_path / "saved")
+    assert b"secret" not in b"".join(path.read_bytes() for path in (tmp_path / "saved").iterdir())
+
+
+def test_without_huggingface_hub_the_extra_is_named() -> None:
+    script = "import sys; sys.modules['huggingface_hub'] = None\nimport hcnn.export.hub"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "hcnn.export.hub needs huggingface_hub: pip install 'hcnn[hub]'" in done.stderr

@@ -1,0 +1,210 @@
+"""Whole networks: the numbers that design fixes, Proposition 3.1, folding, saving, and what bad input says."""
+
+import time
+
+import pytest
+import torch
+
+import hcnn
+from hcnn.models.hierarchical import AttributeNetwork, HierarchicalCNNConfig, MultiscaleConfig
+from hcnn.models.summary import summarize
+from hcnn.testing import assert_invariant
+
+COUNTS = {  # trained, composed
+    "hcnn_cifar10": (344_640, 97_650),
+    "hcnn_plus_cifar10": (344_640, 344_640),
+    "hcnn_cifar100": (887_424, 250_308),
+    "hcnn_plus_cifar100": (887_424, 887_424),
+    "hcnn_plus_cifar10_published": (359_594, 359_594),
+    "hcnn_small_cifar10": (86_192, 24_030),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_weights_are_counted_exactly(name) -> None:
+    model = hcnn.create_model(name)
+    counts = hcnn.count_parameters(model)
+    assert (counts.trained, counts.composed) == COUNTS[name]
+    total = sum(p.numel() for p in model.parameters())
+    assert counts.trained + counts.normalization + counts.logit_scale == total
+    rows = summarize(model, (32, 32))
+    assert sum(row.trained for row in rows) == counts.trained
+    assert sum(row.composed for row in rows) == counts.composed
+    assert sum(row.normalization for row in rows) == counts.normalization + counts.logit_scale
+
+
+def _small(name: str, **overrides) -> tuple[AttributeNetwork, torch.Tensor]:
+    """A named model and a small batch for it: 8 divides every spatial stride, but two comparators need more."""
+    torch.manual_seed(0)
+    model = hcnn.create_model(name, **overrides)
+    side = getattr(model.config, "input_side", 16 if name.startswith("allcnn") else 8)
+    return model, torch.randn(2, model.config.channels, side, side)
+
+
+@pytest.mark.parametrize("name", hcnn.list_models())
+def test_every_parameter_gets_a_gradient(name) -> None:
+    start = time.perf_counter()
+    model, x = _small(name)
+    assert time.perf_counter() - start < 2
+    logits = model(x)
+    assert logits.shape == (2, model.config.classes)
+    torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1])).backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.abs().sum() > 0, key
+
+
+@pytest.mark.parametrize("boundary", ["zeros", "circular"])
+@pytest.mark.parametrize(
+    "name", ["hcnn_digits", "hcnn_small_cifar10", "hcnn_plus_cifar10_published", "multiscale_tiny"]
+)
+def test_folding_changes_nothing_but_rounding(name, boundary) -> None:
+    model, x = _small(name, boundary=boundary)
+    for _ in range(3):
+        model(x + torch.randn_like(x))
+    model.eval()
+    folded = model.fold()
+    with torch.no_grad():
+        expected = model(x)
+        scale = expected.abs().max().item()
+        torch.testing.assert_close(folded(x), expected, rtol=0, atol=1e-5 * scale)
+        double = model.double()
+        wide = double(x.double())
+        torch.testing.assert_close(double.fold()(x.double()), wide, rtol=0, atol=1e-12 * wide.abs().max().item())
+    with pytest.raises(ValueError, match="folded already"):
+        folded.fold()
+
+
+def test_folded_convolutions_hold_the_composed_filters_only() -> None:
+    folded = hcnn.create_model("hcnn_cifar10").eval().fold()
+    assert sum(p.numel() for name, p in folded.named_parameters() if name.endswith("weight")) == 97_650
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("hcnn_digits", {}),
+        ("hcnn_digits", {"inner_elu": True, "readout": "linear"}),
+        ("hcnn_small_cifar10", {"depth": 7, "downsample": (3,)}),
+        ("multiscale_tiny", {}),
+        ("multiscale_tiny", {"width": 8, "depth": 4, "attribute_stride": 2}),
+    ],
+)
+def test_proposition_3_1(name, overrides) -> None:
+    """Translating x_j along any attribute (or u) by a shift that the strides let through leaves the logits as is."""
+    model, x = _small(name, boundary="circular", **overrides)
+    model, x = model.double(), x.double()
+    model(x)
+    model.eval()
+    _, arrays = model(x, return_arrays=True)
+    tested = 0
+    for j, array in arrays.items():
+        for index, axis in enumerate(array.axes):
+            if axis in ("b", f"v{len(model.layers)}"):
+                continue
+            shift = model.invariant_shift(j, axis)
+            size = array.values.shape[index]
+            if shift % size == 0:  # the whole axis: nothing to test
+                continue
+            assert_invariant(lambda v, j=j: model.forward_from(v, j), array.values, index, shift=shift, rtol=1e-10)
+            tested += 1
+    assert tested >= 2 * (len(model.layers) - 1)
+
+
+def test_a_smaller_shift_is_not_invariant() -> None:
+    model, x = _small("hcnn_digits", boundary="circular")
+    model.eval()
+    _, arrays = model(x, return_arrays=True)
+    assert model.invariant_shift(3, "v3") == 4
+    with pytest.raises(AssertionError, match="not invariant along axis 3"):
+        assert_invariant(lambda v: model.forward_from(v, 3), arrays[3].values, 3, shift=1)
+
+
+def test_arrays_are_named() -> None:
+    model, x = _small("hcnn_cifar10")
+    _, arrays = model(x, return_arrays=True)
+    assert [len(array.axes) for array in arrays.values()] == [4, 5] + [6] * 9
+    assert arrays[7].axes == ("b", "v5", "v6", "v7", "u1", "u2")
+    assert tuple(arrays[7].values.shape) == (2, 4, 8, 16, 4, 4)
+    assert tuple(arrays[11].values.shape) == (2, 4, 8, 10, 2, 2)
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+def test_other_numbers_of_spatial_axes(axes) -> None:
+    model = hcnn.HierarchicalCNN(HierarchicalCNNConfig(width=4, rank=9, depth=5, spatial_axes=axes, downsample=(4,)))
+    assert model(torch.randn(2, 3, *[4] * axes)).shape == (2, 10)
+
+
+def test_state_holds_parameters_and_statistics_only() -> None:
+    model, x = _small("hcnn_plus_cifar10")
+    before = set(model.state_dict())
+    kinds = {key.rsplit(".", 1)[1] for key in before}
+    statistics = {"running_mean", "running_var", "num_batches_tracked"}
+    assert kinds == {"weight", "bias", "h", "g", "scale"} | statistics
+    model(x)
+    model.eval()(x)
+    assert set(model.state_dict()) == before
+
+
+BAD_CONFIGS = [
+    ({"width": 6}, "K = 6 is too small for depth J = 12.*multiple of 4"),
+    ({"attribute_support": (7, 10)}, r"two odd supports \(k1, k2\); got \(7, 10\)"),
+    ({"boundary": "reflect"}, "expected boundary|expected 'zeros' or 'circular'; got 'reflect'"),
+    ({"depth": 2}, "expected J >= 3; got 2"),
+    ({"downsample": (12,)}, "layers between 1 and J-1 = 11"),
+    ({"rank": 0}, "Q >= 1"),
+    ({"classes": 0}, "classes: expected a positive number; got 0"),
+    ({"readout": "max"}, "'mean' or 'linear'; got 'max'"),
+    ({"spatial_axes": 4}, "expected 1, 2 or 3; got 4"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), BAD_CONFIGS)
+def test_bad_configurations_are_explained(overrides, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        hcnn.create_model("hcnn_cifar10", **overrides)
+
+
+def test_bad_multiscale_configurations_are_explained() -> None:
+    with pytest.raises(ValueError, match="K = 4 is too small for depth J = 5: stride 2 divides v1 3 times"):
+        MultiscaleConfig(attribute_stride=2)
+    with pytest.raises(ValueError, match="odd filter support; got 2"):
+        MultiscaleConfig(support=2)
+
+
+def test_unknown_names_suggest_near_ones() -> None:
+    with pytest.raises(ValueError, match="unknown model 'hcnn_cifar'; did you mean hcnn_cifar10"):
+        hcnn.create_model("hcnn_cifar")
+    with pytest.raises(ValueError, match=r"unknown settings \['wide'\]; expected some of \['channels'"):
+        hcnn.create_model("hcnn_cifar10", wide=3)
+
+
+def test_bad_images_are_explained() -> None:
+    model = hcnn.create_model("hcnn_digits")
+    with pytest.raises(ValueError, match=r"layer 1: expected 1 channels in c of \(b, c, u1, u2\)"):
+        model(torch.randn(2, 3, 8, 8))
+    with pytest.raises(ValueError, match=r"layer 1: expected 4 axes \(b, c, u1, u2\); got 3: shape \(1, 8, 8\)"):
+        model(torch.randn(1, 8, 8))
+    with pytest.raises(ValueError, match=r"layer 1: expected at least one entry .* got shape \(0, 1, 8, 8\)"):
+        model(torch.randn(0, 1, 8, 8))
+    with pytest.raises(ValueError, match=r"layer 1: expected floating-point values.*torch.uint8"):
+        model(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_hooks_see_whole_arrays_and_wrapped_layers_work(folded) -> None:
+    model, x = _small("hcnn_digits")
+    model.eval()
+    if folded:
+        model = model.fold()
+    with torch.no_grad():
+        logits, arrays = model(x, return_arrays=True)
+        seen = {}
+        for j in (3, 5):
+            model.layers[j - 1].register_forward_hook(lambda layer, inputs, out, j=j: seen.update({j: out}))
+        model.layers[3].register_forward_pre_hook(lambda layer, inputs: seen.update({"into 4": inputs[0]}))
+        torch.testing.assert_close(model(x), logits)
+        for key, j in ((3, 3), (5, 5), ("into 4", 3)):
+            torch.testing.assert_close(seen[key], arrays[j].values)
+        model.layers[4] = torch.nn.Sequential(model.layers[4])
+        torch.testing.assert_close(model(x), logits)

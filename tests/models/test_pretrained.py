@@ -1,0 +1,56 @@
+"""Weights that lie in the package."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import hcnn
+from hcnn.data import datasets
+from hcnn.models import pretrained
+from hcnn.training import trainer as training
+
+
+@pytest.mark.parametrize("name", pretrained.list_pretrained())
+def test_weights_load_and_classify_as_recorded(name) -> None:
+    model = hcnn.create_model(name, pretrained=True)
+    assert not model.training
+    found = pretrained.load_pretrained(name)
+    assert found.card["result"]["test_accuracy"] > 0.5
+    logits = model(found.preprocessing.standardize(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)))
+    assert logits.isfinite().all()
+    if not Path(os.environ.get("HCNN_DATA", "")).is_dir() or "HCNN_DATA" not in os.environ:
+        pytest.skip("set HCNN_DATA to a folder with CIFAR to compare accuracies")
+    test = datasets.load(found.card["config"]["data"]).test
+    assert test is not None
+    images, labels = found.preprocessing.standardize(test.images[:1000]), test.labels[:1000]
+    accuracy = training.accuracy(model, images, labels)
+    assert abs(accuracy - found.card["result"]["test_accuracy"]) < 0.04  # 3.4 standard errors of 1,000 images
+
+
+def test_absent_weights_are_explained() -> None:
+    with pytest.raises(ValueError, match="multiscale_tiny: no trained weights in this package"):
+        hcnn.create_model("multiscale_tiny", pretrained=True)
+
+
+def test_damaged_weights_are_refused(tmp_path, monkeypatch) -> None:
+    names = pretrained.list_pretrained()
+    if not names:
+        pytest.skip("no weights in the package")
+    source = Path(pretrained.__file__).parent
+    data = bytearray((source / f"{names[0]}.safetensors").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / f"{names[0]}.safetensors").write_bytes(data)
+    (tmp_path / f"{names[0]}.json").write_bytes((source / f"{names[0]}.json").read_bytes())
+    monkeypatch.setattr(pretrained, "files", lambda package: tmp_path)
+    with pytest.raises(ValueError, match=r"SHA-256 \w+, expected \w+: damaged"):
+        pretrained.load_pretrained(names[0])
+
+
+def test_overrides_do_not_go_with_trained_weights() -> None:
+    names = pretrained.list_pretrained()
+    if not names:
+        pytest.skip("no weights in the package")
+    with pytest.raises(ValueError, match="do not fit"):
+        hcnn.create_model(names[0], pretrained=True, boundary="circular")

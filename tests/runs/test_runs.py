@@ -1,0 +1,325 @@
+"""Whole runs as real processes: killed, stopped, starved, doubled; and the same bits in the end."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from hcnn.runs import train as runs
+from hcnn.storage.checkpoints import load_newest
+from hcnn.storage.safetensors import load_weights
+from hcnn.training.recipes import RECIPES, Recipe, learning_rate
+
+TINY = ["--width", "4", "--rank", "4", "--depth", "4", "--downsample", "3", "--threads", "1", "--ema", "0.9"]
+COMMAND = [sys.executable, "-m", "hcnn.cli", "train", "digits", *TINY, "--epochs", "2", "--checkpoint-seconds", "0.05"]
+DISTRIBUTED = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def _run(*arguments: str | Path, **options) -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, **options)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    done = _run("--output", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def _final(folder: Path) -> dict[str, bytes]:
+    """What must be equal bit for bit: weights (the moving average), log, and model + optimizer + EMA of the end."""
+    newest = max((folder / "checkpoints").glob("*.safetensors"))
+    return {
+        "weights": (folder / "weights.safetensors").read_bytes(),
+        "log": (folder / "metrics.jsonl").read_bytes(),
+        "state": newest.read_bytes(),
+    }
+
+
+def _kill_until_done(folder: Path, rounds: int, seed: int) -> int:
+    """Start with --resume and kill -9 at random moments; returns how many kills hit."""
+    chance, hits = random.Random(seed), 0
+    for _ in range(rounds):
+        process = subprocess.Popen(
+            [*COMMAND, "--output", str(folder), "--resume"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        begun = time.monotonic()
+        while not (folder / "config.json").exists() and process.poll() is None and time.monotonic() - begun < 60:
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0, 2.5))
+        process.send_signal(signal.SIGKILL)
+        hits += process.wait() == -signal.SIGKILL
+    done = _run("--output", folder, "--resume")
+    assert done.returncode == 0, done.stderr
+    return hits
+
+
+def test_killed_runs_end_bit_for_bit_equal(reference, tmp_path) -> None:
+    assert _kill_until_done(tmp_path / "run", 3, seed=0) >= 1
+    assert _final(tmp_path / "run") == _final(reference)
+
+
+@pytest.mark.slow
+def test_twenty_kills(reference, tmp_path) -> None:
+    hits = 0
+    for attempt in range(5):
+        folder = tmp_path / str(attempt)
+        hits += _kill_until_done(folder, 6, seed=attempt + 1)
+        assert _final(folder) == _final(reference)
+    assert hits >= 20
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_step_and_writes_a_checkpoint(reference, tmp_path, number, code) -> None:
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [*COMMAND, "--output", str(folder), "--epochs", "2"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    while not list(folder.glob("checkpoints/*.json")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert f"stopped by {number.name}; checkpoint {folder}" in errors.replace("\n", "")
+    assert "to go on: hcnn train digits" in errors
+    assert "--resume" in errors
+    assert load_newest(folder)[0] is not None
+    assert _run("--output", folder, "--resume").returncode == 0
+    assert _final(folder) == _final(reference)
+
+
+def test_a_second_signal_stops_at_once() -> None:
+    script = (
+        "import signal, time\nfrom hcnn.runs.interrupts import StopRequest\n"
+        "with StopRequest():\n    print('ready', flush=True)\n    end = time.time() + 30\n"
+        "    while time.time() < end: time.sleep(0.1)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 143
+    process.stdout.close()
+
+
+def test_damaged_checkpoints_are_named_and_passed_over(reference, tmp_path) -> None:
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [*COMMAND, "--output", str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while len(list(folder.glob("checkpoints/*.json"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    newest = max((folder / "checkpoints").glob("*.safetensors"))
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 4
+    newest.write_bytes(data)
+    done = _run("--output", folder, "--resume")
+    assert done.returncode == 0
+    out = done.stdout.replace("\n", " ")
+    assert "refused" in out
+    assert newest.name.split("-")[1] in out
+    assert "going on from" in out
+    assert _final(folder) == _final(reference)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path) -> None:
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(mount)], check=False).returncode:
+        pytest.skip("mounting a tmpfs is not permitted here")
+    try:
+        folder = mount / "run"
+        process = subprocess.Popen(
+            [*COMMAND, "--output", str(folder), "--epochs", "50"],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        while not list(folder.glob("checkpoints/*.json")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        filler = os.open(mount / "filler", os.O_WRONLY | os.O_CREAT)
+        try:
+            while True:
+                os.write(filler, b"x" * 4096)
+        except OSError:
+            os.close(filler)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 2
+        text = errors.replace("\n", " ")
+        assert "No space left on device" in text
+        assert "bytes" in text
+        assert str(folder) in text.replace(" ", "")
+        assert load_newest(folder)[0] is not None
+    finally:
+        subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+def test_a_second_run_in_the_folder_is_refused(tmp_path) -> None:
+    folder = tmp_path / "run"
+    first = subprocess.Popen(
+        [*COMMAND, "--output", str(folder), "--epochs", "500"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        while not list(folder.glob("checkpoints/*.json")):
+            assert first.poll() is None
+            time.sleep(0.01)
+        done = _run("--output", folder, "--epochs", "500", "--resume")
+        assert done.returncode == 2
+        assert str(first.pid) in done.stderr
+    finally:
+        first.kill()
+        first.wait()
+
+
+def test_a_folder_with_another_run_is_refused(reference) -> None:
+    done = _run("--output", reference, "--seed", "5", "--resume")
+    assert done.returncode == 2
+    assert "holds another run: its seed differ" in done.stderr.replace("\n", " ")
+
+
+def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(tmp_path) -> None:
+    done = _run("--output", tmp_path / "run", "--lr", "1e12", "--weight-decay", "1", "--checkpoint-seconds", "0")
+    assert done.returncode == 2
+    text = done.stderr.replace("\n", " ")
+    assert "the loss became" in text
+    assert "learning rate" in text
+    assert "last good checkpoint: " in text
+
+
+def test_out_of_memory_says_what_to_lower(tmp_path) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
+
+    done = _run("--output", tmp_path / "run", "--width", "48", "--batch-size", "1400", "--inner-elu", preexec_fn=limit)
+    assert done.returncode == 2, done.stderr
+    text = done.stderr.replace("\n", " ")
+    assert "out of memory with 1400 images a step" in text
+    assert "lower --batch-size" in text
+
+
+@pytest.mark.parametrize("inner_elu", ["--no-inner-elu", "--inner-elu"])
+def test_two_processes_give_the_weights_of_one(tmp_path, inner_elu) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    settings = ["--epochs", "1", "--lr", "0.02", inner_elu]  # 22 steps
+    assert _run("--output", one, *settings).returncode == 0
+    command = [*DISTRIBUTED, *COMMAND[1:], "--output", str(two), *settings]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((two / "result.json").read_text())["processes"] == 2
+    first, second = (load_weights(folder / "weights.safetensors")[0] for folder in (one, two))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def _worker_killed_once(folder: Path, at: float) -> subprocess.CompletedProcess[str]:
+    """Run two processes under torchrun and kill -9 one of them after its first checkpoint."""
+    environment = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    arguments = [*DISTRIBUTED, "--max-restarts", "3", *COMMAND[1:], "--output", str(folder), "--resume"]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    begun = time.monotonic()
+    while not list(folder.glob("checkpoints/*.json")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() - begun < 120
+        time.sleep(0.01)
+    time.sleep(at)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    if workers:
+        os.kill(int(workers[-1]), signal.SIGKILL)
+    output, _ = process.communicate(timeout=200)
+    return subprocess.CompletedProcess(arguments, process.returncode, output, "")
+
+
+def test_a_killed_worker_makes_the_group_restart_from_the_checkpoint(tmp_path) -> None:
+    done = _worker_killed_once(tmp_path / "run", 0.2)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "going on from" in done.stdout.replace("\n", " ")
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.slow
+def test_ten_killed_workers_in_a_row(tmp_path) -> None:
+    for attempt in range(10):
+        done = _worker_killed_once(tmp_path / str(attempt), 0.1 * attempt)
+        assert done.returncode == 0, done.stdout[-3000:]
+        assert (tmp_path / str(attempt) / "result.json").exists()
+
+
+def test_several_seeds_report_mean_and_spread(tmp_path) -> None:
+    done = _run("--output", tmp_path / "runs", "--epochs", "1", "--seeds", "2", "--validation", "100", "--no-test")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "runs" / "seeds.json").read_text())
+    assert summary["seeds"] == [0, 1]
+    assert "test_accuracy" not in summary
+    assert len(set(summary["validation_accuracy"]["values"])) == 2
+    rows = [json.loads(line) for line in (tmp_path / "runs" / "seed-1" / "metrics.jsonl").read_text().splitlines()]
+    assert 0 <= rows[0]["validation_accuracy"] <= 1
+
+
+def test_accumulated_parts_use_the_same_images(tmp_path) -> None:
+    """Normalization apart (each part has its own), a batch in parts sees the images of the whole batch."""
+    done = _run("--output", tmp_path / "run", "--epochs", "1", "--accumulate", "4", "--test-flips")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert {"test_accuracy", "test_accuracy_with_flips"} <= set(result)
+    assert result["weights"] == "moving average"
+
+
+@pytest.mark.parametrize("options", [["--optimizer", "adamw", "--lr", "0.01"], ["--optimizer", "muon", "--lr", "0.05"]])
+def test_other_optimizers_learn(tmp_path, options) -> None:
+    done = _run("--output", tmp_path / "run", "--epochs", "6", *options)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["test_accuracy"] > 0.6
+
+
+def test_the_records_say_where_they_come_from(reference) -> None:
+    result = json.loads((reference / "result.json").read_text())
+    assert result["versions"]["torch"] == torch.__version__
+    assert result["hardware"]["processor"]
+    assert result["test_set"].startswith("read once")
+    assert result["seconds"] > 0
+    config = json.loads((reference / "config.json").read_text())
+    assert runs.load_recipe(config).ema == 0.9
+    assert (reference / "tensorboard").is_dir()
+
+
+def test_recipes_are_those_of_their_sources() -> None:
+    paper, published = RECIPES["paper"], RECIPES["published"]
+    assert (paper.epochs, paper.batch_size, paper.momentum, paper.weight_decay) == (240, 50, 0.9, 2e-4)
+    assert [learning_rate(paper, epoch, 240) for epoch in (0, 40, 80)] == pytest.approx([0.25, 0.025, 0.0025])
+    assert [learning_rate(published, epoch, 320) for epoch in (0, 279, 280, 300)] == pytest.approx(
+        [0.35, 0.35 * 0.007, 0.35 * 0.00035, 0.35 * 0.00017]
+    )
+    assert (published.weight_decay, published.nesterov, published.augmentation.translation) == (6e-4, True, 4)
+    rates = [learning_rate(RECIPES["fast"], step, 50) for step in range(50)]
+    assert max(rates) == pytest.approx(RECIPES["fast"].lr)
+    assert rates[-1] < 0.01 * max(rates)
+
+
+def test_bad_recipes_are_explained() -> None:
+    with pytest.raises(ValueError, match=r"rising epochs and one factor for each; got \(5, 3\)"):
+        Recipe(schedule="step", milestones=(5, 3), factors=(0.1, 0.01))
+    with pytest.raises(ValueError, match="accumulate: 3 does not divide the batch size 100"):
+        Recipe(accumulate=3)
+    with pytest.raises(ValueError, match=r"optimizer: expected one of .*; got 'lion'"):
+        Recipe(optimizer="lion")  # pyright: ignore[reportArgumentType]

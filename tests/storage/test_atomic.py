@@ -1,0 +1,210 @@
+"""Plain files, run lock and log under kills, full disks and read-only disks: real processes and disks."""
+
+import contextlib
+import errno
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from hcnn.storage.atomic import (
+    RunFolderBusy,
+    RunLock,
+    append_line,
+    ensure_writable,
+    sync_log,
+    truncate_log,
+    write_atomically,
+    write_json,
+)
+from hcnn.storage.checkpoints import save_checkpoint
+from hcnn.storage.safetensors import save_weights
+
+if TYPE_CHECKING:
+    from conftest import Zygote
+
+needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="needs fork, SIGKILL and tmpfs")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ----------------------------------------------------- full and read-only disks
+
+
+@needs_posix
+def test_a_full_disk_leaves_file_and_log_as_they_were(small_disk: Path) -> None:
+    write_json(small_disk / "result.json", {"accuracy": 0.5})
+    size = append_line(small_disk / "log.jsonl", {"step": 1})
+    with pytest.raises(OSError, match=r"while writing 3,000,000 bytes: '.*result\.json'"):
+        write_atomically(small_disk / "result.json", bytes(3_000_000))
+    with pytest.raises(OSError, match=r"while appending 3,000,014 bytes: '.*log\.jsonl'") as caught:
+        append_line(small_disk / "log.jsonl", {"notes": "x" * 3_000_000})
+    assert caught.value.errno == errno.ENOSPC
+    assert json.loads((small_disk / "result.json").read_text()) == {"accuracy": 0.5}
+    assert (small_disk / "log.jsonl").stat().st_size == size
+    assert names(small_disk) == ["log.jsonl", "result.json"]
+
+
+@needs_posix
+def test_ensure_writable_on_a_full_and_on_a_read_only_disk(small_disk: Path) -> None:
+    with contextlib.suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
+        while filler.write(bytes(4096)):
+            pass
+    with pytest.raises(OSError, match=r"No space left on device \(the output folder cannot be written\): '.*run'"):
+        ensure_writable(small_disk / "run")
+    (small_disk / "filler").unlink()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(OSError, match=r"Read-only file system \(the output folder .*run'") as caught:
+        ensure_writable(small_disk / "run")
+    assert caught.value.errno == errno.EROFS
+
+
+def test_ensure_writable_makes_folders_and_leaves_them_empty(tmp_path: Path) -> None:
+    assert ensure_writable(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert ensure_writable(tmp_path / "a" / "b").is_dir()
+    assert names(tmp_path / "a" / "b") == []
+
+
+@pytest.mark.parametrize("below", ["", "run", "run/one"])
+def test_ensure_writable_refuses_a_file_and_what_is_below_one(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NotADirectoryError, match=r"Not a directory \(the output folder .*file") as caught:
+        ensure_writable(tmp_path / "file" / below)
+    assert caught.value.filename == str(tmp_path / "file" / below)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+# --------------------------------------------------------------------- the lock
+
+
+@needs_posix
+def test_a_second_run_is_refused_until_the_first_is_killed(tmp_path: Path, zygote: "Zygote") -> None:
+    pid = zygote.start(f"""
+        import time
+        from hcnn.storage.atomic import RunLock
+        with RunLock({str(tmp_path)!r}):
+            print("locked", flush=True)
+            time.sleep(60)
+    """)
+    assert zygote.line() == "locked"
+    with pytest.raises(RunFolderBusy, match=f"another run holds this folder: process {pid} on ") as caught:
+        RunLock(tmp_path).__enter__()
+    assert str(tmp_path) in str(caught.value)
+    assert os.uname().nodename in str(caught.value)
+    os.kill(pid, signal.SIGKILL)
+    zygote.finish()
+    with RunLock(tmp_path), pytest.raises(RunFolderBusy, match=f"process {os.getpid()} on"):
+        RunLock(tmp_path).__enter__()
+    with RunLock(tmp_path):
+        pass
+
+
+@needs_posix
+def test_forked_children_neither_keep_nor_free_the_lock(tmp_path: Path, zygote: "Zygote") -> None:
+    pid = zygote.start(f"""
+        import os, time
+        from hcnn.storage.atomic import RunLock
+        with RunLock({str(tmp_path)!r}):
+            leaver = os.fork()
+            if leaver:
+                os.waitpid(leaver, 0)
+                sleeper = os.fork()
+                if sleeper:
+                    print(sleeper, flush=True)
+                time.sleep(60)
+        os._exit(0)  # the leaver has left the with block
+    """)
+    sleeper = int(zygote.line())
+    with pytest.raises(RunFolderBusy, match=f"process {pid} on"):
+        RunLock(tmp_path).__enter__()
+    os.kill(pid, signal.SIGKILL)
+    zygote.finish()
+    with RunLock(tmp_path):
+        os.kill(sleeper, signal.SIGKILL)  # which raises where the sleeper is not alive
+
+
+# ------------------------------------------------------ plain files and the log
+
+
+@needs_posix
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_files_get_the_permissions_of_ordinary_files(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        save_weights(tmp_path / "w.safetensors", {"x": torch.ones(3)}, {})
+        write_json(tmp_path / "a.json", {})
+        append_line(tmp_path / "log.jsonl", {})
+        save_checkpoint(tmp_path, 1, {"x": torch.ones(3)}, {})
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 5  # the checkpoint is two
+    for path in files:
+        assert path.stat().st_mode & 0o777 == mode, path
+
+
+def test_write_atomically_names_path_and_size_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"while writing 1,234 bytes: '.*nowhere.*x'"):
+        write_atomically(tmp_path / "nowhere" / "x", bytes(1234))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"while writing 3 bytes: '.*folder'"):
+        write_atomically(tmp_path / "folder", b"abc")
+    (tmp_path / f".x.tmp-{os.getpid()}").symlink_to(tmp_path / "victim")  # a leftover, at worst a trap
+    write_atomically(tmp_path / "x", b"new")
+    assert (tmp_path / "x").read_bytes() == b"new"
+    assert names(tmp_path) == ["folder", "x"]
+
+
+def test_json_is_strict_and_stable(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"b": [1, 2.5], "a": "é"})
+    assert path.read_bytes() == b'{\n  "b": [\n    1,\n    2.5\n  ],\n  "a": "\\u00e9"\n}\n'
+    for obj, reason in [({"x": math.nan}, "nan"), ({"x": {1}}, "type set is not JSON serializable")]:
+        with pytest.raises(ValueError, match=rf"a\.json: expected what strict JSON can hold; .*{reason}"):
+            write_json(path, obj)
+        with pytest.raises(ValueError, match=r"a\.json: expected what strict JSON can hold"):
+            append_line(path, obj)
+    assert path.read_bytes().startswith(b'{\n  "b"')
+
+
+def test_an_interrupted_and_resumed_log_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole, resumed = tmp_path / "whole.jsonl", tmp_path / "resumed.jsonl"
+    for step in range(6):
+        append_line(whole, {"step": step, "loss": 1 / (step + 3)})
+    recorded = 0
+    for step in range(4):
+        if step == 2:
+            recorded = sync_log(resumed)
+        size = append_line(resumed, {"step": step, "loss": 1 / (step + 3)})
+        assert size == resumed.stat().st_size
+    with resumed.open("ab") as log:
+        log.write(b'{"step": 4, "lo')  # killed halfway through a line
+    truncate_log(resumed, recorded)
+    for step in range(2, 6):
+        append_line(resumed, {"step": step, "loss": 1 / (step + 3)})
+    assert resumed.read_bytes() == whole.read_bytes()
+
+
+def test_truncate_log_refuses_a_log_that_is_not_the_recorded_one(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    assert sync_log(path) == 0
+    truncate_log(path, 0)
+    with pytest.raises(ValueError, match=r"log\.jsonl: expected a log of at least 9 bytes, .* found 0$"):
+        truncate_log(path, 9)
+    size = append_line(path, {"step": 1})
+    with pytest.raises(ValueError, match=rf"expected a log of at least 1,000 bytes, .* found {size}$"):
+        truncate_log(path, 1000)
+    with pytest.raises(ValueError, match=r"expected a line to end at byte 5, .* none does"):
+        truncate_log(path, 5)
+    assert path.stat().st_size == size
+    truncate_log(path, 0)
+    assert path.read_bytes() == b""

@@ -1,0 +1,120 @@
+"""What a CUDA graph demands of a training step, as far as a CPU can tell: nothing in it reads a value or waits."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hcnn import HierarchicalCNN, HierarchicalCNNConfig
+from hcnn.data.augment import Augmentation
+from hcnn.training.optimizers import RecipeOptimizer
+from hcnn.training.recipes import Recipe
+from hcnn.training.trainer import Preprocessing, Trainer
+
+# Reading a number off the device; sizes that depend on values; making a tensor from the host's memory.
+WAITING = {
+    "_local_scalar_dense", "is_nonzero", "item", "equal", "nonzero", "masked_select", "unique2", "_unique2",
+    "lift_fresh", "lift_fresh_copy", "repeat_interleave.Tensor",
+}  # fmt: skip
+
+
+class NoWaiting(TorchDispatchMode):
+    """Fails where a CUDA device would have to be waited for."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func._opname not in WAITING, f"{func} makes the host wait for the device, or copies from it"
+        return func(*args, **(kwargs or {}))
+
+
+RECIPE = Recipe(
+    epochs=1,
+    batch_size=6,
+    augmentation=Augmentation(translation=2, flip="alternating", cutout=2, mixup=0.2, cutmix=1.0),
+    ema=0.9,
+    accumulate=2,
+    precision="bfloat16",
+)
+
+
+def trainer(recipe: Recipe, *, inner_elu: bool = False) -> Trainer:
+    torch.manual_seed(0)
+    config = HierarchicalCNNConfig(
+        width=4, rank=3, depth=5, classes=3, attribute_support=(3, 3), downsample=(4,), inner_elu=inner_elu
+    )
+    images = torch.randint(0, 256, (18, 3, 8, 8), dtype=torch.uint8)
+    preprocessing = Preprocessing((0.5,) * 3, (0.25,) * 3, (8, 8), ("a", "b", "c"))
+    return Trainer(HierarchicalCNN(config), images, torch.arange(18) % 3, preprocessing, recipe)
+
+
+@pytest.mark.parametrize(
+    "what", [lambda: torch.tensor([1.0]), lambda: torch.ones(1).item(), lambda: bool(torch.ones(1))]
+)
+def test_the_guard_sees_what_it_is_for(what) -> None:
+    with NoWaiting(), pytest.raises(AssertionError, match="wait"):
+        what()
+
+
+@pytest.mark.parametrize("inner_elu", [False, True])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+def test_a_step_never_waits(optimizer, inner_elu) -> None:
+    one = trainer(replace(RECIPE, optimizer=optimizer, lr=0.01), inner_elu=inner_elu)
+    one.optimizer = RecipeOptimizer(one.model, one.recipe, capturable=True)
+    one.graph, one._captured = True, one._compute  # pyright: ignore[reportAttributeAccessIssue]
+    one._train_step(0, 0, 0.01)  # constants go to the device once, and the order of an epoch
+    before = [p.detach().clone() for p in one.model.parameters()]
+    with NoWaiting():
+        one._train_step(0, 1, 0.02)
+    assert any(not torch.equal(old, new) for old, new in zip(before, one.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+def test_a_rate_on_the_device_steps_as_one_on_the_host(optimizer) -> None:
+    recipe = replace(RECIPE, optimizer=optimizer, lr=0.05, precision="float32")
+    one, other = trainer(recipe), trainer(recipe)
+    other.optimizer = RecipeOptimizer(other.model, recipe, capturable=True)
+    other.graph, other._captured = True, other._compute  # pyright: ignore[reportAttributeAccessIssue]
+    for batch, rate in enumerate((0.05, 0.01, 0.03)):
+        numbers = [each._train_step(0, batch, rate) for each in (one, other)]
+        torch.testing.assert_close(numbers[1], numbers[0], rtol=1e-4, atol=1e-5)
+    state = other.optimizer.state_dict()
+    assert state[-1]["param_groups"][0]["lr"] == pytest.approx(0.03 * other.optimizer._rates[-1])
+    other.optimizer.load_state_dict(state)
+    other._train_step(0, 2, 0.01)
+    one._train_step(0, 2, 0.01)
+    for expected, actual in zip(one.model.parameters(), other.model.parameters(), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_graphs_are_refused_without_cuda() -> None:
+    one = trainer(RECIPE)
+    with pytest.raises(ValueError, match="graph: expected one process on a CUDA device; got 1 on cpu"):
+        Trainer(one.model, one.images, one.labels, one.preprocessing, one.recipe, graph=True)
+
+
+@pytest.mark.parametrize("inner_elu", [False, True])
+def test_forward_and_backward_trace_in_one_piece(inner_elu) -> None:
+    one = trainer(replace(RECIPE, precision="float32"), inner_elu=inner_elu)
+    one.forward = torch.compile(one.model, fullgraph=True, backend="aot_eager")
+    plain = trainer(replace(RECIPE, precision="float32"), inner_elu=inner_elu)
+    numbers = [each._train_step(0, 0, 0.01) for each in (plain, one)]
+    torch.testing.assert_close(numbers[1], numbers[0])
+    for expected, actual in zip(plain.model.parameters(), one.model.parameters(), strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+def test_the_gpu_benchmark_runs_at_tiny_scale(tmp_path) -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "cuda_epoch.py"
+    command = [sys.executable, str(script), "--output", str(tmp_path), "--device", "cpu", "--tiny", "--repeats", "1"]
+    subprocess.run(command, check=True, capture_output=True)
+    report = json.loads((tmp_path / "cuda_epoch.json").read_text())
+    for network in ("HCNN", "HCNN(+)"):
+        variants = report["networks"][network]["variants"]
+        assert set(variants) == {"plain"}
+        assert all("error" not in row and row["seconds_per_epoch"] > 0 for row in variants.values()), variants
+    assert (tmp_path / "profile-plus.txt").stat().st_size
