@@ -155,6 +155,40 @@ def test_labels_of_any_kind(digits) -> None:
     assert set(model.predict(X)) <= {"even", "odd"}
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_the_columns_of_a_data_frame_are_checked(library, digits) -> None:
+    frames = pytest.importorskip(library)
+    X, y = digits[0][:100].reshape(100, 64).astype(float), digits[1][:100]
+    names = [f"pixel{i}" for i in range(64)]
+    frame = frames.DataFrame(dict(zip(names, X.T, strict=True)))
+    plain = _tiny(epochs=1, image_shape=(8, 8)).fit(X, y)
+    assert not hasattr(plain, "feature_names_in_")
+    model = _tiny(epochs=1, image_shape=(8, 8)).fit(frame, y)
+    assert model.feature_names_in_.tolist() == names
+    assert np.array_equal(model.predict_proba(frame), plain.predict_proba(X))  # a warning would be an error here
+    for method in (model.predict, model.predict_proba, model.transform):
+        with pytest.raises(ValueError, match="Feature names must be in the same order"):
+            method(frame[names[::-1]])
+        with pytest.raises(ValueError, match=r"Feature names seen at fit time, yet now missing:\n- pixel63"):
+            method(frame[names[:63]])
+        with pytest.raises(ValueError, match=r"Feature names unseen at fit time:\n- other"):
+            method(frames.DataFrame(dict(zip([*names[:63], "other"], X.T, strict=True))))
+    with pytest.warns(UserWarning, match="X does not have valid feature names"):
+        model.predict(X)
+    with pytest.warns(UserWarning, match="X has feature names, but HCNNClassifier was fitted without"):
+        plain.predict(frame)
+
+
+def test_a_refit_forgets_the_columns_of_the_fit_before(digits) -> None:
+    frames = pytest.importorskip("pandas")
+    X, y = digits[0][:100], digits[1][:100]
+    frame = frames.DataFrame(X.reshape(100, 64).astype(float)).add_prefix("pixel")
+    model = _tiny(epochs=1, image_shape=(8, 8)).fit(frame, y)
+    model.fit(X, y).predict(X)
+    assert not hasattr(model, "feature_names_in_")
+    assert not hasattr(model, "n_features_in_")
+
+
 def test_wrong_input_is_explained(digits, fitted) -> None:
     X, y = digits
     with pytest.raises(ValueError, match=r"or \(n, features\) with image_shape given; got shape \(600, 64\)"):

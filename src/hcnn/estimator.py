@@ -226,15 +226,15 @@ class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
 
     def _prepare(self, X: Any) -> tuple[AttributeNetwork, Tensor]:
         check_is_fitted(self)
-        X = check_array(X, dtype="numeric", allow_nd=True, estimator=self)
-        if X.ndim == 2:
-            X = validate_data(self, X, reset=False, skip_check_array=True)
-        images = self._images(X)
+        array = check_array(X, dtype="numeric", allow_nd=True, estimator=self)
+        if array.ndim == 2:  # X as it came, because an array no longer has the names of a data frame's columns
+            validate_data(self, X, reset=False, skip_check_array=True)
+        images = self._images(array)
         standardization = _Standardization(
             tuple(self.mean_.tolist()), tuple(self.std_.tolist()), tuple(images.shape[2:]), ()
         )
         if images.shape[1] != len(self.mean_):
-            raise ValueError(f"X: expected images of {len(self.mean_)} channels; got shape {X.shape}")
+            raise ValueError(f"X: expected images of {len(self.mean_)} channels; got shape {array.shape}")
         return self.to_network(), standardization.standardize(images)
 
     def _images(self, X: np.ndarray) -> Tensor:
