@@ -32,7 +32,8 @@ from pathlib import Path
 import torch
 from table_rows import ROWS, VALIDATION_IMAGES, Row, estimate, find
 
-from hcnn.data.datasets import ImageSet, Splits, load
+from hcnn.data.datasets import load
+from hcnn.data.image_set import ImageSet, Splits
 from hcnn.functional import backend
 from hcnn.models.hierarchical import build
 from hcnn.runs.allocator import keep_freed_memory

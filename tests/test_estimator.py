@@ -164,7 +164,7 @@ def test_the_columns_of_a_data_frame_are_checked(library, digits) -> None:
     plain = _tiny(epochs=1, image_shape=(8, 8)).fit(X, y)
     assert not hasattr(plain, "feature_names_in_")
     model = _tiny(epochs=1, image_shape=(8, 8)).fit(frame, y)
-    assert model.feature_names_in_.tolist() == names
+    assert vars(model)["feature_names_in_"].tolist() == names
     assert np.array_equal(model.predict_proba(frame), plain.predict_proba(X))  # a warning would be an error here
     for method in (model.predict, model.predict_proba, model.transform):
         with pytest.raises(ValueError, match="Feature names must be in the same order"):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from hcnn import cli
 from hcnn.data import datasets
+from hcnn.data.image_set import Splits
 from hcnn.export import export_safetensors
 from hcnn.models.hierarchical import HierarchicalCNNConfig
 from hcnn.prediction import Source, open_network, read_input
@@ -27,7 +28,7 @@ TINY = HierarchicalCNNConfig(channels=1, width=4, rank=2, depth=4, attribute_sup
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "digits"
     few = datasets.load("digits").train.subset(range(256))
-    train_run(folder, RunSettings(TINY, get_recipe("digits", epochs=1), "digits"), datasets.Splits(few))
+    train_run(folder, RunSettings(TINY, get_recipe("digits", epochs=1), "digits"), Splits(few))
     return folder
 
 

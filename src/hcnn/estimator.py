@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hcnn.data.datasets import stratified_split
+from hcnn.data.splits import stratified_split
 from hcnn.functional import marginal
 from hcnn.models.hierarchical import AttributeNetwork, HierarchicalCNNConfig, build, model_config
 from hcnn.training.recipes import Recipe, get_recipe

@@ -156,7 +156,8 @@ for name in ("tyro", "rich", "PIL", "matplotlib", "sklearn", "scipy", "pooch", "
     sys.modules[name] = None  # importing it fails as if it were not installed
 import torch, hcnn
 from pathlib import Path
-from hcnn.data.datasets import ImageSet, Splits
+
+from hcnn.data.image_set import ImageSet, Splits
 from hcnn.runs.train import RunSettings, load_run, train_run
 from hcnn.training.recipes import Recipe
 images = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8)

@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hcnn.data import archives
-from hcnn.data.archives import ArchiveSpec, CifarSpec, fetch, read_cifar, read_layout, read_members, read_npz
+from hcnn.data import archives, cifar
+from hcnn.data.archives import ArchiveSpec, fetch, read_layout, read_members
+from hcnn.data.array_files import read_npz
+from hcnn.data.cifar import CifarSpec, read_cifar
 
 Change = Callable[[tarfile.TarFile], None]
 CONTENT = {"a.bin": bytes(range(200)), "names.txt": b"cat\ndog\n"}
@@ -335,8 +337,8 @@ def test_an_incomplete_folder_says_what_is_missing(tmp_path):
 
 def test_the_official_archives_are_pinned():
     for spec, md5, bytes_of_records in (
-        (archives.CIFAR10, "c32a1d4ab5d03f1284b67883e8d87530", 60_000 * 3073),
-        (archives.CIFAR100, "03b5dce01913d631647c71ecec9e9cb8", 60_000 * 3074),
+        (cifar.CIFAR10, "c32a1d4ab5d03f1284b67883e8d87530", 60_000 * 3073),
+        (cifar.CIFAR100, "03b5dce01913d631647c71ecec9e9cb8", 60_000 * 3074),
     ):
         assert spec.archive.md5 == md5
         assert sum(dict(spec.archive.members)[name] for name in (*spec.train, *spec.test)) == bytes_of_records

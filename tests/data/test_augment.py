@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hcnn.data.augment import Augmentation, augment, counter_uniform, standardize
+from hcnn.data.augment import Augmentation, augment, standardize
+from hcnn.data.counter_random import counter_uniform
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 SHAPES = [(12,), (8, 10), (6, 5, 7)]

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from hcnn.data import archives, datasets
-from hcnn.data.datasets import ImageSet, Splits, epoch_order, from_arrays, load, stratified_split
+from hcnn.data import archives, cifar, datasets
+from hcnn.data.datasets import load
+from hcnn.data.image_set import ImageSet, Splits, from_arrays
+from hcnn.data.splits import epoch_order, stratified_split
 
 
 def image_set(n: int = 12, classes: int = 3, **fields) -> ImageSet:
@@ -203,8 +205,8 @@ def test_cifar_goes_through_load(tmp_path, monkeypatch):
     (tmp_path / "fine_label_names.txt").write_bytes(b"rose\nwhale\n")
     (tmp_path / "coarse_label_names.txt").write_bytes(b"sea\nland\n")
     members = tuple((path.name, path.stat().st_size) for path in sorted(tmp_path.iterdir()))
-    official = archives.CIFAR100
-    spec = archives.CifarSpec(
+    official = cifar.CIFAR100
+    spec = cifar.CifarSpec(
         archives.ArchiveSpec("CIFAR-100", "", "", 0, "none", members),
         official.train, official.test, official.classes, official.superclasses, 2,
     )  # fmt: skip
@@ -225,7 +227,7 @@ def test_cifar_goes_through_load(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("name", "classes"), [("cifar10", 10), ("cifar100", 100)])
 def test_the_real_cifar(name, classes):
-    spec = {"cifar10": archives.CIFAR10, "cifar100": archives.CIFAR100}[name].archive
+    spec = {"cifar10": cifar.CIFAR10, "cifar100": cifar.CIFAR100}[name].archive
     root = archives.cache_folder() if os.environ.get("HCNN_DATA") else Path(os.devnull)
     if not any((root / place).exists() for place in (spec.folder, spec.file)):
         pytest.skip(f"no {name} in HCNN_DATA")

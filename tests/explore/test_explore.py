@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import hcnn
-from hcnn.data.datasets import ImageSet
+from hcnn.data.image_set import ImageSet
 from hcnn.explore import (
     Arrays,
     AttributeSource,
@@ -98,7 +98,7 @@ def test_a_killed_computation_goes_on_where_it_stopped(tmp_path) -> None:
 import os, sys, torch, hcnn
 from pathlib import Path
 sys.path.insert(0, {str(tmp_path)!r})
-from hcnn.data.datasets import ImageSet
+
 from hcnn.explore import build_arrays
 from hcnn.runs.train import fit_preprocessing
 torch.manual_seed(0)

@@ -14,6 +14,7 @@ import torch
 
 from hcnn import cli
 from hcnn.data import datasets
+from hcnn.data.image_set import Splits
 from hcnn.export import (
     PlainNetwork,
     c_source,
@@ -61,7 +62,7 @@ def _settled(config: HierarchicalCNNConfig | MultiscaleConfig) -> AttributeNetwo
 
 
 @pytest.fixture(scope="module")
-def digits() -> datasets.Splits:
+def digits() -> Splits:
     return datasets.load("digits", validation=200)
 
 

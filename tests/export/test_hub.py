@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hcnn.data import datasets
+from hcnn.data.image_set import Splits
 from hcnn.export.hub import HubNetwork
 from hcnn.models.hierarchical import HierarchicalCNNConfig
 from hcnn.runs.train import RunSettings, load_run, train_run
@@ -22,7 +23,7 @@ TINY = HierarchicalCNNConfig(channels=1, width=4, rank=2, depth=4, attribute_sup
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "digits"
     data = datasets.load("digits")
-    few = datasets.Splits(data.train.subset(range(256)), test=data.test)
+    few = Splits(data.train.subset(range(256)), test=data.test)
     train_run(folder, RunSettings(TINY, get_recipe("digits", epochs=1), "digits"), few)
     return folder
 

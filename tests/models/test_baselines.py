@@ -12,6 +12,7 @@ import hcnn
 from hcnn import cli
 from hcnn.bench.timing import multiply_adds
 from hcnn.data import datasets
+from hcnn.data.splits import fewer
 from hcnn.models.baselines import NAMED, HyperNetwork
 from hcnn.models.baselines.blocks import BatchNorm
 from hcnn.models.baselines.hypernetwork import GeneratedConv
@@ -175,7 +176,7 @@ def test_the_command_chooses_a_recipe_that_the_network_learns_by(tmp_path, one_t
 
 def test_dropout_goes_on_bit_for_bit(tmp_path, one_thread) -> None:
     """Stopped after a step and gone on, a run with dropout ends as one that was never stopped."""
-    data = dataclasses.replace(datasets.fewer(datasets.load("digits"), 300), test=None)
+    data = dataclasses.replace(fewer(datasets.load("digits"), 300), test=None)
     recipe = get_recipe("digits_plain", epochs=1)
     settings = runs.RunSettings(hcnn.model_config("nin_digits", widths=(8,) * 8), recipe, "digits")
     whole = runs.train_run(tmp_path / "whole", settings, data)

@@ -9,6 +9,8 @@ import torch
 
 import hcnn
 from hcnn.data import datasets
+from hcnn.data.image_set import ImageSet, Splits
+from hcnn.data.splits import fewer
 from hcnn.runs import train as runs
 from hcnn.training.distillation.config import Teaching, get_teaching
 from hcnn.training.distillation.layer_pairs import find_pairs
@@ -152,8 +154,8 @@ def teacher_run(tmp_path_factory):
     torch.set_num_threads(threads)
 
 
-def _few(count: int) -> datasets.Splits:
-    return dataclasses.replace(datasets.fewer(datasets.load("digits"), count), test=None)
+def _few(count: int) -> Splits:
+    return dataclasses.replace(fewer(datasets.load("digits"), count), test=None)
 
 
 def test_a_taught_run_is_recorded_and_goes_on_bit_for_bit(teacher_run, tmp_path) -> None:
@@ -200,7 +202,7 @@ def test_a_wrong_teacher_is_refused_before_anything_is_written(teacher_run, tmp_
         ),
         (pixels.repeat(1, 3, 1, 1), tuple("0123456789"), r"expects channels 1, the student's data have 3"),
     ):
-        data = datasets.Splits(datasets.ImageSet(images, labels, classes, "made", allow_empty=True), None, None)
+        data = Splits(ImageSet(images, labels, classes, "made", allow_empty=True), None, None)
         config = hcnn.model_config("resnet20_digits", channels=images.shape[1], classes=len(classes))
         settings = runs.RunSettings(config, recipe, "made", teacher=teacher_run, teaching=teaching)
         with pytest.raises(ValueError, match=message):

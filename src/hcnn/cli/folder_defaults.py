@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hcnn.data.image_files import height_and_width, survey_folder
+from hcnn.data.image_files import height_and_width
+from hcnn.data.image_folders import survey_folder
 from hcnn.models.hierarchical import suited_recipe
 from hcnn.training.recipes import Recipe, get_recipe
 

@@ -21,6 +21,8 @@ from hcnn.cli import serve as cli_serve
 from hcnn.cli.folder_defaults import suggest
 from hcnn.cli.use import Export, Predict, export, predict
 from hcnn.data import datasets
+from hcnn.data.image_set import Splits
+from hcnn.data.splits import fewer
 from hcnn.models.hierarchical import (
     AttributeNetwork,
     HierarchicalCNNConfig,
@@ -177,7 +179,7 @@ def _train(command: Train, console: Console) -> None:
     if not command.test:
         splits = replace(splits, test=None)
     if command.train_images is not None:
-        splits = datasets.fewer(splits, command.train_images)
+        splits = fewer(splits, command.train_images)
     if command.teacher is None and command.teaching != Teaching():
         raise ValueError("--teach and the weights of what is taught need a --teacher: the folder of a finished run")
     network = replace(command.network, channels=splits.train.images.shape[1], classes=len(splits.train.classes))
@@ -215,7 +217,7 @@ def _is_first_process() -> bool:
 
 
 def _run_training(
-    folder: Path, settings: runs.RunSettings, splits: datasets.Splits, console: Console, *, resume: bool = False
+    folder: Path, settings: runs.RunSettings, splits: Splits, console: Console, *, resume: bool = False
 ) -> dict[str, Any]:
     recipe, data_name = settings.recipe, settings.data_name
     with Progress(
@@ -278,7 +280,7 @@ def _run_training(
     return result
 
 
-def _pictures(folder: Path, splits: datasets.Splits, test_accuracy: float | None, console: Console) -> list[Path]:
+def _pictures(folder: Path, splits: Splits, test_accuracy: float | None, console: Console) -> list[Path]:
     """Learning curves, and translations where the images can be drawn; nothing without matplotlib."""
     try:
         from hcnn import plotting as pictures

@@ -15,6 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 from hcnn.data import datasets
+from hcnn.data.image_set import Splits
 from hcnn.models.hierarchical import AttributeNetwork
 from hcnn.prediction import Prediction, find_images, open_network, predict_stream
 from hcnn.runs import train as runs
@@ -173,7 +174,7 @@ def _wrote(path: Path, console: Console) -> None:
     console.print(f"wrote {path} ({path.stat().st_size:,} bytes)", soft_wrap=True, highlight=False)
 
 
-def _data(command: Export, run: runs.Run) -> datasets.Splits:
+def _data(command: Export, run: runs.Run) -> Splits:
     """The run's data, with the validation images that it set aside."""
     name = command.data or run.config.get("data")
     if name is None:
@@ -218,7 +219,7 @@ def _safetensors(run: runs.Run, output: Path, console: Console) -> None:
         _wrote(output / name, console)
 
 
-def _int8(run: runs.Run, output: Path, splits: datasets.Splits, console: Console) -> None:
+def _int8(run: runs.Run, output: Path, splits: Splits, console: Console) -> None:
     from hcnn.export import int8_bytes, onnx_runner
     from hcnn.export.int8 import CALIBRATION_IMAGES
     from hcnn.training.trainer import predict_logits

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hcnn.data.datasets import ImageSet
+from hcnn.data.image_set import ImageSet
 from hcnn.explore.sources import AttributeSource, Position, Source
 from hcnn.models.hierarchical import AttributeNetwork
 from hcnn.storage.atomic import RunLock, StrPath, ensure_writable, write_json

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hcnn.data import datasets
-from hcnn.data.datasets import ImageSet
+from hcnn.data.image_set import ImageSet
 from hcnn.explore import shifts
 from hcnn.explore.arrays import Arrays, build_arrays, invariant_arrays
 from hcnn.explore.neighbours import Engine, Neighbours, Space

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hcnn.data.datasets import ImageSet, stratified_split
+from hcnn.data.image_set import ImageSet
+from hcnn.data.splits import stratified_split
 from hcnn.explore.arrays import Arrays, build_arrays, invariant_arrays
 from hcnn.explore.controls import untrained_like
 from hcnn.explore.explorer import Explorer

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from hcnn.data.augment import Augmentation
-from hcnn.data.datasets import ImageSet, Splits
+from hcnn.data.image_set import ImageSet, Splits
 from hcnn.models.hierarchical import KINDS, Network, NetworkConfig, build, count_parameters
 from hcnn.runs.interrupts import Interrupted, StopRequest
 from hcnn.storage import atomic as files

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hcnn.data.augment import augment, standardize
-from hcnn.data.datasets import epoch_order
+from hcnn.data.splits import epoch_order
 from hcnn.layers.normalization import synchronize
 from hcnn.training.cuda_graph import CapturedStep
 from hcnn.training.distributed import average_gradients, rank_and_size

@@ -1,0 +1,250 @@
+"""Labelled images in memory: `ImageSet`, the `Splits` of one data set, and `from_arrays` to make a set."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageSet:
+    """Labelled images in memory.
+
+    Args:
+        images: uint8 (n, c, *u).
+        labels: int64 (n,), each below the number of classes.
+        classes: names of the classes.
+        name: what to call the set in errors.
+        superclasses: for each class the name of the class above it, or empty.
+        allow_empty: whether classes may lack images, as in a subset or a test set.
+
+    Raises:
+        ValueError: if types, lengths or labels do not fit together, or a class has no image.
+
+    Example:
+        >>> ImageSet(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]), ("cat", "dog"), "pets")
+        ImageSet('pets', n=2, c=1, u=(8, 8), classes=2)
+
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    name: str
+    _: KW_ONLY
+    superclasses: tuple[str, ...] = ()
+    allow_empty: bool = False
+
+    def __post_init__(self) -> None:
+        images, labels, classes, name = self.images, self.labels, self.classes, self.name
+        if images.dtype != torch.uint8 or images.ndim < 3:
+            raise ValueError(
+                f"{name}: expected uint8 images (n, c, *u); got {images.dtype} of shape {tuple(images.shape)}"
+            )
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise ValueError(
+                f"{name}: expected int64 labels ({len(images)},), one per image; "
+                f"got {labels.dtype} of shape {tuple(labels.shape)}"
+            )
+        if images.numel() == 0:
+            raise ValueError(f"{name}: expected at least one image; got shape {tuple(images.shape)}")
+        if len(set(classes)) != len(classes):
+            raise ValueError(f"{name}: expected classes of different names; got {classes}")
+        if self.superclasses and len(self.superclasses) != len(classes):
+            raise ValueError(f"{name}: expected {len(classes)} superclasses; got {len(self.superclasses)}")
+        bad = torch.nonzero((labels < 0) | (labels >= len(classes))).flatten()
+        if len(bad):
+            first = int(bad[0])
+            raise ValueError(
+                f"{name}: expected labels from 0 to {len(classes) - 1}, for {len(classes)} classes; "
+                f"got {int(labels[first])} at image {first} ({len(bad)} labels are out of range)"
+            )
+        empty = torch.nonzero(torch.bincount(labels, minlength=len(classes)) == 0).flatten().tolist()
+        if empty and not self.allow_empty:
+            names = ", ".join(repr(classes[i]) for i in empty[:10])
+            raise ValueError(f"{name}: expected images of every class; none of class {names}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        _, c, *u = self.images.shape
+        return f"ImageSet({self.name!r}, n={len(self)}, c={c}, u={tuple(u)}, classes={len(self.classes)})"
+
+    def subset(self, indices: Tensor | np.ndarray | Sequence[int], name: str | None = None) -> "ImageSet":
+        """The images at `indices`, in that order; classes may be empty in it.
+
+        Args:
+            indices: positions from 0 to n - 1.
+            name: what to call the subset; this set's name if None.
+
+        Returns:
+            A new set with its own copy of the images.
+
+        Raises:
+            ValueError: if an index is out of range, or there is none.
+
+        """
+        index = torch.as_tensor(indices, dtype=torch.int64)
+        if index.numel() and (int(index.min()) < 0 or int(index.max()) >= len(self)):
+            raise ValueError(
+                f"{self.name}: expected indices from 0 to {len(self) - 1}; got {int(index.min())} to {int(index.max())}"
+            )
+        return ImageSet(
+            self.images[index],
+            self.labels[index],
+            self.classes,
+            name or self.name,
+            superclasses=self.superclasses,
+            allow_empty=True,
+        )
+
+    def coarse(self) -> "ImageSet":
+        """The same images labelled by superclass, in the order of the superclasses' names (CIFAR-100: 20).
+
+        Returns:
+            A new set that shares the images.
+
+        Raises:
+            ValueError: if the set has no superclasses.
+
+        """
+        if not self.superclasses:
+            raise ValueError(f"{self.name}: expected a set with superclasses, as cifar100; this one has none")
+        names = tuple(sorted(set(self.superclasses)))
+        above = torch.tensor([names.index(name) for name in self.superclasses])
+        return ImageSet(self.images, above[self.labels], names, self.name, allow_empty=self.allow_empty)
+
+    def digest(self) -> str:
+        """SHA-256 over shape, classes, labels and images, in hexadecimal: equal exactly for equal sets.
+
+        Returns:
+            64 hexadecimal digits, the same on every platform.
+
+        """
+        header = json.dumps([list(self.images.shape), list(self.classes)])
+        result = hashlib.sha256(header.encode())
+        result.update(self.labels.numpy().astype("<i8").tobytes())
+        result.update(self.images.numpy().tobytes())
+        return result.hexdigest()
+
+    def channel_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation per channel over all images and places, pixels scaled to 0 … 1.
+
+        Returns:
+            Two float64 tensors (c,). A channel that never varies has deviation 1, so that dividing by it is safe.
+
+        Example:
+            >>> images = torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1)
+            >>> ImageSet(images, torch.tensor([0, 0]), ("any",), "two").channel_statistics()
+            (tensor([0.5000], dtype=torch.float64), tensor([0.5000], dtype=torch.float64))
+
+        """
+        # From exact counts of the 256 values: no rounding that depends on the order of a sum.
+        counts = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in self.images.unbind(1)])
+        share = counts.double() / counts.sum(1, keepdim=True)  # (c, 256)
+        values = torch.arange(256, dtype=torch.float64) / 255
+        mean = share @ values
+        variance = (share * (values - mean[:, None]).square()).sum(1)
+        constant = (counts > 0).sum(1) == 1
+        return mean, torch.where(constant, 1.0, variance.sqrt())
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Training, validation and test sets of the same classes and image shape.
+
+    Args:
+        train: what is trained on.
+        validation: what selects, or None.
+        test: what is read once, at the end, or None.
+        skipped: files that were left out, each with the reason.
+
+    Raises:
+        ValueError: if the sets differ in classes or in the shape of their images.
+
+    """
+
+    train: ImageSet
+    validation: ImageSet | None = None
+    test: ImageSet | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        for other in (self.validation, self.test):
+            if other is None:
+                continue
+            if other.classes != self.train.classes:
+                raise ValueError(f"{other.name}: expected classes {self.train.classes}; got {other.classes}")
+            if other.images.shape[1:] != self.train.images.shape[1:]:
+                raise ValueError(
+                    f"{other.name}: expected images (c, *u) = {tuple(self.train.images.shape[1:])}, "
+                    f"as in {self.train.name}; got {tuple(other.images.shape[1:])}"
+                )
+
+
+def from_arrays(
+    images: Any,
+    labels: Any,
+    classes: Sequence[str] | None = None,
+    *,
+    name: str = "arrays",
+    allow_empty: bool = False,
+) -> ImageSet:
+    """Make a set of arrays.
+
+    Args:
+        images: uint8 array (n, h, w), (n, c, h, w) or (n, c, *u), or a sequence of such images of one size.
+        labels: integers (n,) from 0.
+        classes: names; "0", "1", … up to the largest label if None.
+        name: what to call the set, and in errors.
+        allow_empty: whether classes may lack images.
+
+    Returns:
+        The set.
+
+    Raises:
+        ValueError: if types, shapes or lengths are not as above, or the images have different sizes.
+
+    Example:
+        >>> from_arrays(np.zeros((4, 28, 28), np.uint8), [0, 1, 1, 0])
+        ImageSet('arrays', n=4, c=1, u=(28, 28), classes=2)
+
+    """
+    if isinstance(images, Sequence):
+        shapes = [np.shape(image) for image in images]
+        odd = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
+        if odd is not None:
+            raise ValueError(
+                f"{name}: expected images of one size, {shapes[0]} as image 0; image {odd} has {shapes[odd]}"
+            )
+    pixels, marks = np.asarray(images), np.asarray(labels)
+    if pixels.dtype != np.uint8:
+        nan = np.isnan(pixels).any() if np.issubdtype(pixels.dtype, np.floating) else False
+        raise ValueError(
+            f"{name}: expected uint8 pixels from 0 to 255; got {pixels.dtype}{', with NaN among them' if nan else ''}. "
+            "Scale and round them yourself, since only you know their range"
+        )
+    if pixels.ndim < 3:
+        raise ValueError(f"{name}: expected images (n, h, w) or (n, c, h, w); got shape {pixels.shape}")
+    if pixels.ndim == 4 and pixels.shape[3] in (1, 3) and pixels.shape[1] > 4:
+        raise ValueError(
+            f"{name}: expected channels first, (n, c, h, w); shape {pixels.shape} looks like channels last: "
+            "use images.transpose(0, 3, 1, 2)"
+        )
+    if not np.issubdtype(marks.dtype, np.integer):
+        raise ValueError(f"{name}: expected integer labels; got {marks.dtype}")
+    if classes is None:
+        classes = [str(i) for i in range(int(marks.max(initial=-1)) + 1)]
+    return ImageSet(
+        torch.tensor(pixels[:, None] if pixels.ndim == 3 else pixels),
+        torch.tensor(marks.astype(np.int64)),
+        tuple(str(one) for one in classes),
+        name,
+        allow_empty=allow_empty,
+    )
