@@ -6,6 +6,7 @@ import json
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -68,7 +69,7 @@ class Site:
         content = answer.read()
         connection.close()
         kind = answer.headers.get_content_type()
-        return answer.status, json.loads(content) if kind == "application/json" else content, answer.headers
+        return answer.status, json.loads(content) if content and kind == "application/json" else content, answer.headers
 
     def close(self) -> None:
         self.server.should_exit = True
@@ -78,7 +79,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(explorer) -> Iterator[Site]:
-    made = Site(server.make_app(explorer, uploads=RateLimit(1000, 1000)))
+    made = Site(server.make_app(explorer, hosts=["pictures.example"], uploads=RateLimit(1000, 1000)))
     yield made
     made.close()
 
@@ -201,19 +202,157 @@ def test_a_client_that_asks_too_often_must_wait(explorer) -> None:
 
 def test_the_command_serves_and_says_where(tmp_path, explorer) -> None:
     command = [sys.executable, "-m", "hcnn.cli", "serve", str(explorer.run.folder), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    command += ["--allow-host", "pictures.example"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         address = next(line for line in process.stdout if line.startswith("http"))
         match = re.match(r"http://127\.0\.0\.1:(\d+)/", address)
         assert match is not None
-        connection = http.client.HTTPConnection("127.0.0.1", int(match[1]), timeout=30)
-        connection.request("GET", "/api/about")
+        port = int(match[1])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.request("GET", "/api/about", headers={"Host": "pictures.example"})
         assert json.loads(connection.getresponse().read())["run"] == "digits"
         connection.close()
-        taken = ["serve", str(explorer.run.folder), "--port", match[1]]
-        assert cli.main(taken) == 2
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        assert cli.main(["serve", str(explorer.run.folder), "--port", match[1]]) == 2
+        half = "POST /api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf"
+        talk(port, half, read=False)  # a client that leaves in the middle
+        with (
+            socket.create_connection(("127.0.0.1", port)) as silent,
+            socket.create_connection(("127.0.0.1", port)) as slow,
+        ):
+            silent.sendall(b"GET / HTTP/1.1\r\nHost: loc")
+            slow.sendall(half.encode())
+            time.sleep(0.3)
+            start = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+        assert time.monotonic() - start < 10
+        assert "Traceback" not in errors
+
+
+def test_names_with_a_port_are_refused_as_names(explorer, capsys) -> None:
+    assert cli.main(["serve", str(explorer.run.folder), "--allow-host", "example.org:80"]) == 2
+    assert "--allow-host: expected names without a port" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ who may ask
+
+
+def talk(port: int, request: str, *, read: bool = True) -> bytes:
+    """Send bytes to the server as they are, and return what comes back."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(request.encode("latin-1"))
+        answer = b""
+        while read and (part := connection.recv(65536)):
+            answer += part
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        ("localhost:{port}", True),
+        ("LOCALHOST", True),
+        ("127.0.0.1:{port}", True),
+        ("[::1]:{port}", True),
+        ("pictures.example", True),  # given to make_app
+        ("evil.example", False),
+        ("evil.example:{port}", False),
+        ("localhost.evil.example", False),
+        ("127.0.0.1@evil.example", False),
+        ("192.0.2.7:{port}", False),
+        ("[::ffff:127.0.0.1]", False),
+        ("", False),
+        ("localhost\r\nHost: evil.example", False),
+    ],
+)
+def test_only_its_own_names_are_answered(site, host, allowed) -> None:
+    for path in ("/", "/api/about", "/image/3.png"):
+        answer = talk(
+            site.port, f"GET {path} HTTP/1.1\r\nHost: {host.format(port=site.port)}\r\nConnection: close\r\n\r\n"
+        )
+        assert answer.startswith(b"HTTP/1.1 200") == allowed, answer[:200]
+        assert allowed or answer.startswith((b"HTTP/1.1 403", b"HTTP/1.1 400"))
+    if not allowed and "\r" not in host:
+        assert b"this server answers for 127.0.0.1, ::1, localhost, pictures.example; got" in answer
+        assert b"--allow-host" in answer
+
+
+def test_a_request_without_a_host_is_refused(site) -> None:
+    assert talk(site.port, "GET /api/about HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 403")
+
+
+FOREIGN = [
+    {"Origin": "http://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "http://[bad"},
+    {"Origin": "http://127.0.0.1:1"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+]
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+def test_pages_of_other_sites_cannot_make_it_work(site, headers) -> None:
+    refused = "expected a request from a page of this server; got one from another site"
+    status, answer, _ = site.ask("POST", "/api/upload", picture(), headers)
+    assert (status, answer["error"]) == (403, refused)
+    for path in ("/api/about", "/api/view?image=3&depth=5", "/api/grid?image=3&depth=5", "/image/3.png"):
+        assert site.ask("GET", path, headers=headers)[0] == 403
+    assert site.ask("GET", "/", headers=headers)[0] == 200  # a link to the page may stand anywhere
+
+
+def test_its_own_pages_and_programs_may_ask(site) -> None:
+    own = {"Origin": f"http://127.0.0.1:{site.port}", "Sec-Fetch-Site": "same-origin"}
+    assert site.ask("POST", "/api/upload", picture(), own)[0] == 200
+    assert site.ask("GET", "/api/view?image=3&depth=5", headers={"Sec-Fetch-Site": "none"})[0] == 200
+    assert site.ask("GET", "/api/about")[0] == 200
+
+
+def test_head_answers_as_get_does_without_a_body(site) -> None:
+    for path in (
+        "/",
+        "/style.css",
+        "/api/about",
+        "/api/view?image=3&depth=5",
+        "/image/3.png",
+        "/api/view?image=x&depth=5",
+    ):
+        status, body, headers = site.ask("HEAD", path)
+        expected, content, same = site.ask("GET", path)
+        raw = (
+            content
+            if isinstance(content, bytes)
+            else json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+        )
+        assert (status, body) == (expected, b"")
+        assert headers["Content-Length"] == same["Content-Length"] == str(len(raw))
+        assert headers["Content-Security-Policy"] == same["Content-Security-Policy"]
+    assert site.ask("HEAD", "/api/upload")[0] == 405
+
+
+def test_errors_say_what_was_wrong_in_one_shape(site) -> None:
+    for path in ("/api/view?depth=5", "/api/view?image=1&depth=deep", "/nowhere", "/api/upload"):
+        status, answer, _ = site.ask("GET", path)
+        assert 400 <= status < 500
+        assert isinstance(answer["error"], str)
+    for body in (b"hello", picture()[:900], b""):
+        assert "bytes>" not in site.ask("POST", "/api/upload", body)[1]["error"]
+
+
+def test_a_slow_upload_is_given_up(explorer) -> None:
+    site = Site(server.make_app(explorer, upload_seconds=0.3))
+    try:
+        start = time.monotonic()
+        answer = talk(
+            site.port,
+            "POST /api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\nConnection: close\r\n\r\nhalf",
+        )
+        assert time.monotonic() - start < 20
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert b"expected the whole image within 0.3 seconds; 4 bytes came" in answer
+    finally:
+        site.close()
 
 
 # -------------------------------------------------------------------------------------------------------- browser

@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,20 +36,27 @@ class Serve:
     """Address to listen on; 0.0.0.0 lets other machines in."""
     port: int = 8000
     """Port to listen on; 0 takes any free one."""
+    allow_host: tuple[str, ...] = ()
+    """Further names under which browsers may reach this server. By default it answers only requests to localhost,
+    127.0.0.1, [::1], --host, and the address at which they arrive."""
 
 
 def run_serve(command: Serve, console: Console) -> None:
     """Serve until interrupted."""
-    from hcnn.explore.page.server import make_app, warm
+    from hcnn.explore.page.guard import host_name
+    from hcnn.explore.page.server import make_app, run_app, warm
 
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise ImportError("hcnn serve needs FastAPI and uvicorn: pip install 'hcnn[serve]'") from error
+    for package in ("fastapi", "uvicorn"):
+        if find_spec(package) is None:
+            raise ImportError("hcnn serve needs FastAPI and uvicorn: pip install 'hcnn[serve]'")
+    for host in command.allow_host:
+        if not host_name(f"[{host.strip('[]')}]" if ":" in host else host):
+            raise ValueError(f"--allow-host: expected names without a port, such as example.org; got {host}")
     if not 0 <= command.port <= 65535:
         raise ValueError(f"--port: expected 0 to 65535; got {command.port}")
     try:  # before minutes of computing
-        listening = socket.create_server((command.host, command.port))
+        family = socket.AF_INET6 if ":" in command.host else socket.AF_INET
+        listening = socket.create_server((command.host, command.port), family=family)
     except OSError as error:
         raise ValueError(f"--host {command.host} --port {command.port}: cannot listen there; {error}") from error
     with listening:
@@ -64,10 +72,10 @@ def run_serve(command: Serve, console: Console) -> None:
             raise ValueError(f"{command.run}: expected a run on grey or RGB images, to show them")
         with console.status("preparing the search") as status:
             warm(explorer, lambda text: status.update(f"preparing the search: {text}"))
-        name = "127.0.0.1" if command.host == "0.0.0.0" else command.host
+        name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(command.host, command.host)
+        name = f"[{name}]" if ":" in name else name
         console.print(f"http://{name}:{listening.getsockname()[1]}/   (Ctrl-C ends)", soft_wrap=True, highlight=False)
-        config = uvicorn.Config(make_app(explorer), log_level="warning", access_log=False)
-        uvicorn.Server(config).run(sockets=[listening])
+        run_app(make_app(explorer, hosts=(command.host, *command.allow_host)), listening)
 
 
 ACTIONS: dict[type, Callable[[Any, Console], None]] = {Serve: run_serve}

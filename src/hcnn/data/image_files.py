@@ -43,11 +43,11 @@ def read_image(source: StrPath | bytes, *, size: Size, channels: int) -> Tensor:
     pair = height_and_width(size)
     if pair is None or channels not in (1, 3):
         raise ValueError(f"expected a size, and 1 or 3 channels; got size {size!r}, channels {channels!r}")
-    name, data = ("<bytes>", source) if isinstance(source, bytes) else (str(source), Path(source).read_bytes())
+    data = source if isinstance(source, bytes) else Path(source).read_bytes()
     try:
         return fit(decode(data, upright), pair, channels)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise (error if isinstance(source, bytes) else ValueError(f"{source}: {error}")) from error
 
 
 def height_and_width(size: Size | None) -> tuple[int, int] | None:

@@ -1,11 +1,13 @@
 """The live page: `views` over HTTP, on this machine unless told otherwise."""
 
+import asyncio
 import io
 import re
 import secrets
+import socket
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +15,7 @@ from torch import Tensor
 from hcnn.data.image_files import read_image
 from hcnn.explore.explorer import Explorer, Query
 from hcnn.explore.page import images as pictures
+from hcnn.explore.page.guard import Guard
 from hcnn.explore.page.rate_limit import RateLimit
 from hcnn.explore.page.report import static
 from hcnn.explore.page.views import describe, grid, view
@@ -26,13 +29,8 @@ _FILES = {  # all that is ever read, by name: no part of a request becomes a pat
     "/view.js": ("view.js", "text/javascript"),
     "/page.js": ("page.js", "text/javascript"),
 }
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; "
-    "base-uri 'none'; form-action 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
+UPLOAD_SECONDS = 30.0  # in which an upload must have arrived
+_CLOSING_SECONDS = 2  # that requests in progress get when the server is stopped
 
 
 class Uploads:
@@ -76,13 +74,22 @@ class Uploads:
             return self._images[name]
 
 
-def make_app(explorer: Explorer, *, requests: RateLimit | None = None, uploads: RateLimit | None = None) -> Any:
+def make_app(
+    explorer: Explorer,
+    *,
+    hosts: Iterable[str] = (),
+    requests: RateLimit | None = None,
+    uploads: RateLimit | None = None,
+    upload_seconds: float = UPLOAD_SECONDS,
+) -> Any:
     """The application, for uvicorn or any other ASGI server.
 
     Args:
         explorer: the run with its data base.
+        hosts: names of this server beside the loopback names and the address at which a request arrives.
         requests: limit on all requests of an address; 200 a second, 1,000 at once by default.
         uploads: limit on uploads of an address; 1 a second, 8 at once by default.
+        upload_seconds: time that an upload may take to arrive.
 
     Returns:
         A FastAPI application. Bad input is answered with 4xx and a line that says what was expected.
@@ -93,18 +100,22 @@ def make_app(explorer: Explorer, *, requests: RateLimit | None = None, uploads: 
     try:
         from fastapi import FastAPI, Request, Response
         from fastapi.concurrency import run_in_threadpool
+        from fastapi.exceptions import RequestValidationError
         from fastapi.responses import JSONResponse
+        from starlette.exceptions import HTTPException
+        from starlette.requests import ClientDisconnect
     except ImportError as error:
         raise ImportError("hcnn serve needs FastAPI and uvicorn: pip install 'hcnn[serve]'") from error
     requests, uploads = requests or RateLimit(200, 1000), uploads or RateLimit(1, 8)
     app = FastAPI(title="hcnn", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Guard, hosts=hosts, requests=requests, free=_FILES.keys())
     kept, about = Uploads(explorer), describe(explorer)
 
     def refuse(status: int, text: str) -> Any:
         return JSONResponse({"error": text}, status_code=status)
 
     def query(image: str) -> Query:
-        return int(image) if re.fullmatch(r"\d{1,9}", image) else kept.get(image)
+        return int(image) if re.fullmatch(r"[0-9]{1,9}", image) else kept.get(image)
 
     def asked(image: str, depth: int, move: str, axis: str, k: int) -> tuple[Query, dict[str, Any]]:
         if not 1 <= k <= 20:
@@ -118,15 +129,14 @@ def make_app(explorer: Explorer, *, requests: RateLimit | None = None, uploads: 
     def _(request: Any, error: ValueError) -> Any:
         return refuse(400, str(error))
 
-    @app.middleware("http")
-    async def guard(request: Request, call_next: Callable[[Request], Any]) -> Any:
-        client = request.client.host if request.client else "?"
-        if not requests.allows(client):
-            response = refuse(429, "too many requests: wait a moment")
-        else:
-            response = await call_next(request)
-        response.headers.update(_HEADERS)
-        return response
+    @app.exception_handler(RequestValidationError)
+    def _(request: Any, error: RequestValidationError) -> Any:
+        first = error.errors()[0]
+        return refuse(422, f"{first['loc'][-1]}: {first['msg']}")
+
+    @app.exception_handler(HTTPException)
+    def _(request: Any, error: HTTPException) -> Any:
+        return refuse(error.status_code, str(error.detail))
 
     def sends(name: str, kind: str) -> Callable[[], Any]:
         return lambda: Response(static(name), media_type=kind)
@@ -161,23 +171,55 @@ def make_app(explorer: Explorer, *, requests: RateLimit | None = None, uploads: 
 
     @app.post("/api/upload")
     async def _(request: Request) -> Any:
-        if not uploads.allows(request.client.host if request.client else "?"):
+        if not uploads.allows(request.client.host if request.client else ""):
             return refuse(429, "too many uploads: wait a moment")
         data = bytearray()
-        async for part in request.stream():
-            data += part
-            if len(data) > MAX_BYTES:
-                return refuse(413, f"expected an image of at most {MAX_BYTES >> 20} MB; it is larger")
+        try:
+            async with asyncio.timeout(upload_seconds):
+                async for part in request.stream():
+                    data += part
+                    if len(data) > MAX_BYTES:
+                        return refuse(413, f"expected an image of at most {MAX_BYTES >> 20} MB; it is larger")
+        except TimeoutError:
+            return refuse(408, f"expected the whole image within {upload_seconds:g} seconds; {len(data):,} bytes came")
+        except ClientDisconnect:  # nobody is left to read the answer
+            return refuse(400, "the upload was broken off")
         return {"image": await run_in_threadpool(kept.add, bytes(data))}  # others are answered meanwhile
 
     return app
+
+
+def run_app(app: Any, listening: socket.socket) -> None:
+    """Serve an application until SIGINT or SIGTERM; whatever clients do, it ends within about two seconds then.
+
+    Args:
+        app: as `make_app` gives it.
+        listening: the socket.
+
+    Raises:
+        ImportError: without uvicorn; it says which extra to install.
+    """
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise ImportError("hcnn serve needs FastAPI and uvicorn: pip install 'hcnn[serve]'") from error
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        ws="none",
+        lifespan="off",
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=_CLOSING_SECONDS,
+    )
+    uvicorn.Server(config).run(sockets=[listening])
 
 
 def _amounts(text: str) -> dict[str, float]:
     """``v6:1,v7:-0.5`` as amounts per attribute."""
     amounts: dict[str, float] = {}
     for part in filter(None, text.split(",")):
-        match = re.fullmatch(r"(v\d{1,3}):(-?\d{1,4}(?:\.\d{1,4})?)", part)
+        match = re.fullmatch(r"(v[0-9]{1,3}):(-?[0-9]{1,4}(?:\.[0-9]{1,4})?)", part)
         if match is None:
             raise ValueError(f"move: expected attributes with amounts, as v6:1,v7:-0.5; got {part[:40]!r}")
         amounts[match[1]] = float(match[2])
