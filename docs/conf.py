@@ -30,6 +30,7 @@ extensions = [
 # The page of execution times would ask other hosts for scripts.
 exclude_patterns = ["_build", "sg_execution_times.rst", "gallery/sg_execution_times.rst"]
 default_role = "py:obj"
+smartquotes = False  # they would turn the two hyphens of `--output` into a dash, which no shell understands
 html_theme = "furo"
 html_title = "hcnn"
 html_static_path = ["_static"]

@@ -18,7 +18,7 @@ from hcnn.functional import placement
 from hcnn.functional.attribute_conv.spectral import spectral_multiply_adds
 from hcnn.models.summary import summarize
 
-FIRST = ["functional", "layers", "blocks", "networks", "frontends", "folded", "normalization", "summary", "testing"]
+ORDER = ["functional", "layers", "models", "data", "training", "runs", "export", "explore", "bench", "storage"]
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?://|#)([^)\s]+)\)")
 KEPT = {".md", ".png", ".svg", ".csv", ".json"}
 
@@ -31,7 +31,7 @@ def models_table() -> str:
     ]
     for name in hcnn.list_models():
         if not isinstance(hcnn.model_config(name), hcnn.HierarchicalCNNConfig | hcnn.MultiscaleConfig):
-            continue  # a comparator, in the table of the comparison
+            continue  # a baseline, which the comparison shows
         model = hcnn.create_model(name)
         extent = (8, 8) if "digits" in name else (32, 32)
         count = hcnn.count_parameters(model)
@@ -75,14 +75,16 @@ def counts_table() -> str:
 
 
 def public_modules() -> tuple[list[str], list[str]]:
-    """Modules to document, in order, and those that could not be imported for want of an extra."""
+    """Modules of the library, and those that could not be imported because an extra is not installed.
+
+    `hcnn.functional` describes everything that it offers on one page, and `hcnn.cli` is described by `hcnn --help`.
+    """
     names = [
         module.name
         for module in pkgutil.walk_packages(hcnn.__path__, "hcnn.")
         if not any(part.startswith("_") for part in module.name.split("."))
+        and not module.name.startswith(("hcnn.functional.", "hcnn.cli"))
     ]
-    names = [name for name in names if not name.startswith("hcnn.functional.")]  # the package shows them all
-    names.sort(key=lambda name: FIRST.index(name[5:]) if name[5:] in FIRST else len(FIRST))
     usable, missing = [], []
     for name in names:
         try:
@@ -97,15 +99,21 @@ def public_modules() -> tuple[list[str], list[str]]:
 
 
 def api_page() -> str:
-    """The API reference: one page per module, found in the package."""
+    """The API reference: a section per folder of the package and a page per module, found in the package."""
     usable, missing = public_modules()
-    listing = "\n".join(f"   {name}" for name in usable)
-    page = (
-        "# API reference\n\nWhat `import hcnn` offers at its top level comes from these modules, where it is described."
-        f"\n\n```{{eval-rst}}\n.. autosummary::\n   :toctree: ../api\n\n{listing}\n```\n"
-    )
+    folders: dict[str, list[str]] = {name: [] for name in ORDER}
+    for name in usable:
+        folder = name.split(".")[1]
+        folders.setdefault(folder if hasattr(sys.modules[f"hcnn.{folder}"], "__path__") else "", []).append(name)
+    page = "# API reference\n\nEverything that `import hcnn` offers at its top level is described in one of these modules.\n"
+    for folder, names in folders.items():
+        if not names:
+            continue
+        listing = "\n".join(f"   {name}" for name in names)
+        page += f"\n## {f'`hcnn.{folder}`' if folder else 'Single modules'}\n"
+        page += f"\n```{{eval-rst}}\n.. autosummary::\n   :toctree: ../api\n\n{listing}\n```\n"
     if missing:
-        page += "\nNot described here, as an extra was not installed when these pages were built: "
+        page += "\nNot described here, because an extra was not installed when these pages were built: "
         page += ", ".join(f"`{name}`" for name in missing) + ".\n"
     return page
 
