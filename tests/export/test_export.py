@@ -166,13 +166,6 @@ def test_int8_keeps_one_set_of_filters_and_most_answers(run, digits) -> None:
     assert (onnx_runner(data)(images.float() / 255).argmax(1) == exact).float().mean() > 0.9
 
 
-def test_int8_of_factorized_filters() -> None:
-    model = _settled(CONFIGS["plus"])
-    data = int8_bytes(model, torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8), STANDARD)
-    images = torch.rand(4, 1, 8, 8)
-    assert torch.isfinite(onnx_runner(data)(images)).all()
-
-
 # --------------------------------------------------------------------------------------------------------------- C99
 
 

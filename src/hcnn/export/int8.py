@@ -20,12 +20,18 @@ from hcnn.training.trainer import Preprocessing
 
 CALIBRATION_IMAGES = 256
 
+# x86 processors without VNNI instructions add two neighbouring products of unsigned 8-bit activations and signed 8-bit
+# weights in 16 bits, and saturate: 2 · 255 · 127 does not fit, 2 · 255 · 64 does. So weights use 7 bits, and the
+# integers that a convolution computes are the same on every processor.
+LARGEST_WEIGHT = 64
+
 
 def int8_bytes(model: AttributeNetwork, calibration: Tensor, preprocessing: Preprocessing) -> bytes:
     """An ONNX file whose convolutions multiply int8 by uint8, quantized by onnxruntime.
 
-    Weights are symmetric per filter k, activations per tensor, with ranges from the calibration images. As in the
-    float file, the channel matrices are gathered from the filters at loading.
+    Weights are symmetric per filter k and use 7 bits (-64 to 64), so that the convolutions give the same integers on
+    every processor; activations are quantized per tensor, with ranges from the calibration images. As in the float
+    file, the channel matrices are gathered from the filters when the file is loaded.
 
     Args:
         model: a trained network.
@@ -81,12 +87,17 @@ def _weights(onnx: Any, source: bytes, dense: PlainNetwork) -> tuple[list[str], 
 
 
 def _ranges(network: PlainNetwork, names: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """One range per filter k, whatever the output o, so that all outputs can gather from the same int8 filters."""
+    """One range per filter k, whatever the output o, so that all outputs can gather from the same int8 filters.
+
+    onnxruntime maps the range to -127 … 127; the range is widened so that the filter itself stays in 7 bits.
+    """
+    widened = 127 / LARGEST_WEIGHT
     overrides = {}
     for layer, name in zip(network.layers, names, strict=True):
         assert isinstance(layer, PlainLayer)
-        largest = layer.weight.abs().flatten(1).amax(1).clamp_min(1e-12).repeat(len(layer.taps.index)).tolist()
-        overrides[name] = [{"axis": 0, "rmin": -value, "rmax": value} for value in largest]
+        largest = layer.weight.abs().flatten(1).amax(1).clamp_min(1e-12) * widened
+        rows = largest.repeat(len(layer.taps.index)).tolist()
+        overrides[name] = [{"axis": 0, "rmin": -value, "rmax": value} for value in rows]
         for entry in overrides[name][1:]:
             del entry["axis"]
     return overrides
