@@ -25,7 +25,7 @@ $(DEMO_READY): constraints.txt pyproject.toml
 	@echo "Creating $(VENV) and installing pinned versions (first time only)"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
-	$(PIP) --editable '.[digits,plots]'
+	$(PIP) --editable .
 	@touch $@
 
 # The developers' tools go into the same environment, when a test or a check first asks for them.

@@ -23,7 +23,7 @@ try:
 except ModuleNotFoundError as error:
     if error.name is None or not error.name.startswith("sklearn"):
         raise
-    raise ImportError("hcnn.estimator needs scikit-learn: pip install 'hcnn[sklearn]'") from error
+    raise ImportError("hcnn.estimator needs scikit-learn: pip install scikit-learn") from error
 
 _VALIDATION = 4  # a stream of random numbers of its own, see hcnn.data.datasets
 

@@ -13,7 +13,7 @@ def pyplot() -> Any:
     try:
         import matplotlib
     except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'hcnn[plots]'") from error
+        raise ImportError("pictures need matplotlib: pip install matplotlib") from error
     matplotlib.use("Agg")
     from matplotlib import pyplot as plot
 

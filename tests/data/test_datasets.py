@@ -185,7 +185,7 @@ def test_validation_comes_out_of_the_training_set_by_seed():
 
 def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match=r"pip install 'hcnn\[digits\]'"):
+    with pytest.raises(ImportError, match=r"pip install scikit-learn"):
         load("digits")
 
 

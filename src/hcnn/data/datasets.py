@@ -135,7 +135,7 @@ def _digits() -> Splits:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError("the digits come with scikit-learn: pip install 'hcnn[digits]'") from error
+        raise ImportError("the digits come with scikit-learn: pip install scikit-learn") from error
     raw: Any = load_digits()
     pixels = (raw.images.astype(np.int64) * 255 + 8) // 16  # rounds, in integers
     every = from_arrays(pixels.astype(np.uint8), raw.target, name="digits")
