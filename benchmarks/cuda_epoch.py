@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from hcnn import HierarchicalCNN, HierarchicalCNNConfig
+from hcnn.data.preprocessing import Preprocessing
 from hcnn.functional import backend
 from hcnn.functional.normalize_elu import batch_normalize_elu
 from hcnn.functional.normalize_elu import naive as naive_norm
@@ -30,10 +31,10 @@ from hcnn.functional.patch_moments import naive as naive_moments
 from hcnn.functional.patch_moments import patch_moments
 from hcnn.functional.plus_step import naive as naive_plus
 from hcnn.functional.plus_step import plus_step
-from hcnn.runs.train import commit, hardware
+from hcnn.runs.environment import commit, hardware
 from hcnn.storage.atomic import ensure_writable, write_atomically, write_json
 from hcnn.training.recipes import Recipe, get_recipe
-from hcnn.training.trainer import Preprocessing, Trainer
+from hcnn.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

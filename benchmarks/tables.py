@@ -34,28 +34,20 @@ from table_rows import ROWS, VALIDATION_IMAGES, Row, estimate, find
 
 from hcnn.data.datasets import load
 from hcnn.data.image_set import ImageSet, Splits
+from hcnn.data.preprocessing import fit_preprocessing
 from hcnn.functional import backend
 from hcnn.models.hierarchical import build
-from hcnn.runs.allocator import keep_freed_memory
+from hcnn.runs.allocator import keep_freed_memory, memory_advice
 from hcnn.runs.interrupts import Interrupted
-from hcnn.runs.train import (
-    CONFIG,
-    METRICS,
-    RESULT,
-    TIMING,
-    RunSettings,
-    check_same_run,
-    fit_preprocessing,
-    lesson_of,
-    load_run,
-    memory_advice,
-    run_config,
-    summarize_seeds,
-    train_run,
-)
+from hcnn.runs.load import load_run
+from hcnn.runs.seeds import summarize_seeds
+from hcnn.runs.settings import CONFIG, METRICS, RESULT, TIMING, RunSettings, check_same_run, run_config
+from hcnn.runs.teacher import load_distillation
+from hcnn.runs.train import train_run
 from hcnn.storage.atomic import ensure_writable, write_atomically, write_json
-from hcnn.training.distillation.config import get_teaching
-from hcnn.training.trainer import Progress, Trainer, predict_logits
+from hcnn.training.distillation.config import get_distillation
+from hcnn.training.evaluate import predict_logits
+from hcnn.training.trainer import Progress, Trainer
 
 _TINY = {"width": 4, "rank": 4, "attribute_support": (3, 3), "depth": 6, "downsample": (3, 5)}
 
@@ -78,13 +70,15 @@ def load_data(row: Row, data_dir: Path | None, *, tiny: bool) -> Splits:
 def settings_of(row: Row, seed: int, device: str, work: Path, *, tiny: bool, graph: bool = False) -> RunSettings:
     """The run of a row and a seed."""
     network, recipe = row.network_config(), row.get_recipe()
-    teaching = get_teaching(row.teach)
+    distillation = get_distillation(row.teach)
     if tiny:
         network = replace(network, **_TINY) if row.model.startswith("hcnn") else network
         recipe = replace(recipe, epochs=1, batch_size=40, milestones=(), factors=())
-        teaching = replace(teaching, hint_epochs=0, soft_targets_end=None) if teaching.hint_epochs else teaching
+        distillation = (
+            replace(distillation, hint_epochs=0, soft_targets_end=None) if distillation.hint_epochs else distillation
+        )
     teacher = run_folder(find(row.teacher), 0, work) if row.teacher else None
-    return RunSettings(network, recipe, row.data, seed, device, graph=graph, teacher=teacher, teaching=teaching)
+    return RunSettings(network, recipe, row.data, seed, device, graph=graph, teacher=teacher, distillation=distillation)
 
 
 def run_folder(row: Row, seed: int, work: Path) -> Path:
@@ -125,7 +119,7 @@ def check(settings: RunSettings, data: Splits, *, seconds: float) -> Check:
         recipe,
         seed=settings.seed,
         graph=settings.graph,
-        lesson=lesson_of(settings, model, preprocessing) if settings.teacher else None,
+        distillation=load_distillation(settings, model, preprocessing) if settings.teacher else None,
     )
     losses, times = [], [time.perf_counter()]
     for progress in trainer.run():
@@ -169,7 +163,7 @@ def collect(run: Path, target: Path, command: str) -> None:
 
 def draw_curves(folder: Path) -> list[Path]:
     """Draw curves.png beside each metrics.jsonl below a folder that has none; ImportError without matplotlib."""
-    from hcnn.plotting import learning_curves
+    from hcnn.runs.curves import learning_curves
 
     missing = [log.with_name("curves.png") for log in sorted(folder.rglob(METRICS))]
     missing = [path for path in missing if not path.exists()]

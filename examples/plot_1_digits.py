@@ -21,11 +21,12 @@ import torch
 
 import hcnn
 from hcnn.data.datasets import load
+from hcnn.data.preprocessing import fit_preprocessing
 from hcnn.explore import invariant_arrays
 from hcnn.export import export_program
-from hcnn.runs.train import fit_preprocessing
+from hcnn.training.evaluate import accuracy
 from hcnn.training.recipes import get_recipe
-from hcnn.training.trainer import Trainer, accuracy
+from hcnn.training.trainer import Trainer
 
 torch.set_num_threads(1)  # arrays this small gain nothing from more
 torch.manual_seed(0)

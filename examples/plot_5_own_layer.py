@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 import hcnn
 from hcnn.data.datasets import load
-from hcnn.runs.train import fit_preprocessing
-from hcnn.training.trainer import accuracy
+from hcnn.data.preprocessing import fit_preprocessing
+from hcnn.training.evaluate import accuracy
 
 torch.set_num_threads(1)  # arrays this small gain nothing from more
 

@@ -17,7 +17,7 @@ class Zygote:
     LOOP = """
         import json, os, sys, traceback
         import torch
-        from hcnn.storage import checkpoints, atomic as files, safetensors as weights
+        from hcnn.storage import checkpoints, log, run_lock, safetensors
         torch.set_num_threads(1)
         for line in sys.stdin:
             if (pid := os.fork()) == 0:

@@ -11,7 +11,8 @@ import pytest
 
 import hcnn
 from hcnn.data.datasets import load
-from hcnn.runs.train import RunSettings, train_run
+from hcnn.runs.settings import RunSettings
+from hcnn.runs.train import train_run
 from hcnn.training.recipes import get_recipe
 
 ROOT = Path(__file__).parent.parent

@@ -18,7 +18,9 @@ from hcnn.data.image_set import Splits
 from hcnn.export import export_safetensors
 from hcnn.models.hierarchical import HierarchicalCNNConfig
 from hcnn.prediction import Source, open_network, read_input
-from hcnn.runs.train import RunSettings, load_run, train_run
+from hcnn.runs.load import load_run
+from hcnn.runs.settings import RunSettings
+from hcnn.runs.train import train_run
 from hcnn.training.recipes import get_recipe
 
 TINY = HierarchicalCNNConfig(channels=1, width=4, rank=2, depth=4, attribute_support=(3, 3), downsample=())

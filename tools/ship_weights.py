@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from hcnn.models.hierarchical import model_config
-from hcnn.runs.train import CONFIG, RESULT, WEIGHTS, load_run
+from hcnn.runs.load import load_run
+from hcnn.runs.settings import CONFIG, RESULT, WEIGHTS
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "hcnn" / "models" / "pretrained"
 

@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hcnn.data.preprocessing import Preprocessing
 from hcnn.data.splits import stratified_split
 from hcnn.functional import marginal
 from hcnn.models.hierarchical import AttributeNetwork, HierarchicalCNNConfig, build, model_config
+from hcnn.training.evaluate import predict_logits
 from hcnn.training.recipes import Recipe, get_recipe
-from hcnn.training.trainer import Preprocessing, Trainer, predict_logits
+from hcnn.training.trainer import Trainer
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin

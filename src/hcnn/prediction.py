@@ -16,7 +16,7 @@ from hcnn.data.image_files import SUFFIXES, read_image
 from hcnn.export.folded_weights import WEIGHTS as FOLDED
 from hcnn.export.folded_weights import load_folded
 from hcnn.models.pretrained import load_named
-from hcnn.runs import train as runs
+from hcnn.runs.load import Run
 
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
 
@@ -47,7 +47,7 @@ class Source:
     data: bytes | None = None
 
 
-def open_network(where: Path) -> runs.Run:
+def open_network(where: Path) -> Run:
     """Load a run folder, a model whose weights lie in the package, or folded weights that `hcnn export` wrote.
 
     Args:
@@ -61,7 +61,7 @@ def open_network(where: Path) -> runs.Run:
 
     """
     if where.suffix == ".safetensors" or (where / FOLDED).is_file():
-        return runs.Run(where, *load_folded(where), {})
+        return Run(where, *load_folded(where), {})
     return load_named(where)
 
 
@@ -116,7 +116,7 @@ def _from_stdin(stdin: Any) -> Iterator[Source]:
 
 
 def predict_stream(
-    run: runs.Run,
+    run: Run,
     sources: Iterator[Source],
     *,
     top: int = 3,
@@ -159,7 +159,7 @@ def predict_stream(
 
 
 def _classify(
-    model: torch.nn.Module, names: list[str], inputs: list[Tensor], run: runs.Run, top: int
+    model: torch.nn.Module, names: list[str], inputs: list[Tensor], run: Run, top: int
 ) -> Iterator[Prediction]:
     if not inputs:
         return
@@ -171,7 +171,7 @@ def _classify(
         yield Prediction(name, tuple(zip(classes, values, strict=True)))
 
 
-def read_input(source: Source, run: runs.Run) -> Tensor:
+def read_input(source: Source, run: Run) -> Tensor:
     """A standardized input (1, c, *u) from an image file, its bytes, or a .npy array (c, *u) of bytes or of 0 … 1.
 
     Raises:
@@ -203,7 +203,7 @@ def read_input(source: Source, run: runs.Run) -> Tensor:
     return _standardize_floats(torch.from_numpy(array.astype(np.float32))[None], run)
 
 
-def _standardize_floats(pixels: Tensor, run: runs.Run) -> Tensor:
+def _standardize_floats(pixels: Tensor, run: Run) -> Tensor:
     ones = [1] * (pixels.ndim - 2)
     mean, std = (torch.tensor(v).reshape(-1, *ones) for v in (run.preprocessing.mean, run.preprocessing.std))
     return (pixels - mean) / std

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import hcnn
-from hcnn.runs.train import load_run
+from hcnn.runs.load import load_run
 from hcnn.training.recipes import get_recipe
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "tables.py"

@@ -9,7 +9,7 @@ from PIL import Image
 
 from hcnn import cli
 from hcnn.cli.folder_defaults import suggest
-from hcnn.runs.train import load_run
+from hcnn.runs.load import load_run
 
 
 def _folder(root: Path, sizes: list[tuple[int, int]], per_class: int, *, colour: bool = False) -> Path:

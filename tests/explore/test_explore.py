@@ -11,6 +11,7 @@ from torch import nn
 
 import hcnn
 from hcnn.data.image_set import ImageSet
+from hcnn.data.preprocessing import fit_preprocessing
 from hcnn.explore import (
     Arrays,
     AttributeSource,
@@ -24,7 +25,6 @@ from hcnn.explore import (
     smooth,
     untrained_like,
 )
-from hcnn.runs.train import fit_preprocessing
 
 CLASSES = tuple("0123456789")
 
@@ -100,7 +100,7 @@ from pathlib import Path
 sys.path.insert(0, {str(tmp_path)!r})
 
 from hcnn.explore import build_arrays
-from hcnn.runs.train import fit_preprocessing
+from hcnn.data.preprocessing import fit_preprocessing
 torch.manual_seed(0)
 model = hcnn.create_model("hcnn_digits").eval()
 random = torch.Generator().manual_seed(1)

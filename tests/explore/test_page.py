@@ -30,7 +30,9 @@ from hcnn.explore.page import server, views
 from hcnn.explore.page.rate_limit import RateLimit
 from hcnn.explore.page.report import write_report
 from hcnn.explore.study import StudySettings, run_study
-from hcnn.runs.train import RunSettings, load_run, train_run
+from hcnn.runs.load import load_run
+from hcnn.runs.settings import RunSettings
+from hcnn.runs.train import train_run
 from hcnn.training.recipes import get_recipe
 
 CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import hcnn
+from hcnn.data.preprocessing import Preprocessing
 from hcnn.explore import (
     Arrays,
     AttributeSource,
@@ -31,7 +32,6 @@ from hcnn.explore.statistics import (
 )
 from hcnn.explore.tables import consistency_table, flatness_table, implied_shifts, path_table
 from hcnn.explore.verdicts import property_table
-from hcnn.training.trainer import Preprocessing
 
 PLAIN = Preprocessing((0.5,), (0.25,), (8, 8), ("a", "b"))
 

@@ -15,6 +15,7 @@ import torch
 from hcnn import cli
 from hcnn.data import datasets
 from hcnn.data.image_set import Splits
+from hcnn.data.preprocessing import Preprocessing
 from hcnn.export import (
     PlainNetwork,
     c_source,
@@ -32,9 +33,9 @@ from hcnn.export.plain_network import flatten_taps
 from hcnn.functional import dense_weight
 from hcnn.layers.folded import FoldedConv
 from hcnn.models.hierarchical import AttributeNetwork, HierarchicalCNNConfig, MultiscaleConfig, build
-from hcnn.runs.train import RunSettings, train_run
+from hcnn.runs.settings import RunSettings
+from hcnn.runs.train import train_run
 from hcnn.training.recipes import get_recipe
-from hcnn.training.trainer import Preprocessing
 
 SMALL = HierarchicalCNNConfig(channels=1, width=8, rank=4, depth=6, attribute_support=(3, 5), downsample=(4,))
 CONFIGS = {
@@ -153,7 +154,7 @@ def test_an_export_that_differs_is_not_written(tmp_path) -> None:
 
 
 def test_int8_keeps_one_set_of_filters_and_most_answers(run, digits) -> None:
-    from hcnn.runs.train import load_run
+    from hcnn.runs.load import load_run
 
     loaded = load_run(run)
     data = int8_bytes(loaded.model, digits.train.images[:100], loaded.preprocessing)

@@ -18,9 +18,11 @@ from hcnn.models.baselines.blocks import BatchNorm
 from hcnn.models.baselines.hypernetwork import GeneratedConv
 from hcnn.models.hierarchical import suited_recipe
 from hcnn.models.summary import summarize
-from hcnn.runs import train as runs
+from hcnn.runs.load import load_run
+from hcnn.runs.settings import RunSettings
+from hcnn.runs.train import train_run
+from hcnn.training.evaluate import accuracy
 from hcnn.training.recipes import get_recipe
-from hcnn.training.trainer import accuracy
 
 # All learned numbers, and what the publication prints.
 COUNTS = {
@@ -123,8 +125,8 @@ def test_a_hypernetwork_keeps_its_kernels_for_inference_until_something_changes(
 
 def _train(folder, name, *, recipe=None, **options):
     recipe = recipe or get_recipe("digits", epochs=4)
-    settings = runs.RunSettings(hcnn.model_config(name), recipe, "digits", **options)
-    return runs.train_run(folder, settings, datasets.load("digits"))
+    settings = RunSettings(hcnn.model_config(name), recipe, "digits", **options)
+    return train_run(folder, settings, datasets.load("digits"))
 
 
 @pytest.fixture
@@ -151,7 +153,7 @@ def test_every_system_learns_the_digits(system, tmp_path, one_thread) -> None:
     recipe = get_recipe(suited, epochs=epochs)
     result = _train(tmp_path / "run", f"{system}_digits", recipe=recipe)
     assert result["test_accuracy"] > 0.95
-    run = runs.load_run(tmp_path / "run")
+    run = load_run(tmp_path / "run")
     test = datasets.load("digits").test
     assert test is not None
     assert accuracy(run.model, run.preprocessing.standardize(test.images), test.labels) == result["test_accuracy"]
@@ -178,8 +180,8 @@ def test_dropout_goes_on_bit_for_bit(tmp_path, one_thread) -> None:
     """Stopped after a step and gone on, a run with dropout ends as one that was never stopped."""
     data = dataclasses.replace(fewer(datasets.load("digits"), 300), test=None)
     recipe = get_recipe("digits_plain", epochs=1)
-    settings = runs.RunSettings(hcnn.model_config("nin_digits", widths=(8,) * 8), recipe, "digits")
-    whole = runs.train_run(tmp_path / "whole", settings, data)
+    settings = RunSettings(hcnn.model_config("nin_digits", widths=(8,) * 8), recipe, "digits")
+    whole = train_run(tmp_path / "whole", settings, data)
 
     class Stop(Exception):
         pass
@@ -191,8 +193,8 @@ def test_dropout_goes_on_bit_for_bit(tmp_path, one_thread) -> None:
 
     hasty = dataclasses.replace(settings, checkpoint_seconds=0.0)
     with pytest.raises(Stop):
-        runs.train_run(tmp_path / "parts", hasty, data, on_step=stop)
-    parts = runs.train_run(tmp_path / "parts", hasty, data, resume=True)
+        train_run(tmp_path / "parts", hasty, data, on_step=stop)
+    parts = train_run(tmp_path / "parts", hasty, data, resume=True)
     assert parts["weights_sha256"] == whole["weights_sha256"]
 
 

@@ -14,17 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from hcnn.storage.atomic import (
-    RunFolderBusy,
-    RunLock,
-    append_line,
-    ensure_writable,
-    sync_log,
-    truncate_log,
-    write_atomically,
-    write_json,
-)
+from hcnn.storage.atomic import ensure_writable, write_atomically, write_json
 from hcnn.storage.checkpoints import save_checkpoint
+from hcnn.storage.log import append_line, sync_log, truncate_log
+from hcnn.storage.run_lock import RunFolderBusy, RunLock
 from hcnn.storage.safetensors import save_weights
 
 if TYPE_CHECKING:
@@ -90,7 +83,7 @@ def test_ensure_writable_refuses_a_file_and_what_is_below_one(tmp_path: Path, be
 def test_a_second_run_is_refused_until_the_first_is_killed(tmp_path: Path, zygote: "Zygote") -> None:
     pid = zygote.start(f"""
         import time
-        from hcnn.storage.atomic import RunLock
+        from hcnn.storage.run_lock import RunLock
         with RunLock({str(tmp_path)!r}):
             print("locked", flush=True)
             time.sleep(60)
@@ -112,7 +105,7 @@ def test_a_second_run_is_refused_until_the_first_is_killed(tmp_path: Path, zygot
 def test_forked_children_neither_keep_nor_free_the_lock(tmp_path: Path, zygote: "Zygote") -> None:
     pid = zygote.start(f"""
         import os, time
-        from hcnn.storage.atomic import RunLock
+        from hcnn.storage.run_lock import RunLock
         with RunLock({str(tmp_path)!r}):
             leaver = os.fork()
             if leaver:

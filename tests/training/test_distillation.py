@@ -10,13 +10,14 @@ import torch
 import hcnn
 from hcnn.data import datasets
 from hcnn.data.image_set import ImageSet, Splits
+from hcnn.data.preprocessing import Preprocessing
 from hcnn.data.splits import fewer
-from hcnn.runs import train as runs
-from hcnn.training.distillation.config import Teaching, get_teaching
+from hcnn.runs.settings import RunSettings
+from hcnn.runs.train import train_run
+from hcnn.training.distillation.config import DistillationConfig, get_distillation
 from hcnn.training.distillation.layer_pairs import find_pairs
 from hcnn.training.distillation.losses import Distillation, attention_loss, check_teacher, soft_loss
 from hcnn.training.recipes import get_recipe
-from hcnn.training.trainer import Preprocessing
 
 DIGITS = Preprocessing((0.3,), (0.3,), (8, 8), tuple("0123456789"))
 IMAGE = torch.zeros(1, 1, 8, 8)
@@ -43,10 +44,10 @@ def test_attention_looks_at_where_not_at_how_much() -> None:
     assert float(attention_loss(first, other)) == pytest.approx(1.0)  # (1, 0) against (0, 1): mean of 1 and 1
 
 
-def _lesson(student: str, teacher: str, teaching: Teaching, precision: str = "float32"):
+def _distillation(student: str, teacher: str, config: DistillationConfig, precision: str = "float32"):
     torch.manual_seed(0)
     one, other = hcnn.create_model(student), hcnn.create_model(teacher)
-    return one, Distillation(other, one, DIGITS, DIGITS, teaching, precision=precision)
+    return one, Distillation(other, one, DIGITS, DIGITS, config, precision=precision)
 
 
 @pytest.mark.parametrize(
@@ -61,49 +62,49 @@ def _lesson(student: str, teacher: str, teaching: Teaching, precision: str = "fl
 )
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_any_network_teaches_any_other(student, teacher, precision) -> None:
-    teaching = Teaching(soft_targets=0.5, attention=1000.0, hints=1.0)
+    config = DistillationConfig(soft_targets=0.5, attention=1000.0, hints=1.0)
     if student == "multiscale":
         model = hcnn.create_model("multiscale_tiny", channels=1)
-        lesson = Distillation(hcnn.create_model(teacher), model, DIGITS, DIGITS, teaching, precision=precision)
+        distill = Distillation(hcnn.create_model(teacher), model, DIGITS, DIGITS, config, precision=precision)
     else:
-        model, lesson = _lesson(student, teacher, teaching, precision)
+        model, distill = _distillation(student, teacher, config, precision)
     x = torch.randn(6, 1, 8, 8)
     logits = model(x)
     label_loss = torch.nn.functional.cross_entropy(logits, torch.arange(6))
-    loss = lesson.loss(x, logits, label_loss, epoch=0, progress=0.0)
+    loss = distill.loss(x, logits, label_loss, epoch=0, progress=0.0)
     assert float(loss.detach()) > float(label_loss.detach())
     loss.backward()
     assert all(p.grad is not None for p in model.parameters())
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in lesson.regressors.parameters())
-    assert all(p.grad is None for p in lesson.teacher.parameters())
-    assert not lesson.teacher.training
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in distill.regressors.parameters())
+    assert all(p.grad is None for p in distill.teacher.parameters())
+    assert not distill.teacher.training
 
 
 def test_the_sum_is_composed_of_its_parts() -> None:
     x, labels = torch.randn(4, 1, 8, 8), torch.arange(4)
     parts = []
-    for teaching in (
-        Teaching(labels=0.0, soft_targets=0.9),
-        Teaching(labels=0.0, attention=50.0),
-        Teaching(labels=0.2, soft_targets=0.9, attention=50.0),
+    for config in (
+        DistillationConfig(labels=0.0, soft_targets=0.9),
+        DistillationConfig(labels=0.0, attention=50.0),
+        DistillationConfig(labels=0.2, soft_targets=0.9, attention=50.0),
     ):
-        model, lesson = _lesson("wrn16_1_digits", "wrn40_1_digits", teaching)
+        model, distill = _distillation("wrn16_1_digits", "wrn40_1_digits", config)
         logits = model(x)
         label_loss = torch.nn.functional.cross_entropy(logits, labels)
-        parts.append((lesson.loss(x, logits, label_loss, epoch=0, progress=0.0).item(), label_loss.item()))
+        parts.append((distill.loss(x, logits, label_loss, epoch=0, progress=0.0).item(), label_loss.item()))
     assert parts[2][0] == pytest.approx(parts[0][0] + parts[1][0] + 0.2 * parts[2][1], rel=1e-5)
 
 
 def test_the_weight_of_soft_targets_moves_and_hints_come_first() -> None:
-    teaching = Teaching(labels=0.0, soft_targets=4.0, soft_targets_end=1.0, hints=1.0, hint_epochs=2)
-    model, lesson = _lesson("wrn16_1_digits", "wrn40_1_digits", teaching)
+    config = DistillationConfig(labels=0.0, soft_targets=4.0, soft_targets_end=1.0, hints=1.0, hint_epochs=2)
+    model, distill = _distillation("wrn16_1_digits", "wrn40_1_digits", config)
     x = torch.randn(4, 1, 8, 8)
     logits = model(x)
     zero = torch.zeros(())
-    at = [lesson.loss(x, logits, zero, epoch=2, progress=p).item() for p in (0.0, 0.5, 1.0)]
+    at = [distill.loss(x, logits, zero, epoch=2, progress=p).item() for p in (0.0, 0.5, 1.0)]
     assert at[1] == pytest.approx(at[0] * 2.5 / 4, rel=1e-5)
     assert at[2] == pytest.approx(at[0] / 4, rel=1e-5)
-    lesson.loss(x, logits, zero, epoch=1, progress=0.0).backward()
+    distill.loss(x, logits, zero, epoch=1, progress=0.0).backward()
     assert model.linear.weight.grad is None  # hints alone reach no further than their layer
     assert model.groups[2][0].conv1.weight.grad is not None
 
@@ -112,17 +113,17 @@ def test_a_teacher_sees_its_own_standardization() -> None:
     pixels = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
     other = dataclasses.replace(DIGITS, mean=(0.5,), std=(0.2,))
     student, teacher = hcnn.create_model("wrn16_1_digits"), hcnn.create_model("wrn40_1_digits")
-    lesson = Distillation(teacher, student, other, DIGITS, Teaching(soft_targets=1.0))
+    distill = Distillation(teacher, student, other, DIGITS, DistillationConfig(soft_targets=1.0))
     seen = []
     teacher.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     x = DIGITS.standardize(pixels)
-    lesson.loss(x, student(x), torch.zeros(()), epoch=0, progress=0.0)
+    distill.loss(x, student(x), torch.zeros(()), epoch=0, progress=0.0)
     torch.testing.assert_close(seen[0], other.standardize(pixels), rtol=1e-5, atol=1e-5)
 
 
 def test_pairs_are_the_last_layers_of_each_common_resolution() -> None:
     student, teacher = hcnn.create_model("hcnn_small_cifar10"), hcnn.create_model("wrn16_1_cifar10")
-    found = find_pairs(student, teacher, torch.zeros(1, 3, 32, 32), Teaching(attention=1.0))
+    found = find_pairs(student, teacher, torch.zeros(1, 3, 32, 32), DistillationConfig(attention=1.0))
     assert [(s, t) for s, t, *_ in found] == [
         ("layers.3", "groups.0"),
         ("layers.7", "groups.1"),
@@ -135,8 +136,8 @@ def test_the_hint_of_fitnets_fits() -> None:
     """Layer 11 of FitNet 4 (80 maps of 8x8) learns from layer 2 of the maxout network (192 of 7x7): support 2."""
     student, teacher = hcnn.create_model("fitnet4_cifar10"), hcnn.create_model("maxout_cifar10")
     size = Preprocessing((0.5,) * 3, (0.2,) * 3, (32, 32), tuple("0123456789"))
-    lesson = Distillation(teacher, student, size, size, get_teaching("fitnet"))
-    shapes = [tuple(p.shape) for p in lesson.regressors.parameters() if p.ndim > 1]
+    distill = Distillation(teacher, student, size, size, get_distillation("fitnet"))
+    shapes = [tuple(p.shape) for p in distill.regressors.parameters() if p.ndim > 1]
     assert shapes == [(192, 80, 2, 2)]
 
 
@@ -149,7 +150,7 @@ def teacher_run(tmp_path_factory):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     recipe = get_recipe("digits", epochs=2)
-    runs.train_run(folder, runs.RunSettings(hcnn.model_config("wrn16_1_digits"), recipe, "digits"), _few(1000))
+    train_run(folder, RunSettings(hcnn.model_config("wrn16_1_digits"), recipe, "digits"), _few(1000))
     yield folder
     torch.set_num_threads(threads)
 
@@ -159,11 +160,11 @@ def _few(count: int) -> Splits:
 
 
 def test_a_taught_run_is_recorded_and_goes_on_bit_for_bit(teacher_run, tmp_path) -> None:
-    teaching = Teaching(soft_targets=0.9, attention=100.0, hints=1.0)
+    config = DistillationConfig(soft_targets=0.9, attention=100.0, hints=1.0)
     recipe = get_recipe("digits", epochs=2)
-    config = hcnn.model_config("hcnn_digits", width=4, rank=4)
-    settings = runs.RunSettings(config, recipe, "digits", teacher=teacher_run, teaching=teaching, checkpoint_seconds=0)
-    whole = runs.train_run(tmp_path / "whole", settings, _few(300))
+    network = hcnn.model_config("hcnn_digits", width=4, rank=4)
+    settings = RunSettings(network, recipe, "digits", teacher=teacher_run, distillation=config, checkpoint_seconds=0)
+    whole = train_run(tmp_path / "whole", settings, _few(300))
 
     class Stop(Exception):
         pass
@@ -173,8 +174,8 @@ def test_a_taught_run_is_recorded_and_goes_on_bit_for_bit(teacher_run, tmp_path)
             raise Stop
 
     with pytest.raises(Stop):
-        runs.train_run(tmp_path / "parts", settings, _few(300), on_step=stop)
-    parts = runs.train_run(tmp_path / "parts", settings, _few(300), resume=True)
+        train_run(tmp_path / "parts", settings, _few(300), on_step=stop)
+    parts = train_run(tmp_path / "parts", settings, _few(300), resume=True)
     assert parts["weights_sha256"] == whole["weights_sha256"]
     config_file = json.loads((tmp_path / "whole" / "config.json").read_text())
     assert config_file["teaching"]["attention"] == 100.0
@@ -182,14 +183,14 @@ def test_a_taught_run_is_recorded_and_goes_on_bit_for_bit(teacher_run, tmp_path)
     assert config_file["teacher"]["weights_sha256"] == digest
     rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert all(math.isfinite(row["loss"]) for row in rows)
-    alone = dataclasses.replace(settings, teacher=None, teaching=Teaching())
+    alone = dataclasses.replace(settings, teacher=None, distillation=DistillationConfig())
     with pytest.raises(ValueError, match="holds another run: its teaching differ"):
-        runs.train_run(tmp_path / "whole", alone, _few(300), resume=True)
+        train_run(tmp_path / "whole", alone, _few(300), resume=True)
 
 
 def test_a_wrong_teacher_is_refused_before_anything_is_written(teacher_run, tmp_path) -> None:
     recipe = get_recipe("digits", epochs=1)
-    teaching = Teaching(soft_targets=1.0)
+    config = DistillationConfig(soft_targets=1.0)
     pixels = torch.randint(0, 256, (120, 1, 8, 8), dtype=torch.uint8)
     labels = torch.arange(120) % 4
     for images, classes, message in (
@@ -203,16 +204,14 @@ def test_a_wrong_teacher_is_refused_before_anything_is_written(teacher_run, tmp_
         (pixels.repeat(1, 3, 1, 1), tuple("0123456789"), r"expects channels 1, the student's data have 3"),
     ):
         data = Splits(ImageSet(images, labels, classes, "made", allow_empty=True), None, None)
-        config = hcnn.model_config("resnet20_digits", channels=images.shape[1], classes=len(classes))
-        settings = runs.RunSettings(config, recipe, "made", teacher=teacher_run, teaching=teaching)
+        network = hcnn.model_config("resnet20_digits", channels=images.shape[1], classes=len(classes))
+        settings = RunSettings(network, recipe, "made", teacher=teacher_run, distillation=config)
         with pytest.raises(ValueError, match=message):
-            runs.train_run(tmp_path / "run", settings, data)
+            train_run(tmp_path / "run", settings, data)
         assert not (tmp_path / "run").exists()
-    missing = runs.RunSettings(
-        hcnn.model_config("resnet20_digits"), recipe, "digits", teacher=tmp_path, teaching=teaching
-    )
+    missing = RunSettings(hcnn.model_config("resnet20_digits"), recipe, "digits", teacher=tmp_path, distillation=config)
     with pytest.raises(ValueError, match="is not a finished run"):
-        runs.train_run(tmp_path / "run", missing, _few(300))
+        train_run(tmp_path / "run", missing, _few(300))
 
 
 # ------------------------------------------------------------------------------------------------- bad input
@@ -232,38 +231,40 @@ def test_a_wrong_teacher_is_refused_before_anything_is_written(teacher_run, tmp_
 )
 def test_bad_teaching_is_explained(settings, message) -> None:
     with pytest.raises(ValueError, match=message):
-        Teaching(**settings)
+        DistillationConfig(**settings)
 
 
 def test_layers_of_unlike_resolution_say_which_and_how_to_match_them() -> None:
     student, teacher = hcnn.create_model("wrn16_1_digits"), hcnn.create_model("hcnn_digits")
     with pytest.raises(ValueError, match="pair") as caught:
-        find_pairs(student, teacher, IMAGE, Teaching(hints=1.0, pairs=("groups.0=layers.4",)))
+        find_pairs(student, teacher, IMAGE, DistillationConfig(hints=1.0, pairs=("groups.0=layers.4",)))
     text = str(caught.value)
     assert "pair groups.0=layers.4: the student's maps are 8x8, the teacher's 4x4" in text
     assert "the student's layers of 4x4 are groups.2" in text
     assert "--match pool averages the larger down" in text
     assert "--match convolve (hints)" in text
     for match in ("pool", "convolve"):
-        assert find_pairs(student, teacher, IMAGE, Teaching(hints=1.0, match=match, pairs=("groups.0=layers.4",)))
+        config = DistillationConfig(hints=1.0, match=match, pairs=("groups.0=layers.4",))
+        assert find_pairs(student, teacher, IMAGE, config)
+    config = DistillationConfig(hints=1.0, match="convolve", pairs=("groups.2=layers.0",))
     with pytest.raises(ValueError, match="the student's maps are 4x4, the teacher's 8x8, and match is 'convolve'"):
-        find_pairs(student, teacher, IMAGE, Teaching(hints=1.0, match="convolve", pairs=("groups.2=layers.0",)))
+        find_pairs(student, teacher, IMAGE, config)
     with pytest.raises(ValueError, match=r"the student has no layer 'groups.7'; did you mean groups"):
-        find_pairs(student, teacher, IMAGE, Teaching(hints=1.0, pairs=("groups.7=layers.0",)))
+        find_pairs(student, teacher, IMAGE, DistillationConfig(hints=1.0, pairs=("groups.7=layers.0",)))
     with pytest.raises(ValueError, match=r"the teacher has no layer 'groups.0'"):
-        find_pairs(student, teacher, IMAGE, Teaching(hints=1.0, pairs=("groups.0=groups.0",)))
+        find_pairs(student, teacher, IMAGE, DistillationConfig(hints=1.0, pairs=("groups.0=groups.0",)))
     strided = hcnn.create_model("wrn16_1_digits", downsample=(1, 2, 3))
     flat = hcnn.create_model("wrn16_1_digits", downsample=())
     with pytest.raises(
         ValueError, match="no layers of one resolution: the student's maps are 4x4, 2x2, 1x1, the teach"
     ):
-        find_pairs(strided, flat, IMAGE, Teaching(attention=1.0))
+        find_pairs(strided, flat, IMAGE, DistillationConfig(attention=1.0))
 
 
 def test_a_teacher_that_teaches_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="teaches nothing: give one a weight"):
-        _lesson("wrn16_1_digits", "wrn40_1_digits", Teaching())
-    with pytest.raises(ValueError, match="unknown teaching 'atention'; did you mean attention"):
-        get_teaching("atention")
+        _distillation("wrn16_1_digits", "wrn40_1_digits", DistillationConfig())
+    with pytest.raises(ValueError, match="unknown distillation 'atention'; did you mean attention"):
+        get_distillation("atention")
     with pytest.raises(ValueError, match="expects channels 3, the student's data have 1"):
         check_teacher(dataclasses.replace(DIGITS, mean=(0.1, 0.2, 0.3)), DIGITS)

@@ -15,7 +15,8 @@ import torch
 from hcnn.bench.published import SYSTEMS, System
 from hcnn.bench.timing import inference_network, measure_throughput, multiply_adds
 from hcnn.models.hierarchical import KINDS, build, count_parameters, list_models, model_config
-from hcnn.runs.train import CONFIG, RESULT, hardware
+from hcnn.runs.environment import hardware
+from hcnn.runs.settings import CONFIG, RESULT
 from hcnn.storage.atomic import write_atomically, write_json
 
 THROUGHPUT = "throughput.json"

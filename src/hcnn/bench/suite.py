@@ -19,7 +19,7 @@ from hcnn.layers.factorized import AttributeLayer
 from hcnn.models.hierarchical import AttributeNetwork, create_model, list_models
 from hcnn.models.summary import summarize
 from hcnn.runs.allocator import keep_freed_memory
-from hcnn.runs.train import commit, hardware
+from hcnn.runs.environment import commit, hardware
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from hcnn.storage import atomic as files
+from hcnn.storage.atomic import ensure_writable, write_atomically, write_json
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,16 @@ def run(command: Bench, console: Console) -> None:
         raise ValueError(f"--rounds: expected 1 or more; got {command.rounds}")
     if command.device not in ("cpu", "cuda"):
         raise ValueError(f"--device: expected cpu or cuda; got {command.device}")
-    folder = files.ensure_writable(command.output)
+    folder = ensure_writable(command.output)
     record = run_suite(
         quick=command.quick,
         device=command.device,
         rounds=command.rounds,
         say=lambda text: console.print(f"timing {text}", highlight=False),
     )
-    files.write_json(folder / "bench.json", record)
+    write_json(folder / "bench.json", record)
     text = report.markdown(record)
-    files.write_atomically(folder / "bench.md", text.encode())
+    write_atomically(folder / "bench.md", text.encode())
     console.print(text, highlight=False, markup=False, soft_wrap=True)
     try:
         drawn = report.pictures(record, folder)

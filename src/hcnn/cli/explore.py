@@ -14,7 +14,7 @@ from rich.table import Table
 from hcnn.explore import AttributeSource, Explorer, Source, channels_like, open_explorer
 from hcnn.models.hierarchical import AttributeNetwork
 from hcnn.models.pretrained import load_named
-from hcnn.runs.train import load_run
+from hcnn.runs.load import load_run
 from hcnn.storage.atomic import ensure_writable
 
 

@@ -36,12 +36,15 @@ from hcnn.models.hierarchical import (
 from hcnn.models.summary import summarize
 from hcnn.prediction import open_network
 from hcnn.runs import allocator
-from hcnn.runs import train as runs
 from hcnn.runs.interrupts import Interrupted
-from hcnn.storage import atomic as files
-from hcnn.storage.atomic import RunFolderBusy
-from hcnn.training import trainer as training
-from hcnn.training.distillation.config import Teaching, get_teaching
+from hcnn.runs.load import folder_options, load_run
+from hcnn.runs.seeds import summarize_seeds
+from hcnn.runs.settings import CONFIG, METRICS, RESULT, WEIGHTS, RunSettings
+from hcnn.runs.train import train_run
+from hcnn.storage.atomic import write_json
+from hcnn.storage.run_lock import RunFolderBusy
+from hcnn.training.distillation.config import DistillationConfig, get_distillation
+from hcnn.training.evaluate import accuracy
 from hcnn.training.recipes import RECIPES, Recipe, get_recipe
 from hcnn.training.trainer import Progress as StepProgress
 
@@ -102,7 +105,7 @@ class Train:
     """A named way of teaching: soft_targets, attention, attention_soft or fitnet."""
     network: tyro.conf.OmitArgPrefixes[NetworkConfig] = field(default_factory=HierarchicalCNNConfig)
     training: tyro.conf.OmitArgPrefixes[Recipe] = field(default_factory=Recipe)
-    teaching: tyro.conf.OmitArgPrefixes[Teaching] = field(default_factory=Teaching)
+    teaching: tyro.conf.OmitArgPrefixes[DistillationConfig] = field(default_factory=DistillationConfig)
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,7 @@ def _train(command: Train, console: Console) -> None:
         splits = replace(splits, test=None)
     if command.train_images is not None:
         splits = fewer(splits, command.train_images)
-    if command.teacher is None and command.teaching != Teaching():
+    if command.teacher is None and command.teaching != DistillationConfig():
         raise ValueError("--teach and the weights of what is taught need a --teacher: the folder of a finished run")
     network = replace(command.network, channels=splits.train.images.shape[1], classes=len(splits.train.classes))
     name = Path(command.data).stem or "data"
@@ -188,7 +191,7 @@ def _train(command: Train, console: Console) -> None:
     for seed in range(command.seed, command.seed + command.seeds):
         base = command.output or Path("runs") / f"{name}-{command.model}-{command.seed}"
         folder = base if command.seeds == 1 else base / f"seed-{seed}"
-        settings = runs.RunSettings(
+        settings = RunSettings(
             network,
             command.training,
             command.data,
@@ -197,14 +200,14 @@ def _train(command: Train, console: Console) -> None:
             command.checkpoint_seconds,
             command.test_flips,
             teacher=command.teacher,
-            teaching=command.teaching,
+            distillation=command.teaching,
             graph=command.cuda_graph,
         )
         results.append(_run_training(folder, settings, splits, console, resume=command.resume))
     if command.seeds > 1 and _is_first_process():
-        summary = runs.summarize_seeds(results)
+        summary = summarize_seeds(results)
         path = (command.output or Path("runs") / f"{name}-{command.model}-{command.seed}") / "seeds.json"
-        files.write_json(path, summary)
+        write_json(path, summary)
         for key in ("validation_accuracy", "test_accuracy", "test_accuracy_with_flips"):
             if key in summary:
                 one = summary[key]
@@ -217,7 +220,7 @@ def _is_first_process() -> bool:
 
 
 def _run_training(
-    folder: Path, settings: runs.RunSettings, splits: Splits, console: Console, *, resume: bool = False
+    folder: Path, settings: RunSettings, splits: Splits, console: Console, *, resume: bool = False
 ) -> dict[str, Any]:
     recipe, data_name = settings.recipe, settings.data_name
     with Progress(
@@ -251,7 +254,7 @@ def _run_training(
                     f"{progress.seconds_left:.0f} s left"
                 )
 
-        result = runs.train_run(
+        result = train_run(
             folder,
             settings,
             splits,
@@ -273,7 +276,7 @@ def _run_training(
     if "test_accuracy_with_flips" in result:
         table.add_row("the same with test-time flips", f"{result['test_accuracy_with_flips']:.2%}")
     console.print(table)
-    written = [folder / n for n in (runs.CONFIG, runs.METRICS, runs.WEIGHTS, runs.RESULT)]
+    written = [folder / n for n in (CONFIG, METRICS, WEIGHTS, RESULT)]
     written += _pictures(folder, splits, result.get("test_accuracy"), console)
     for path in written:
         console.print(f"wrote {path}", soft_wrap=True, highlight=False)
@@ -283,15 +286,15 @@ def _run_training(
 def _pictures(folder: Path, splits: Splits, test_accuracy: float | None, console: Console) -> list[Path]:
     """Learning curves, and translations where the images can be drawn; nothing without matplotlib."""
     try:
-        from hcnn import plotting as pictures
         from hcnn.explore import explore_images, figures
+        from hcnn.runs.curves import learning_curves
 
         curves, translations = folder / "curves.png", folder / "translations.png"
-        pictures.learning_curves(folder / runs.METRICS, curves, test_accuracy=test_accuracy)
+        learning_curves(folder / METRICS, curves, test_accuracy=test_accuracy)
         shown = splits.test or splits.train
         if shown.images.ndim != 4 or shown.images.shape[1] not in (1, 3):
             return [curves]
-        run = runs.load_run(folder)
+        run = load_run(folder)
         if not isinstance(run.model, AttributeNetwork) or len(run.model.layers) < 3:  # no array of three attributes
             return [curves]
         figures.figure3(explore_images(run, shown.subset(range(min(len(shown), 2000)))), translations)
@@ -316,7 +319,7 @@ def _demo(command: Demo, console: Console) -> None:
     )
     recipe = get_recipe("digits", epochs=command.epochs)
     folder = command.output or _free_folder(Path("runs/demo"))
-    settings = runs.RunSettings(model_config("hcnn_digits"), recipe, "digits", command.seed)
+    settings = RunSettings(model_config("hcnn_digits"), recipe, "digits", command.seed)
     _run_training(folder, settings, splits, console)
     assert splits.test is not None
     sample = folder / "sample.png"
@@ -330,14 +333,14 @@ def _evaluate(command: Evaluate, console: Console) -> None:
     name = command.data or run.config.get("data")
     if name is None:
         raise ValueError(f"{command.run}: it keeps no record of its data; give some with --data")
-    options = runs.folder_options(name, run.preprocessing)
+    options = folder_options(name, run.preprocessing)
     splits = datasets.load(name, data_dir=command.data_dir, **options)
     if splits.test is None:
         raise ValueError(f"{name}: it has no test set to evaluate on")
     if splits.test.classes != run.preprocessing.classes:
         raise ValueError(f"{name}: its classes differ from the run's: {run.preprocessing.classes}")
     images = run.preprocessing.standardize(splits.test.images)
-    value = training.accuracy(run.model, images, splits.test.labels)
+    value = accuracy(run.model, images, splits.test.labels)
     console.print(f"{name}, test: {value:.2%} of {len(images):,} images")
 
 
@@ -454,7 +457,7 @@ def _train_defaults(arguments: Sequence[str]) -> Train:
             note=found.reason,
             sides=found.image_size,
             teach=teach,
-            teaching=get_teaching(teach),
+            teaching=get_distillation(teach),
         )
     data = next((name for name in _DEFAULT_MODELS if name in arguments), None)
     model = _option(arguments, "model") or _DEFAULT_MODELS.get(data or "digits", "hcnn_small_cifar10")
@@ -466,7 +469,7 @@ def _train_defaults(arguments: Sequence[str]) -> Train:
         teach=teach,
         network=model_config(model),
         training=get_recipe(recipe),
-        teaching=get_teaching(teach),
+        teaching=get_distillation(teach),
     )
 
 

@@ -18,8 +18,8 @@ from hcnn.data import datasets
 from hcnn.data.image_set import Splits
 from hcnn.models.hierarchical import AttributeNetwork
 from hcnn.prediction import Prediction, find_images, open_network, predict_stream
-from hcnn.runs import train as runs
-from hcnn.storage import atomic as files
+from hcnn.runs.load import Run, folder_options, read_result
+from hcnn.storage.atomic import ensure_writable, write_atomically
 
 _NAMES = {"onnx": "model.onnx", "torch": "model.pt2", "safetensors": "folded", "c": "model.c"}
 _CHECKED = 64
@@ -138,7 +138,7 @@ def export(command: Export, console: Console) -> None:
     name = _NAMES[command.to].replace(".onnx", ".int8.onnx" if command.int8 else ".onnx")
     home = command.run if command.run.is_dir() else Path(f"{command.run.stem}-export")
     output = command.output or home / name
-    files.ensure_writable(output.parent)
+    ensure_writable(output.parent)
     if command.to == "safetensors":
         _safetensors(run, output, console)
         return
@@ -174,19 +174,19 @@ def _wrote(path: Path, console: Console) -> None:
     console.print(f"wrote {path} ({path.stat().st_size:,} bytes)", soft_wrap=True, highlight=False)
 
 
-def _data(command: Export, run: runs.Run) -> Splits:
+def _data(command: Export, run: Run) -> Splits:
     """The run's data, with the validation images that it set aside."""
     name = command.data or run.config.get("data")
     if name is None:
         raise ValueError(f"{command.run}: it keeps no record of its data; give some with --data")
-    held = 0 if command.data else runs.read_result(run.folder).get("validation_images", 0)
+    held = 0 if command.data else read_result(run.folder).get("validation_images", 0)
     try:
         splits = datasets.load(
-            name, data_dir=command.data_dir, validation=held, **runs.folder_options(name, run.preprocessing)
+            name, data_dir=command.data_dir, validation=held, **folder_options(name, run.preprocessing)
         )
     except (ValueError, OSError, ImportError) as error:
         if held and "the data has a validation set" in str(error):
-            return datasets.load(name, data_dir=command.data_dir, **runs.folder_options(name, run.preprocessing))
+            return datasets.load(name, data_dir=command.data_dir, **folder_options(name, run.preprocessing))
         raise ValueError(
             f"{name}: the images to check with cannot be read ({error}); give others with --data"
         ) from error
@@ -206,7 +206,7 @@ def _resized(images: Tensor, side: int | None) -> Tensor:
     return F.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True).round().to(torch.uint8)
 
 
-def _safetensors(run: runs.Run, output: Path, console: Console) -> None:
+def _safetensors(run: Run, output: Path, console: Console) -> None:
     from hcnn.export import export_safetensors
     from hcnn.export.folded_weights import CARD, WEIGHTS
     from hcnn.export.model_card import model_card, read_records
@@ -219,10 +219,10 @@ def _safetensors(run: runs.Run, output: Path, console: Console) -> None:
         _wrote(output / name, console)
 
 
-def _int8(run: runs.Run, output: Path, splits: Splits, console: Console) -> None:
+def _int8(run: Run, output: Path, splits: Splits, console: Console) -> None:
     from hcnn.export import int8_bytes, onnx_runner
     from hcnn.export.int8 import CALIBRATION_IMAGES
-    from hcnn.training.trainer import predict_logits
+    from hcnn.training.evaluate import predict_logits
 
     data = int8_bytes(run.model, splits.train.images[:CALIBRATION_IMAGES], run.preprocessing)
     if splits.validation is not None:
@@ -236,7 +236,7 @@ def _int8(run: runs.Run, output: Path, splits: Splits, console: Console) -> None
         [predict_logits(run.model, run.preprocessing.standardize(part)) for part in held.images.split(500)]
     )
     before, after = ((one.argmax(1) == held.labels).float().mean().item() for one in (exact, quantized))
-    files.write_atomically(output, data)
+    write_atomically(output, data)
     console.print(
         f"accuracy on {len(held):,} {what}: float32 {before:.2%}, int8 {after:.2%} ({after - before:+.2%})",
         highlight=False,

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from hcnn.data.image_set import ImageSet
+from hcnn.data.preprocessing import Preprocessing
 from hcnn.explore.sources import AttributeSource, Position, Source
 from hcnn.models.hierarchical import AttributeNetwork
-from hcnn.storage.atomic import RunLock, StrPath, ensure_writable, write_json
-from hcnn.training.trainer import Preprocessing
+from hcnn.storage.atomic import StrPath, ensure_writable, write_json
+from hcnn.storage.run_lock import RunLock
 
 INDEX, LOGITS = "index.json", "logits.npy"
 _FORMAT = "hcnn-arrays-1"

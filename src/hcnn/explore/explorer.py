@@ -21,7 +21,7 @@ from hcnn.explore.neighbours import Engine, Neighbours, Space
 from hcnn.explore.sources import AttributeSource, Position, attribute_dim
 from hcnn.models.hierarchical import AttributeNetwork
 from hcnn.models.pretrained import load_named
-from hcnn.runs.train import Run
+from hcnn.runs.load import Run
 from hcnn.storage.atomic import StrPath
 
 Query = int | Tensor

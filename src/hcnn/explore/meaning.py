@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hcnn.data.preprocessing import Preprocessing
 from hcnn.explore import shifts
 from hcnn.explore.properties import Property, changed_inputs
 from hcnn.explore.sources import Position, Source, attribute_dim
 from hcnn.explore.statistics import Bootstrap
-from hcnn.training.trainer import Preprocessing
 
 STEP, REACH = 0.25, 3 / 8
 

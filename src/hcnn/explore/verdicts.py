@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hcnn.data.preprocessing import Preprocessing
 from hcnn.explore.meaning import Meaning, meanings
 from hcnn.explore.properties import properties_for
 from hcnn.explore.shifts import shuffled_orders
 from hcnn.explore.sources import Position, Source
 from hcnn.explore.statistics import Bootstrap
 from hcnn.explore.tables import Say
-from hcnn.training.trainer import Preprocessing
 
 Row = dict[str, Any]
 Cell = tuple[int, str, str]  # depth, attribute, property

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hcnn.data.preprocessing import Preprocessing
 from hcnn.export.parity import check_outputs
 from hcnn.export.plain_network import PlainLayer, PlainNetwork
 from hcnn.models.hierarchical import AttributeNetwork
 from hcnn.storage.atomic import StrPath, write_atomically
-from hcnn.training.trainer import Preprocessing
 
 FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-O2")
 

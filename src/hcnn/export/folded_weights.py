@@ -4,17 +4,18 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from hcnn.data.preprocessing import Preprocessing
 from hcnn.models.hierarchical import AttributeNetwork, build
-from hcnn.runs.train import network_config, network_kind, preprocessing_of
-from hcnn.storage import atomic as files
+from hcnn.runs.load import network_config, preprocessing_of
+from hcnn.runs.settings import network_kind
+from hcnn.storage.atomic import StrPath, ensure_writable, write_atomically
 from hcnn.storage.safetensors import load_weights, match_state, save_weights
-from hcnn.training.trainer import Preprocessing
 
 FORMAT = "hcnn-folded-1"
 WEIGHTS, CARD = "model.safetensors", "README.md"
 
 
-def export_safetensors(folder: files.StrPath, model: AttributeNetwork, preprocessing: Preprocessing, card: str) -> str:
+def export_safetensors(folder: StrPath, model: AttributeNetwork, preprocessing: Preprocessing, card: str) -> str:
     """Write a folder with the folded network's weights and a model card.
 
     Args:
@@ -30,7 +31,7 @@ def export_safetensors(folder: files.StrPath, model: AttributeNetwork, preproces
         OSError: if the folder cannot be written.
 
     """
-    folder = files.ensure_writable(folder)
+    folder = ensure_writable(folder)
     folded = model if model.folded else model.fold()
     about = {
         "network": network_kind(folded.config),
@@ -38,11 +39,11 @@ def export_safetensors(folder: files.StrPath, model: AttributeNetwork, preproces
         "preprocessing": asdict(preprocessing),
     }
     digest = save_weights(folder / WEIGHTS, folded.state_dict(), {"format": FORMAT, "hcnn": json.dumps(about)})
-    files.write_atomically(folder / CARD, card.encode())
+    write_atomically(folder / CARD, card.encode())
     return digest
 
 
-def load_folded(path: files.StrPath) -> tuple[AttributeNetwork, Preprocessing]:
+def load_folded(path: StrPath) -> tuple[AttributeNetwork, Preprocessing]:
     """Read what `export_safetensors` wrote; no pickle is ever opened.
 
     Args:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hcnn.export.model_card import Records, model_card, read_records
 from hcnn.models.hierarchical import AttributeNetwork, build
-from hcnn.runs.train import load_run, network_config, preprocessing_of
+from hcnn.runs.load import load_run, network_config, preprocessing_of
 from hcnn.storage.safetensors import load_weights, match_state, save_weights
 
 try:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from hcnn.data.preprocessing import Preprocessing
 from hcnn.export.onnx_file import onnx_bytes
 from hcnn.export.parity import needs
 from hcnn.export.plain_network import PlainLayer, PlainNetwork
 from hcnn.models.hierarchical import AttributeNetwork
-from hcnn.training.trainer import Preprocessing
 
 CALIBRATION_IMAGES = 256
 

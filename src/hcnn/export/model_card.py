@@ -8,7 +8,7 @@ from typing import Any
 
 from hcnn.models.hierarchical import AttributeNetwork, build, count_parameters
 from hcnn.models.summary import summarize
-from hcnn.runs.train import CONFIG, RESULT
+from hcnn.runs.settings import CONFIG, RESULT
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hcnn.data.preprocessing import Preprocessing
 from hcnn.export.parity import check_outputs, needs
 from hcnn.export.plain_network import PlainNetwork
 from hcnn.export.torch_program import trace
 from hcnn.models.hierarchical import AttributeNetwork
 from hcnn.storage.atomic import StrPath, write_atomically
-from hcnn.training.trainer import Preprocessing
 
 OPSET = 18
 _FOLD_AT_MOST = 1024  # entries; folding more would put the channel matrices into the file in place of the filters

@@ -7,9 +7,10 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from hcnn.data.preprocessing import Preprocessing
 from hcnn.export.plain_network import PlainNetwork
 from hcnn.models.hierarchical import AttributeNetwork
-from hcnn.training.trainer import Preprocessing, predict_logits
+from hcnn.training.evaluate import predict_logits
 
 TOLERANCE = 1e-5
 

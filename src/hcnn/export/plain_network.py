@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hcnn.data.preprocessing import Preprocessing
 from hcnn.functional import Boundary, placement
 from hcnn.layers.folded import FoldedConv, FoldedPlusConv
 from hcnn.models.hierarchical import AttributeNetwork, Readout
-from hcnn.training.trainer import Preprocessing
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 

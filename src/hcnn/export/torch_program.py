@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hcnn.data.preprocessing import Preprocessing
 from hcnn.export.parity import check_outputs
 from hcnn.export.plain_network import PlainNetwork, spatial_step
 from hcnn.models.hierarchical import AttributeNetwork
 from hcnn.storage.atomic import StrPath, write_atomically
-from hcnn.training.trainer import Preprocessing
 
 _SIDES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 

@@ -1,7 +1,13 @@
-"""How this process gives memory back to the system."""
+"""Memory: how this process gives it back to the system, and what is said where it does not suffice."""
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from hcnn.training.recipes import Recipe
 
 
 def keep_freed_memory() -> bool:
@@ -26,3 +32,19 @@ def keep_freed_memory() -> bool:
         return False
     # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h
     return all(mallopt(option, value) == 1 for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 2**27)))
+
+
+@contextmanager
+def memory_advice(recipe: Recipe) -> Iterator[None]:
+    """Turn a failed allocation into an error that says what to lower."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+        text = str(error)
+        known = ("not enough memory", "can't allocate memory", "bad_alloc", "could not create a memory")
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(one in text for one in known):
+            raise
+        raise MemoryError(
+            f"out of memory with {recipe.batch_size} images a step in {recipe.accumulate} part(s): lower --batch-size, "
+            f"or raise --accumulate, or choose --precision bfloat16; nothing was changed ({text.splitlines()[0]})"
+        ) from error

@@ -15,40 +15,14 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hcnn.data.augment import augment, standardize
+from hcnn.data.augment import augment
+from hcnn.data.preprocessing import Preprocessing
 from hcnn.data.splits import epoch_order
 from hcnn.layers.normalization import synchronize
 from hcnn.training.cuda_graph import CapturedStep
 from hcnn.training.distributed import average_gradients, rank_and_size
 from hcnn.training.optimizers import RecipeOptimizer, WeightAverage
 from hcnn.training.recipes import Recipe, learning_rate
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How pixels become the network's input; saved with the weights.
-
-    Attributes:
-        mean: per channel, on the scale 0 … 1.
-        std: per channel.
-        size: spatial size of the images.
-        classes: class names, in the order of the logits.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    size: tuple[int, ...]
-    classes: tuple[str, ...]
-
-    def standardize(self, images: Tensor) -> Tensor:
-        """uint8 images (b, c, *u) to standardized float32.
-
-        Example:
-            >>> p = Preprocessing((0.5,), (0.25,), (1, 1), ("a", "b"))
-            >>> p.standardize(torch.tensor([[[[255]]]], dtype=torch.uint8))
-            tensor([[[[2.]]]])
-        """
-        return standardize(images, self.mean, self.std)
 
 
 class Diverged(ValueError):
@@ -84,7 +58,7 @@ class Progress:
     stop: bool
 
 
-class Lesson(Protocol):
+class DistillationLoss(Protocol):
     """What `Trainer` needs of a teacher; see `hcnn.training.distillation.losses.Distillation`."""
 
     regressors: nn.ModuleList
@@ -109,7 +83,7 @@ class Trainer:
         seed: of order and augmentation, and of dropout where a network has it.
         group: the processes that train together, or None.
         graph: record the step as a CUDA graph; only for a single process on a CUDA device.
-        lesson: a teacher; its loss takes the place of the loss against the labels.
+        distillation: a teacher; its loss takes the place of the loss against the labels.
 
     Raises:
         ValueError: if there are fewer images than one batch, the batch cannot be shared out evenly, or there can be
@@ -127,7 +101,7 @@ class Trainer:
         seed: int = 0,
         group: dist.ProcessGroup | None = None,
         graph: bool = False,
-        lesson: Lesson | None = None,
+        distillation: DistillationLoss | None = None,
     ) -> None:
         if graph and (images.device.type != "cuda" or group is not None):
             raise ValueError(
@@ -147,11 +121,11 @@ class Trainer:
         self.device = images.device
         synchronize(model, group)
         self.forward = torch.compile(model) if recipe.compile else model
-        self.graph, self.lesson = graph, lesson
+        self.graph, self.distillation = graph, distillation
         self.draws = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
-        if graph and (lesson is not None or self.draws):
+        if graph and (distillation is not None or self.draws):
             raise ValueError("graph: a step with a teacher or with dropout depends on the host and cannot be recorded")
-        learned = nn.ModuleList([model, lesson.regressors]) if lesson else model
+        learned = nn.ModuleList([model, distillation.regressors]) if distillation else model
         self.optimizer = RecipeOptimizer(learned, recipe, capturable=graph)
         self._captured = CapturedStep(self._compute)
         # What a step reads from the host beside its images; a graph reads it from here.
@@ -173,7 +147,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else dict(self.average.state),
             "sums": self.sums,
-            **({"regressors": dict(self.lesson.regressors.state_dict())} if self.lesson else {}),
+            **({"regressors": dict(self.distillation.regressors.state_dict())} if self.distillation else {}),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -185,8 +159,8 @@ class Trainer:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.sums.copy_(state["sums"])
-        if self.lesson:
-            self.lesson.regressors.load_state_dict(state["regressors"])
+        if self.distillation:
+            self.distillation.regressors.load_state_dict(state["regressors"])
 
     def result_state(self) -> dict[str, Tensor]:
         """The weights that the run is about: the moving average if there is one."""
@@ -289,8 +263,8 @@ class Trainer:
                 logits = self.forward(x)
             logits = logits.float()
             loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
-            if self.lesson is not None:
-                loss = self.lesson.loss(
+            if self.distillation is not None:
+                loss = self.distillation.loss(
                     x, logits, loss, epoch=self.step // self.batches, progress=self.step / self.steps
                 )
             (loss / recipe.accumulate).backward()
@@ -303,31 +277,3 @@ class Trainer:
             self.average.update(self.model)
         self.sums += torch.stack([numbers[0], numbers[1], torch.ones_like(numbers[0])]).double() * recipe.batch_size
         return numbers
-
-
-@torch.no_grad()
-def predict_logits(model: nn.Module, images: Tensor, *, batch_size: int = 250, flip: bool = False) -> Tensor:
-    """Logits of standardized images in eval mode, batch by batch.
-
-    Args:
-        model: maps (b, c, *u) to logits; left in the mode it was in.
-        images: (n, c, *u).
-        batch_size: images at a time.
-        flip: average with the logits of the mirrored images (test-time augmentation).
-
-    Returns:
-        (n, classes), float.
-    """
-    training = model.training
-    model.eval()
-    parts = []
-    for part in images.split(batch_size):
-        logits = model(part).float()
-        parts.append((logits + model(part.flip(-1)).float()) / 2 if flip else logits)
-    model.train(training)
-    return torch.cat(parts)
-
-
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor, *, flip: bool = False) -> float:
-    """Fraction of standardized images that are classified correctly."""
-    return (predict_logits(model, images, flip=flip).argmax(1) == labels).float().mean().item()

@@ -7,11 +7,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from hcnn.data.preprocessing import Preprocessing
 from hcnn.models.hierarchical import build
-from hcnn.runs.train import Run, load_run, network_config, preprocessing_of
+from hcnn.runs.load import Run, load_run, network_config, preprocessing_of
 from hcnn.storage.atomic import StrPath
 from hcnn.storage.safetensors import match_state, parse_safetensors
-from hcnn.training.trainer import Preprocessing
 
 
 @dataclass(frozen=True)

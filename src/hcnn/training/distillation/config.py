@@ -8,7 +8,7 @@ Match = Literal["exact", "pool", "convolve"]
 
 
 @dataclass(frozen=True)
-class Teaching:
+class DistillationConfig:
     """What a student learns from its teacher, as weights of a sum.
 
     ``loss = labels · L + soft_targets · T² KL(p_T || p_S) + attention / 2 · Σ A + hints · Σ H``, L the loss against
@@ -58,14 +58,14 @@ class Teaching:
                 raise ValueError(f"pairs: expected STUDENT_LAYER=TEACHER_LAYER; got {pair!r}")
 
 
-TEACHINGS: dict[str, Teaching] = {
-    "none": Teaching(),
+DISTILLATIONS: dict[str, DistillationConfig] = {
+    "none": DistillationConfig(),
     # Zagoruyko and Komodakis 2017, section 4.1: T = 4, α = 0.9 of soft targets, β = 1000.
-    "soft_targets": Teaching(labels=0.1, soft_targets=0.9),
-    "attention": Teaching(attention=1000.0),
-    "attention_soft": Teaching(labels=0.1, soft_targets=0.9, attention=1000.0),
+    "soft_targets": DistillationConfig(labels=0.1, soft_targets=0.9),
+    "attention": DistillationConfig(attention=1000.0),
+    "attention_soft": DistillationConfig(labels=0.1, soft_targets=0.9, attention=1000.0),
     # Romero et al. 2014, table 7 and section A.1: τ = 3, λ from 4 to 1 and counted without τ².
-    "fitnet": Teaching(
+    "fitnet": DistillationConfig(
         soft_targets=4 / 9,
         soft_targets_end=1 / 9,
         temperature=3.0,
@@ -77,18 +77,18 @@ TEACHINGS: dict[str, Teaching] = {
 }
 
 
-def get_teaching(name: str, **overrides: Any) -> Teaching:
-    """A named way of teaching with some of its fields replaced.
+def get_distillation(name: str, **overrides: Any) -> DistillationConfig:
+    """A named distillation with some of its fields replaced.
 
     Raises:
         ValueError: for an unknown name or a value out of range.
 
     Example:
-        >>> get_teaching("attention", match="pool").attention
+        >>> get_distillation("attention", match="pool").attention
         1000.0
     """
-    if name not in TEACHINGS:
-        near = difflib.get_close_matches(name, TEACHINGS, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(TEACHINGS)}"
-        raise ValueError(f"unknown teaching {name!r}; {hint}")
-    return replace(TEACHINGS[name], **overrides)
+    if name not in DISTILLATIONS:
+        near = difflib.get_close_matches(name, DISTILLATIONS, n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(DISTILLATIONS)}"
+        raise ValueError(f"unknown distillation {name!r}; {hint}")
+    return replace(DISTILLATIONS[name], **overrides)

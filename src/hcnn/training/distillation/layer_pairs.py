@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hcnn.models.baselines import Comparator
 from hcnn.models.hierarchical import AttributeNetwork
-from hcnn.training.distillation.config import Teaching
+from hcnn.training.distillation.config import DistillationConfig
 
 
 def as_maps(array: Tensor, spatial: int) -> Tensor:
@@ -76,7 +76,7 @@ def layer_shapes(model: nn.Module, names: Sequence[str], image: Tensor, who: str
 
 
 def find_pairs(
-    student: nn.Module, teacher: nn.Module, image: Tensor, teaching: Teaching
+    student: nn.Module, teacher: nn.Module, image: Tensor, config: DistillationConfig
 ) -> list[tuple[str, str, tuple[int, ...], tuple[int, ...]]]:
     """The layers that learn from layers, with the shapes (c, *u) of their maps.
 
@@ -84,7 +84,7 @@ def find_pairs(
         student: the network that learns.
         teacher: the one it learns from.
         image: one image (1, c, *u).
-        teaching: names the pairs, or leaves them to be found.
+        config: names the pairs, or leaves them to be found.
 
     Returns:
         Student's layer, teacher's layer, and the shapes of both; in order of the student's layers if found.
@@ -96,7 +96,7 @@ def find_pairs(
         layer_shapes(model, layer_names(model), image, who)
         for model, who in ((student, "student"), (teacher, "teacher"))
     )
-    if not teaching.pairs:
+    if not config.pairs:
         last_s, last_t = ({shape[1:]: name for name, shape in known.items()} for known in (known_s, known_t))
         common = [size for size in last_s if size in last_t]
         if not common:
@@ -105,21 +105,21 @@ def find_pairs(
                 f"{_sizes(known_t)}; give --pairs STUDENT_LAYER=TEACHER_LAYER, and --match pool or convolve"
             )
         return [(last_s[u], last_t[u], known_s[last_s[u]], known_t[last_t[u]]) for u in common]
-    names = [pair.split("=") for pair in teaching.pairs]
+    names = [pair.split("=") for pair in config.pairs]
     shapes_s = layer_shapes(student, [s for s, _ in names], image, "student")
     shapes_t = layer_shapes(teacher, [t for _, t in names], image, "teacher")
     found = [(s, t, shapes_s[s], shapes_t[t]) for s, t in names]
     for s, t, (_, *size_s), (_, *size_t) in found:
         smaller = any(a < b for a, b in zip(size_s, size_t, strict=True))
-        if size_s == size_t or teaching.match == "pool" or (teaching.match == "convolve" and not smaller):
+        if size_s == size_t or config.match == "pool" or (config.match == "convolve" and not smaller):
             continue
         alike = [name for name, (_, *size) in known_s.items() if size == size_t]
         ways = ["--match pool averages the larger down to the smaller"]
-        if not smaller and not teaching.attention:
+        if not smaller and not config.attention:
             ways.append("--match convolve (hints) lets an unpadded convolution take up the difference")
         raise ValueError(
             f"pair {s}={t}: the student's maps are {_times(size_s)}, the teacher's {_times(size_t)}, and match is "
-            f"{teaching.match!r}; the student's layers of {_times(size_t)} are {', '.join(alike) or 'none'}; or "
+            f"{config.match!r}; the student's layers of {_times(size_t)} are {', '.join(alike) or 'none'}; or "
             + "; ".join(ways)
         )
     return found

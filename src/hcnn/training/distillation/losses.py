@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hcnn.training.distillation.config import Match, Teaching
+from hcnn.data.preprocessing import Preprocessing
+from hcnn.training.distillation.config import DistillationConfig, Match
 from hcnn.training.distillation.layer_pairs import Recorder, find_pairs
-from hcnn.training.trainer import Preprocessing
 
 
 def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -72,7 +72,7 @@ class Distillation:
         student: any network.
         teacher_preprocessing: how the teacher's input is made.
         preprocessing: how the student's input is made.
-        teaching: which losses.
+        config: which losses.
         precision: of the teacher's pass, as in `Recipe`.
 
     Raises:
@@ -85,22 +85,22 @@ class Distillation:
         student: nn.Module,
         teacher_preprocessing: Preprocessing,
         preprocessing: Preprocessing,
-        teaching: Teaching,
+        config: DistillationConfig,
         *,
         precision: str = "float32",
     ) -> None:
         check_teacher(teacher_preprocessing, preprocessing)
-        if not (teaching.soft_targets or teaching.attention or teaching.hints):
+        if not (config.soft_targets or config.attention or config.hints):
             raise ValueError("a teacher without soft targets, attention or hints teaches nothing: give one a weight")
-        self.teaching, self.precision = teaching, precision
+        self.config, self.precision = config, precision
         self.teacher = teacher.requires_grad_(False).eval()
         parameter = next(student.parameters())
         image = torch.zeros(1, len(preprocessing.mean), *preprocessing.size, device=parameter.device)
-        layered = bool(teaching.attention or teaching.hints)
-        self.pairs = find_pairs(student, teacher, image, teaching) if layered else []
+        layered = bool(config.attention or config.hints)
+        self.pairs = find_pairs(student, teacher, image, config) if layered else []
         self.regressors = nn.ModuleList()
-        if teaching.hints:
-            self.regressors.extend(_regressor(s, t, teaching.match) for _, _, s, t in self.pairs)
+        if config.hints:
+            self.regressors.extend(_regressor(s, t, config.match) for _, _, s, t in self.pairs)
         self.regressors.to(parameter.device)
         self._student = Recorder(student, [name for name, *_ in self.pairs], "student")
         self._teacher = Recorder(teacher, [name for _, name, *_ in self.pairs], "teacher")
@@ -126,7 +126,7 @@ class Distillation:
         Returns:
             A scalar.
         """
-        t = self.teaching
+        t = self.config
         inputs = x if self._same else x * self._factor + self._offset
         with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             expected = self.teacher(inputs).float()

@@ -1,0 +1,32 @@
+"""Logits and accuracy of a network on many images."""
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def predict_logits(model: nn.Module, images: Tensor, *, batch_size: int = 250, flip: bool = False) -> Tensor:
+    """Logits of standardized images in eval mode, batch by batch.
+
+    Args:
+        model: maps (b, c, *u) to logits; left in the mode it was in.
+        images: (n, c, *u).
+        batch_size: images at a time.
+        flip: average with the logits of the mirrored images (test-time augmentation).
+
+    Returns:
+        (n, classes), float.
+    """
+    training = model.training
+    model.eval()
+    parts = []
+    for part in images.split(batch_size):
+        logits = model(part).float()
+        parts.append((logits + model(part.flip(-1)).float()) / 2 if flip else logits)
+    model.train(training)
+    return torch.cat(parts)
+
+
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor, *, flip: bool = False) -> float:
+    """Fraction of standardized images that are classified correctly."""
+    return (predict_logits(model, images, flip=flip).argmax(1) == labels).float().mean().item()
