@@ -14,7 +14,7 @@ help:
 	@echo "make demo      train an HCNN on handwritten digits (under two minutes, with the first installation)"
 	@echo "make test      everything CI checks: lint, format, types, tests with doctests"
 	@echo "make test-all  the same, with the slow tests"
-	@echo "make matrix    parts of the tests under other locales, terminals, time zones, instruction sets and paths"
+	@echo "make matrix    the tests under other locales, terminals, time zones, thread counts, instruction sets and paths"
 	@echo "make docs      the documentation into docs/_build/html; runs every example (HCNN_GALLERY=0: without running them)"
 	@echo "make format    let ruff rewrite what it can"
 	@echo "With another Python, in an environment of its own: make test PYTHON=python3.12"
@@ -51,6 +51,10 @@ types: $(READY)
 
 pytest: $(READY)
 	$(BIN)/python -m pytest
+
+# Slow: the whole suite once per setting. MATRIX="--only ascii,path tests/cli" runs less.
+matrix: $(READY)
+	$(BIN)/python tools/matrix.py $(MATRIX)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

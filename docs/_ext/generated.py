@@ -105,7 +105,7 @@ def api_page() -> str:
     for name in usable:
         folder = name.split(".")[1]
         folders.setdefault(folder if hasattr(sys.modules[f"hcnn.{folder}"], "__path__") else "", []).append(name)
-    page = "# API reference\n\nEverything that `import hcnn` offers at its top level is described in one of these modules.\n"
+    page = "# API reference\n\nWhat `import hcnn` offers at its top level is described in one of these modules.\n"
     for folder, names in folders.items():
         if not names:
             continue
