@@ -1,6 +1,8 @@
-"""Names in messages: suggestions for a misspelt one, and a form of any text that is safe to print on one line."""
+"""Names from outside: suggestions for a misspelt one, a form that is safe to print on one line, and rows of CSV."""
 
+import csv
 import difflib
+import io
 import unicodedata
 from collections.abc import Iterable
 
@@ -49,3 +51,24 @@ def printable(text: str) -> str:
         one if one == " " or unicodedata.category(one)[0] not in "CZ" else one.encode("unicode_escape").decode()
         for one in text
     )
+
+
+def csv_row(values: Iterable[object]) -> str:
+    r"""A row of CSV, ending with a line feed, that comes back as the same values whatever characters are in them.
+
+    Python's writer quotes line breaks only if they are those that end its rows: a lone carriage return would split one.
+
+    Args:
+        values: the cells; None is an empty one.
+
+    Returns:
+        The row. Encode it with ``errors="surrogateescape"`` where file names are among the values.
+
+    Example:
+        >>> csv_row(["a\rb", "c d", 1.5, None])
+        '"a\rb",c d,1.5,\n'
+
+    """
+    text = io.StringIO(newline="")
+    csv.writer(text).writerow([*values])
+    return text.getvalue().removesuffix("\r\n") + "\n"

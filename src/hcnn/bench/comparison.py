@@ -1,8 +1,6 @@
 """The comparison: every result.json below a folder as one table, beside what the publications print."""
 
-import csv
 import functools
-import io
 import json
 import statistics
 from collections.abc import Callable, Iterable
@@ -18,6 +16,7 @@ from hcnn.models.hierarchical import KINDS, build, count_parameters, list_models
 from hcnn.runs.environment import hardware
 from hcnn.runs.settings import CONFIG, RESULT
 from hcnn.storage.atomic import write_atomically, write_json
+from hcnn.text import csv_row
 
 THROUGHPUT = "throughput.json"
 SHORT = 500_000  # a run that has seen fewer training images, ten epochs of CIFAR, is called short
@@ -321,24 +320,24 @@ def markdown(rows: list[Row], throughput: dict[str, Any] | None) -> str:
 
 def csv_text(rows: list[Row]) -> str:
     """The table as CSV, numbers plain."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        ("system", "model", "taught", "published_parameters", "published_cifar10", "published_cifar100", "source",
-         "data", "mean", "std", "seeds", "measured_on", "images_seen", "learned", "computing", "multiply_adds",
-         "train_images_per_second", "infer_images_per_second")
+    head = (
+        "system", "model", "taught", "published_parameters", "published_cifar10", "published_cifar100", "source",
+        "data", "mean", "std", "seeds", "measured_on", "images_seen", "learned", "computing", "multiply_adds",
+        "train_images_per_second", "infer_images_per_second",
     )  # fmt: skip
+    lines = [csv_row(head)]
     for row in rows:
         s, spread = row.system, row.spread
-        writer.writerow(
-            (s.title, s.model, s.taught, s.parameters, s.cifar10, s.cifar100, s.source, row.data,
-             round(row.mean, 4) if row.accuracies else "", "" if spread is None else round(spread, 4),
-             " ".join(map(str, row.seeds)),
-             ("test" if row.tested else "validation") if row.accuracies else "not yet trained",
-             row.images or "", row.learned, row.computing, row.multiply_adds,
-             row.train[0] if row.train else "", row.infer[0] if row.infer else "")
+        cells = (
+            s.title, s.model, s.taught, s.parameters, s.cifar10, s.cifar100, s.source, row.data,
+            round(row.mean, 4) if row.accuracies else "", "" if spread is None else round(spread, 4),
+            " ".join(map(str, row.seeds)),
+            ("test" if row.tested else "validation") if row.accuracies else "not yet trained",
+            row.images or "", row.learned, row.computing, row.multiply_adds,
+            row.train[0] if row.train else "", row.infer[0] if row.infer else "",
         )  # fmt: skip
-    return out.getvalue()
+        lines.append(csv_row(cells))
+    return "".join(lines)
 
 
 def write_comparison(rows: list[Row], throughput: dict[str, Any] | None, output: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from hcnn.explore.explorer import Explorer
-from hcnn.plotting import pyplot, save
+from hcnn.plotting import literal, pyplot, save
 
 SAME, OTHER = "#0072b2", "#d55e00"  # told apart by all kinds of colour vision, and by the class names above
 
@@ -144,7 +144,7 @@ def _image(
         raise ValueError(f"figures: expected images (1 or 3, height, width); got shape {tuple(pixels.shape)}")
     axes.imshow(pixels.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=255)
     axes.set(xticks=[], yticks=[])
-    name = explorer.base.classes[explorer.label(index)]
+    name = literal(explorer.base.classes[explorer.label(index)], 16)
     same = query is not None and explorer.label(index) == explorer.label(query)
     for spine in axes.spines.values():
         spine.set(color=SAME if same else OTHER, linewidth=2.5 if query is not None else 0)

@@ -10,10 +10,8 @@ Every row is a dict with at least ``statistic, network, order, depth, attribute,
 
 """
 
-import csv
-import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,6 +29,7 @@ from hcnn.explore.statistics import Bootstrap, Questions
 from hcnn.explore.tables import Row, Say, consistency_table, flatness_table, path_table
 from hcnn.explore.verdicts import property_table
 from hcnn.storage.atomic import StrPath, strict_json, write_atomically
+from hcnn.text import csv_row
 
 _CONTROL_IMAGES = 1000  # that the untrained network's normalizations see
 
@@ -212,11 +211,7 @@ def _lines(folder: Path, rows: Iterable[Row]) -> str:
     return ",".join(f"\n{strict_json(folder, row)}" for row in rows)
 
 
-def _csv(rows: Iterable[Row]) -> bytes:
-    rows = list(rows)
+def _csv(rows: Sequence[Row]) -> bytes:
     names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    lines = [csv_row(names), *(csv_row(row.get(name) for name in names) for row in rows)]
+    return "".join(lines).encode(errors="surrogateescape")

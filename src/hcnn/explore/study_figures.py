@@ -6,7 +6,7 @@ from typing import Any
 
 from hcnn.explore.study import Study
 from hcnn.explore.tables import CHANGE, Row
-from hcnn.plotting import pyplot, save
+from hcnn.plotting import literal, pyplot, save
 
 # Okabe and Ito's colours, told apart by all kinds of colour vision; line styles differ too.
 _COLOURS = {"trained": "#0072b2", "shuffled": "#d55e00", "untrained": "#666666"}
@@ -52,7 +52,7 @@ def property_figure(study: Study, path: Path) -> None:
     names = list(dict.fromkeys(row["property"] for row in rows))
     at = {(row["depth"], row["attribute"], row["property"]): row for row in rows}
     maps = [("trained network", "value"), ("strongest of the shuffled orders", "shuffled_r")]
-    maps += [(name, f"{name}_r") for name in study.info["controls"]]
+    maps += [(_title(name), f"{name}_r") for name in study.info["controls"]]
     plot = pyplot()
     width = 0.56 * len(names) + 0.6
     figure, grid = plot.subplots(
@@ -164,9 +164,14 @@ def _kinds(study: Study) -> list[tuple[str, str]]:
     return [("trained", "own"), ("trained", "shuffled"), *((name, "own") for name in study.info["controls"])]
 
 
+def _title(network: str) -> str:
+    """What a network is called in pictures; matplotlib leaves labels out that begin with an underscore."""
+    return network if network in _COLOURS else f"control: {literal(network)}"
+
+
 def _style(name: str, order: str) -> tuple[str, dict[str, Any]]:
     key = "shuffled" if order == "shuffled" else name
-    label = {"trained": "trained", "shuffled": "trained, shuffled order"}.get(key, key)
+    label = "trained, shuffled order" if key == "shuffled" else _title(key)
     other = _OTHERS[sum(map(ord, key)) % len(_OTHERS)]
     return label, {"color": _COLOURS.get(key, other), "linestyle": _STYLES.get(key, "-.")}
 
@@ -198,6 +203,8 @@ def _finish(figure: Any, path: Path, first: Any, study: Study) -> None:
     handles, labels = first.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
     figure.suptitle(
-        f"{study.info['run']}, {study.info['queries']}; bands: 95 % over query images, averaged over τ", fontsize=9
+        f"{literal(study.info['run'])}, {literal(study.info['queries'], 80)}; "
+        "bands: 95 % over query images, averaged over τ",
+        fontsize=9,
     )
     save(figure, path)

@@ -8,6 +8,7 @@ from torch import Tensor
 from hcnn.explore.explorer import Explorer, Query, picture
 from hcnn.explore.figures import OTHER, SAME
 from hcnn.explore.page.views import View
+from hcnn.text import printable
 
 _SIDE, _GAP, _TEXT = 64, 6, 96
 _INK = "#1c2430"
@@ -45,7 +46,7 @@ def view_png(explorer: Explorer, query: Query, view: View) -> bytes:
         for column, (image, label, distance, _) in enumerate(row["found"]):
             left = _TEXT + (column + 1) * step
             sheet.paste(_neighbour(explorer, view, image, label), (left, top))
-            name = str(explorer.base.classes[label])
+            name = printable(explorer.base.classes[label])
             pen.text((left + 2, top + _SIDE + 6), f"{name[:7]} {distance:.2f}", fill=_INK)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
@@ -66,7 +67,7 @@ def walk_gif(explorer: Explorer, query: Query, view: View, *, seconds: float = 0
         frame.paste(_neighbour(explorer, view, image, label), (_SIDE + 2 * _GAP + 8, _GAP))
         pen = ImageDraw.Draw(frame)
         pen.text((_GAP, _SIDE + 16), f"{view['axis']}, tau = {row['tau']}", fill=_INK)
-        pen.text((_GAP, _SIDE + 30), f"{explorer.base.classes[label]} {distance:.2f}", fill=_INK)
+        pen.text((_GAP, _SIDE + 30), f"{printable(explorer.base.classes[label])[:14]} {distance:.2f}", fill=_INK)
         frames.append(frame)
     buffer = io.BytesIO()
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=int(1000 * seconds), loop=0)

@@ -16,6 +16,7 @@ from hcnn.explore.findings import findings
 from hcnn.explore.page.views import View, describe, view
 from hcnn.explore.study import Study
 from hcnn.storage.atomic import write_atomically
+from hcnn.text import printable
 
 _LIMIT = 20_000_000  # bytes
 _SIDE = 64  # of a small picture at most
@@ -79,11 +80,11 @@ def write_report(
         for name, text in _FIGURES.items()
         if (folder / name).is_file()
     ]
-    said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in findings(study))
+    said = "".join(f"<li>{html.escape(printable(sentence))}</li>" for sentence in findings(study))
     queried = f"{study.info['queries']}, {about['images']:,} images in the data base"
     text = _PAGE.format(
         title=html.escape(f"What the attributes of {about['run']} mean"),
-        queried=html.escape(queried),
+        queried=html.escape(printable(queried)),
         style=static("style.css"),
         exact="" if about["periodic"] else " The network is not periodic: translations are an approximation.",
         figures="\n".join(figures),

@@ -9,6 +9,7 @@ from torch import Tensor
 from hcnn.explore import shifts
 from hcnn.explore.explorer import Explorer, Query
 from hcnn.explore.neighbours import Neighbours
+from hcnn.text import printable
 
 View = dict[str, Any]
 
@@ -20,14 +21,14 @@ def describe(explorer: Explorer) -> View:
         explorer: the run with its data base.
 
     Returns:
-        Name, classes, number of images, pixels, depths with their attributes, whether translations are exact; plain
-        values for JSON.
+        Name, classes, number of images, depths with their attributes, whether translations are exact; plain values for
+        JSON. Names are `hcnn.text.printable`.
     """
     return {
-        "run": explorer.run.folder.name,
-        "data": explorer.base.name,
+        "run": printable(explorer.run.folder.name),
+        "data": printable(explorer.base.name),
         "images": len(explorer.base),
-        "classes": [str(name) for name in explorer.base.classes],
+        "classes": [printable(name) for name in explorer.base.classes],
         "periodic": explorer.periodic,
         "depths": [{"depth": j, "attributes": explorer.attributes(j)} for j in explorer.depths],
     }
