@@ -193,7 +193,7 @@ def test_it_needs_torch_numpy_and_safetensors_only(tmp_path) -> None:
     words = ["--device", "cpu", "--output", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
     code = f"""
 import sys
-for name in ("tyro", "rich", "matplotlib", "pooch", "sklearn", "tensorboard", "PIL"):
+for name in ("rich", "matplotlib", "pooch", "sklearn", "tensorboard", "PIL"):
     sys.modules[name] = None
 sys.path.insert(0, {str(SCRIPT.parent)!r})
 import tables

@@ -14,7 +14,7 @@ from PIL import Image
 
 import hcnn
 from hcnn import cli
-from hcnn.cli.main import _parse
+from hcnn.cli import train_options
 from hcnn.storage.safetensors import load_weights, save_weights
 
 
@@ -152,7 +152,7 @@ def test_a_run_needs_no_optional_package(tmp_path) -> None:
     """`import hcnn`, the networks and a training run: torch, numpy and safetensors only."""
     script = """
 import sys
-for name in ("tyro", "rich", "PIL", "matplotlib", "sklearn", "scipy", "pooch", "tensorboard"):
+for name in ("rich", "PIL", "matplotlib", "sklearn", "scipy", "pooch", "tensorboard"):
     sys.modules[name] = None  # importing it fails as if it were not installed
 import torch, hcnn
 from pathlib import Path
@@ -216,7 +216,7 @@ def test_what_follows_from_the_data_cannot_be_set(capsys) -> None:
 @pytest.mark.parametrize("name", hcnn.list_models())
 def test_every_model_can_be_asked_for(name) -> None:
     """The options of its configuration share one command line with everything else."""
-    assert _parse(["train", "digits", "--model", name]).network == hcnn.model_config(name)
+    assert train_options.read(["digits", "--model", name]).network == hcnn.model_config(name)
 
 
 @pytest.mark.slow

@@ -94,7 +94,7 @@ def test_a_signal_ends_the_step_and_writes_a_checkpoint(reference, tmp_path, num
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code
     assert f"stopped by {number.name}; checkpoint {folder}" in errors.replace("\n", "")
-    assert "to go on: hcnn train digits" in errors
+    assert "to resume: hcnn train digits" in errors
     assert "--resume" in errors
     assert load_newest(folder)[0] is not None
     assert _run("--output", folder, "--resume").returncode == 0

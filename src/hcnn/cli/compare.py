@@ -1,72 +1,42 @@
-"""The command `hcnn compare`."""
+"""`hcnn compare`: our results beside the published ones."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from argparse import Namespace
 
-import torch
-import tyro
 from rich.console import Console
 
-from hcnn.bench import comparison as compare
+from hcnn.bench import comparison
+from hcnn.cli.terminal import say
+from hcnn.cli.train import set_threads
 from hcnn.models.hierarchical import list_models
 
 
-@dataclass(frozen=True)
-class Compare:
-    """Set our results beside the publications': a table in Markdown and CSV, and a plot.
-
-    Example: hcnn compare results --output results
-    """
-
-    results: tyro.conf.Positional[Path] = Path("results")
-    """A folder searched for result.json."""
-    output: Path | None = None
-    """Where comparison.md, .csv and .png go; the folder of results if not given."""
-    measure: bool = False
-    """Measure images/s of every network at 32x32 on this machine first, and keep them in throughput.json."""
-    batch: int = 20
-    """Images a step while measuring."""
-    seconds: float = 2.0
-    """For each measurement."""
-    threads: int | None = None
-    """CPU threads of torch; its own choice if not given."""
-
-
-def run(command: Compare, console: Console) -> None:
+def compare(options: Namespace, console: Console) -> None:
     """Read, measure if asked, write."""
-    if command.batch < 1 or not command.seconds > 0:
+    if options.batch < 1 or not options.seconds > 0:
         raise ValueError(
-            f"--batch and --seconds: expected at least one image and some time; got {command.batch}, {command.seconds}"
+            f"--batch and --seconds: expected at least one image and some time; got {options.batch}, {options.seconds}"
         )
-    if command.threads is not None:
-        if command.threads < 1:
-            raise ValueError(f"--threads: expected 1 or more; got {command.threads}")
-        torch.set_num_threads(command.threads)
+    set_threads(options.threads)
 
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False)
+    def tell(text: str) -> None:
+        say(console, text)
 
-    results = compare.read_results(command.results, say)
-    if command.measure:
+    results = comparison.read_results(options.results, tell)
+    if options.measure:
         names = [
             name
-            for name in dict.fromkeys(f"{system.model}_cifar10" for system in compare.SYSTEMS)
+            for name in dict.fromkeys(f"{system.model}_cifar10" for system in comparison.SYSTEMS)
             if name in list_models()
         ]
-        throughput = compare.measure_all(names, batch=command.batch, seconds=command.seconds, say=say)
-        say(f"wrote {compare.save_throughput(throughput, command.results)}")
-    throughput = compare.load_throughput(command.results)
-    rows = compare.make_rows(results, throughput)
-    named = {f"{system.model}_{data}" for system in compare.SYSTEMS for data in compare.DATA}
+        throughput = comparison.measure_all(names, batch=options.batch, seconds=options.seconds, say=tell)
+        tell(f"wrote {comparison.save_throughput(throughput, options.results)}")
+    throughput = comparison.load_throughput(options.results)
+    rows = comparison.make_rows(results, throughput)
+    named = {f"{system.model}_{data}" for system in comparison.SYSTEMS for data in comparison.DATA}
     for one in results:
-        if one.model not in named or one.data not in compare.DATA:
-            say(f"no row for {one.path}: {one.model or 'a network without a name'} on {one.data}")
+        if one.model not in named or one.data not in comparison.DATA:
+            tell(f"no row for {one.path}: {one.model or 'a network without a name'} on {one.data}")
     for row in rows:
-        say(f"{row.system.title}: {row.accuracy if row.accuracies else ''} {row.run}".replace(":  ", ": "))
-    for path in compare.write_comparison(rows, throughput, command.output or command.results):
-        say(f"wrote {path}")
-
-
-ACTIONS: dict[type, Callable[[Any, Console], None]] = {Compare: run}
+        tell(f"{row.system.title}: {row.accuracy if row.accuracies else ''} {row.run}".replace(":  ", ": "))
+    for path in comparison.write_comparison(rows, throughput, options.output or options.results):
+        tell(f"wrote {path}")

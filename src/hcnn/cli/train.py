@@ -1,0 +1,213 @@
+"""`hcnn train`: one run or several seeds, with progress, a table of results, and plots."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from hcnn.cli.terminal import progress_bar, say
+from hcnn.cli.train_options import TrainOptions
+from hcnn.data import datasets
+from hcnn.data.image_set import Splits
+from hcnn.data.splits import fewer
+from hcnn.models.hierarchical import AttributeNetwork
+from hcnn.runs import allocator
+from hcnn.runs.load import load_run
+from hcnn.runs.seeds import summarize_seeds
+from hcnn.runs.settings import CONFIG, METRICS, RESULT, WEIGHTS, RunSettings
+from hcnn.runs.train import train_run
+from hcnn.storage.atomic import write_json
+from hcnn.text import printable
+from hcnn.training.distillation.config import DistillationConfig
+from hcnn.training.trainer import Progress
+
+_ACCURACIES = ("validation_accuracy", "test_accuracy", "test_accuracy_with_flips")
+
+
+def train(options: TrainOptions, console: Console) -> None:
+    """Train with one seed or several."""
+    rest = options.rest
+    if rest.seeds < 1:
+        raise ValueError(f"--seeds: expected 1 or more; got {rest.seeds}")
+    set_threads(rest.threads)
+    if rest.device == "cpu":
+        allocator.keep_freed_memory()
+    if rest.teacher is None and options.distillation != DistillationConfig():
+        raise ValueError("--teach and the settings of distillation need a --teacher: the folder of a finished run")
+    splits = _splits(options, console)
+    network = replace(options.network, channels=splits.train.images.shape[1], classes=len(splits.train.classes))
+    base = rest.output or Path("runs") / f"{Path(options.data).stem or 'data'}-{options.model}-{rest.seed}"
+    results = []
+    for seed in range(rest.seed, rest.seed + rest.seeds):
+        settings = RunSettings(
+            network,
+            options.recipe,
+            options.data,
+            seed,
+            rest.device,
+            rest.checkpoint_seconds,
+            rest.test_flips,
+            teacher=rest.teacher,
+            distillation=options.distillation,
+            graph=rest.cuda_graph,
+        )
+        folder = base if rest.seeds == 1 else base / f"seed-{seed}"
+        names = (options.model, options.recipe_name)
+        results.append(train_one(folder, settings, splits, console, names, resume=rest.resume))
+    if rest.seeds > 1 and _is_first_process():
+        summary = summarize_seeds(results)
+        write_json(base / "seeds.json", summary)
+        for key in _ACCURACIES:
+            if key in summary:
+                one = summary[key]
+                say(console, f"{key.replace('_', ' ')}: {one['mean']:.2%} ± {one['std']:.2%}, {rest.seeds} seeds")
+        say(console, f"wrote {base / 'seeds.json'}")
+
+
+def set_threads(threads: int | None) -> None:
+    """Set the number of CPU threads, if one was asked for.
+
+    Raises:
+        ValueError: if there is no such number of threads.
+    """
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"--threads: expected 1 or more; got {threads}")
+        torch.set_num_threads(threads)
+
+
+def _splits(options: TrainOptions, console: Console) -> Splits:
+    rest = options.rest
+    splits = datasets.load(
+        options.data,
+        data_dir=rest.data_dir,
+        image_size=options.image_size,
+        validation=options.validation,
+        on_bad=rest.bad_images,
+    )
+    if options.reason:
+        say(console, options.reason)
+    for path, reason in splits.skipped:
+        say(console, f"skipped {path}: {reason}")
+    if not rest.test:
+        splits = replace(splits, test=None)
+    return splits if rest.train_images is None else fewer(splits, rest.train_images)
+
+
+def _is_first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def train_one(
+    folder: Path,
+    settings: RunSettings,
+    splits: Splits,
+    console: Console,
+    names: tuple[str, str],
+    *,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Train one run and print what became of it.
+
+    Args:
+        folder: the run folder.
+        settings: the run.
+        splits: its data.
+        console: where to print.
+        names: of the network and of the recipe.
+        resume: resume from the newest valid checkpoint.
+
+    Returns:
+        The contents of result.json.
+    """
+    recipe, first = settings.recipe, _is_first_process()
+    if first:
+        say(
+            console,
+            f"network {names[0]}, recipe {names[1]}, {recipe.precision}, {recipe.epochs} epochs of "
+            f"{len(splits.train):,} images in batches of {recipe.batch_size}, {_device(settings.device)}",
+        )
+    columns = (
+        TextColumn("epoch {task.fields[epoch]}"),
+        BarColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:6.2%}"),
+        TextColumn("{task.fields[speed]:,.0f} images/s"),
+        TimeRemainingColumn(),
+    )
+    with progress_bar(console, *columns, shown=first) as bar:
+        task = bar.add_task("", total=None, epoch=f"0/{recipe.epochs}", loss=float("nan"), accuracy=0.0, speed=0.0)
+        every = max(1, recipe.epochs // 5)
+
+        def show(progress: Progress) -> None:
+            bar.update(
+                task,
+                total=progress.steps,
+                completed=progress.step,
+                epoch=f"{progress.epoch}/{progress.epochs}",
+                loss=progress.loss,
+                accuracy=progress.accuracy,
+                speed=progress.images_per_second,
+            )
+            if progress.epoch_done and progress.epoch % every == 0:
+                say(
+                    console,
+                    f"epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.3f}  accuracy "
+                    f"{progress.accuracy:.2%}  {progress.images_per_second:,.0f} images/s  "
+                    f"{progress.seconds_left:.0f} s left",
+                )
+
+        result = train_run(folder, settings, splits, resume=resume, on_step=show, say=lambda text: say(console, text))
+    if first:
+        _show_result(folder, settings, splits, result, console)
+    return result
+
+
+def _device(name: str) -> str:
+    threads = torch.get_num_threads()
+    return f"on {name} with {threads} thread{'s' * (threads != 1)}" if name == "cpu" else f"on {name}"
+
+
+def _show_result(folder: Path, settings: RunSettings, splits: Splits, result: dict[str, Any], console: Console) -> None:
+    title = printable(f"{folder.name}: {settings.data_name}, seed {settings.seed}")
+    table = Table(title=title, show_header=False)
+    counts = result["parameters"]
+    table.add_row("weights, trained / composed", f"{counts['trained']:,} / {counts['composed']:,}")
+    table.add_row("normalization, logit scale", f"{counts['normalization']:,}, {counts['logit_scale']}")
+    table.add_row("training", f"{result['train_images']:,} images, {result['seconds']:.1f} s")
+    if "validation_accuracy" in result:
+        table.add_row("validation", f"{result['validation_accuracy']:.2%} of {result['validation_images']:,} images")
+    if "test_accuracy" in result:
+        table.add_row("test accuracy", f"{result['test_accuracy']:.2%} of {result['test_images']:,} images")
+    if "test_accuracy_with_flips" in result:
+        table.add_row("averaged with mirrored images", f"{result['test_accuracy_with_flips']:.2%}")
+    console.print(table)
+    written = [folder / name for name in (CONFIG, METRICS, WEIGHTS, RESULT)]
+    written += _plots(folder, splits, result.get("test_accuracy"), console)
+    for path in written:
+        say(console, f"wrote {path}")
+
+
+def _plots(folder: Path, splits: Splits, test_accuracy: float | None, console: Console) -> list[Path]:
+    """Learning curves, and translations where the images can be drawn; nothing without matplotlib."""
+    try:
+        from hcnn.explore import explore_images, figures
+        from hcnn.runs.curves import learning_curves
+
+        curves, translations = folder / "curves.png", folder / "translations.png"
+        learning_curves(folder / METRICS, curves, test_accuracy=test_accuracy)
+        shown = splits.test or splits.train
+        if shown.images.ndim != 4 or shown.images.shape[1] not in (1, 3):
+            return [curves]
+        run = load_run(folder)
+        if not isinstance(run.model, AttributeNetwork) or len(run.model.layers) < 3:  # no array of three attributes
+            return [curves]
+        figures.figure3(explore_images(run, shown.subset(range(min(len(shown), 2000)))), translations)
+    except ImportError as error:
+        say(console, f"no plots: {error}")
+        return []
+    return [curves, translations]

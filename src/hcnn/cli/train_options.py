@@ -1,0 +1,241 @@
+"""The options of `hcnn train`, read in two stages.
+
+First the words are parsed, once, into what was given: which options there are depends on the network that --model
+names, and on nothing else. Then model, recipe and data imply the defaults of everything that was not given.
+"""
+
+from argparse import SUPPRESS, BooleanOptionalAction, Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hcnn.cli.options import Parser, Setting, add_setting, read_assignment, settings_of, with_settings
+
+DEFAULT_MODELS = {"digits": "hcnn_digits", "cifar10": "hcnn_small_cifar10", "cifar100": "hcnn_cifar100"}
+REFUSED: dict[str, str] = dict.fromkeys(("channels", "classes"), "follows from the data and cannot be set")
+_COMMON = {
+    "epochs": "Passes over the training set. Default: the recipe's.",
+    "batch_size": "Images in a step. Default: the recipe's.",
+    "lr": "Peak learning rate. Default: the recipe's.",
+    "precision": "float32, or bfloat16 for the convolutions. Default: the recipe's.",
+}
+_COMMON_KINDS = {"epochs": int, "batch_size": int, "lr": float, "precision": Literal["float32", "bfloat16"]}
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What `hcnn train` is asked to do, with every default filled in.
+
+    Attributes:
+        data: name of the data set, or a path.
+        model: name of the network.
+        recipe_name: name of the recipe that `recipe` was made from.
+        network: configuration of the network; `channels` and `classes` follow from the data.
+        recipe: how to train it.
+        distillation: what is learned from the teacher.
+        image_size: side, or (height, width), to which a folder's images are resized, or None.
+        validation: number of training images to set aside.
+        reason: a sentence on what was chosen for a folder, or "".
+        rest: the other options as they were given.
+    """
+
+    data: str
+    model: str
+    recipe_name: str
+    network: Any
+    recipe: Any
+    distillation: Any
+    image_size: int | tuple[int, int] | None
+    validation: int
+    reason: str
+    rest: Any
+
+
+def read(words: Sequence[str], description: str = "") -> TrainOptions:
+    """Read the words after `hcnn train`.
+
+    Args:
+        words: as they were typed.
+        description: for the help.
+
+    Returns:
+        The options.
+
+    Raises:
+        ValueError: for unknown models, recipes and keys of --set, and values out of range.
+        SystemExit: after help, and for words that cannot be parsed.
+    """
+    parser = Parser("train", description, usage="[DATA] [options]")
+    parser.refused = {f"--{name}": why for name, why in REFUSED.items()}
+    common = parser.add_argument_group("most used")
+    _add_common(parser, common)
+    if {"-h", "--help"} & {*words}:  # without the settings, which take PyTorch to list
+        for name, text in _COMMON.items():
+            add_setting(common, Setting(name, _COMMON_KINDS[name], ""), None, described=text)
+        parser.parse_args(["--help"])
+    _add_rare(parser.add_argument_group("less used"))
+    parser.set_defaults(test=True, test_flips=False, cuda_graph=False)
+    early = Parser("train")
+    early.add_argument("--model")
+    early.add_argument("--recipe")
+    named, _ = early.parse_known_args(list(words))
+    settings = _add_settings(parser, common, named.model, named.recipe)
+    if "--help-all" in words:
+        parser.parse_args(["--help"])
+    given = vars(parser.parse(words))
+    for text in given.pop("set"):
+        name, value = read_assignment(text, settings, REFUSED)
+        if name in given:
+            raise ValueError(f"{name}: expected one value; it is given twice")
+        given[name] = value
+    return _with_defaults(given, settings)
+
+
+def _add_common(parser: Parser, group: Any) -> None:
+    parser.add_argument(
+        "data", nargs="?", default="digits", metavar="DATA",
+        help="digits, cifar10, cifar100, a folder with a subfolder of images for each class, or an .npz file. Default: "
+        "digits.",
+    )  # fmt: skip
+    parser.add_argument("--help-all", action="store_true", default=SUPPRESS, help="List every option and exit.")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="Change any setting that --help-all lists, such as --set boundary=circular or --set downsample=3,5; can "
+        "be repeated.",
+    )  # fmt: skip
+    add = group.add_argument
+    add("--model", default=None, metavar="NAME", help="Network; `hcnn models` lists the names. Default: by the data.")
+    add(
+        "--recipe", default=None, metavar="NAME",
+        help="Named recipe: paper, published, fast, digits, or one of a baseline's publication. Default: the recipe "
+        "recommended for the model.",
+    )  # fmt: skip
+    add("--output", type=Path, metavar="FOLDER", help="Run folder. Default: runs/DATA-MODEL-SEED.")
+    add(
+        "--seed", type=int, default=0, metavar="N",
+        help="Random seed for initialization, data order and augmentation. Default: 0.",
+    )  # fmt: skip
+    add(
+        "--seeds", type=int, default=1, metavar="N",
+        help="Train with N seeds in turn, from --seed on, and report the mean and the standard deviation. Default: 1.",
+    )  # fmt: skip
+    add(
+        "--resume", action="store_true",
+        help="Resume from the newest valid checkpoint of the run folder, or start if there is none.",
+    )  # fmt: skip
+    add(
+        "--validation", type=int, metavar="N", default=SUPPRESS,
+        help="Training images to hold out and measure after each epoch; the same ones for every seed. Default: 0, or a "
+        "fifth of a folder without held-out images.",
+    )  # fmt: skip
+    add(
+        "--image-size", type=int, default=None, metavar="N",
+        help="Resize images of a folder to this side length. Default: derived from the median size and printed.",
+    )  # fmt: skip
+    add("--device", default="cpu", help="PyTorch device; cuda is the GPU of the local rank. Default: cpu.")
+    add("--threads", type=int, metavar="N", help="Number of CPU threads. Default: PyTorch's own choice.")
+    add("--teacher", type=Path, metavar="RUN", help="Run folder of a trained network to distil from.")
+    add(
+        "--teach", default="none", metavar="NAME",
+        help="Named distillation: soft_targets, attention, attention_soft or fitnet. Default: none.",
+    )  # fmt: skip
+
+
+def _add_rare(group: Any) -> None:
+    add, switch = group.add_argument, BooleanOptionalAction
+    add(
+        "--train-images", type=int, metavar="N",
+        help="Train on N of the training images only, in the proportions of the classes; the same ones for every seed.",
+    )  # fmt: skip
+    add(
+        "--test", action=switch,
+        help="Measure the test set once, after training. Use --no-test while choosing settings. Default: on.",
+    )  # fmt: skip
+    add("--test-flips", action=switch, help="Also report test accuracy averaged with mirrored images.")
+    add("--cuda-graph", action=switch, help="Record the training step as a CUDA graph; for one GPU.")
+    add("--data-dir", type=Path, help="Folder of the data sets. Default: $HCNN_DATA, else ~/.cache/hcnn.")
+    add(
+        "--bad-images", choices=("refuse", "skip"), default="refuse",
+        help="What to do with damaged files in a folder of images. Default: refuse.",
+    )  # fmt: skip
+    add(
+        "--checkpoint-seconds", type=float, default=300.0, metavar="X",
+        help="Write a checkpoint after each epoch, and whenever this many seconds have passed. Default: 300.",
+    )  # fmt: skip
+
+
+def _add_settings(parser: Parser, common: Any, model: str | None, recipe: str | None) -> dict[str, Setting]:
+    """Declare an option for every setting of the network, the recipe and distillation; returns them."""
+    from hcnn.models.hierarchical import model_config
+    from hcnn.training.distillation.config import DistillationConfig
+
+    model = model or DEFAULT_MODELS["digits"]
+    sections = (
+        (f"network ({model})", model_config(model)),
+        ("recipe", _recipe(model, recipe)[1]),
+        ("distillation, with --teacher", DistillationConfig()),
+    )
+    found: dict[str, Setting] = {}
+    for title, config in sections:
+        settings = {name: one for name, one in settings_of(type(config)).items() if name not in REFUSED}
+        if twice := settings.keys() & found.keys():
+            raise ValueError(f"{title}: expected settings of different names; got {sorted(twice)} twice")
+        defaults, group = _values(config), parser.add_argument_group(title)
+        for name, one in settings.items():
+            place = common if name in _COMMON else group
+            add_setting(place, one, defaults[name], described=_COMMON.get(name))
+        found |= settings
+    return found
+
+
+def _values(config: Any) -> dict[str, Any]:
+    """Every setting of a configuration with its value, those of nested ones among them."""
+    found: dict[str, Any] = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        found |= _values(value) if is_dataclass(value) else {field.name: value}
+    return found
+
+
+def _recipe(model: str, name: str | None) -> tuple[str, Any]:
+    """A named recipe, by default the one recommended for the model."""
+    from hcnn.models.hierarchical import suited_recipe
+    from hcnn.training.recipes import get_recipe
+
+    name = name or suited_recipe(model, "digits" if model.endswith("_digits") else "fast")
+    return name, get_recipe(name)
+
+
+def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting]) -> TrainOptions:
+    """Fill in what was not given, as model, recipe and data imply it."""
+    from hcnn.cli.folder_defaults import suggest
+    from hcnn.data.datasets import NAMES
+    from hcnn.models.hierarchical import model_config
+    from hcnn.training.distillation.config import get_distillation
+
+    data, size = given["data"], given["image_size"]
+    folder = Path(data).expanduser()
+    image_size: int | tuple[int, int] | None = size
+    validation, reason = given.get("validation", 0), ""
+    if data not in NAMES and folder.is_dir():
+        found = suggest(folder, size, given["model"])
+        model, image_size, reason = found.model, found.image_size, found.reason
+        validation = given.get("validation", found.validation)
+        name, recipe = _recipe(model, given["recipe"]) if given["recipe"] else (found.recipe_name, found.recipe)
+    else:
+        model = given["model"] or DEFAULT_MODELS.get(data, "hcnn_small_cifar10")
+        name, recipe = _recipe(model, given["recipe"])
+    changed = {name: value for name, value in given.items() if name in settings}
+    return TrainOptions(
+        data,
+        model,
+        name,
+        with_settings(model_config(model), changed),
+        with_settings(recipe, changed),
+        with_settings(get_distillation(given["teach"]), changed),
+        image_size,
+        validation,
+        reason,
+        Namespace(**{key: value for key, value in given.items() if key not in settings}),
+    )
