@@ -72,7 +72,7 @@ def _data(options: Namespace, run: Run) -> Splits:
     """The run's data, with the validation images that it set aside."""
     name = options.data or run.config.get("data")
     if name is None:
-        raise ValueError(f"{options.run}: it keeps no record of its data; give some with --data")
+        raise ValueError(f"{options.run}: it keeps no record of its data; name some with --data")
     held = 0 if options.data else read_result(run.folder).get("validation_images", 0)
     try:
         splits = datasets.load(
