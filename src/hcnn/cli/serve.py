@@ -42,7 +42,7 @@ def serve(options: Namespace, console: Console) -> None:
         with status(console, "preparing the search") as update:
             warm(explorer, lambda text: update(f"preparing the search: {text}"))
         host: str = options.host
-        name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        name: str = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         name = f"[{name}]" if ":" in name else name
         say(console, f"http://{name}:{listening.getsockname()[1]}/   (Ctrl-C ends)")
         run_app(make_app(explorer, hosts=(options.host, *options.allow_host)), listening)
