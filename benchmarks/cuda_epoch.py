@@ -120,7 +120,7 @@ def check_kernels(device: torch.device, *, tiny: bool) -> dict[str, float]:
             )  # fmt: skip
         for edge in ("zeros", "circular"):
             cases += [(f"patch_moments {edge}", lambda x, e=edge: patch_moments(x, (3, 3), boundary=e),
-                          lambda x, e=edge: naive_moments.patch_moments(x, e), [x])]  # fmt: skip
+                          lambda x, e=edge: naive_moments.patch_moments(x, (3, 3), e), [x])]  # fmt: skip
             cases += [
                 (f"plus_step {edge} stride {s}", lambda *a, e=edge, s=s: plus_step(*a, (s, s), e),
                  lambda *a, e=edge, s=s: naive_plus.plus_step(*a, (s, s), e), step)

@@ -8,7 +8,7 @@ from hcnn.functional import Method, attribute_conv, bands, dense_weight, plus_tr
 from hcnn.functional.normalize_elu import batch_normalize_elu
 from hcnn.functional.normalize_elu import naive as naive_norm
 from hcnn.functional.plus_step import naive as naive_plus
-from hcnn.functional.plus_step import plus_step
+from hcnn.functional.plus_step import plus_step, spectral_plus_step
 
 
 @pytest.fixture(autouse=True)
@@ -88,12 +88,16 @@ def test_plus_step(v, kv, sv, u, ku, su, boundary) -> None:
         return run(x.flatten(1, len(v)), h, shift, matrix, su, boundary, **options)
 
     def per_frequency(x: Tensor, h: Tensor, shift: Tensor, g: Tensor) -> Tensor:
-        analysis, matrix, synthesis = plus_transforms(g, v, sv, boundary)
-        maps = x.flatten(1, len(v))
-        return plus_step(maps, h, shift, matrix, su, boundary, transforms=(analysis, synthesis))
+        return spectral_plus_step(
+            x.flatten(1, len(v)), h, shift, *plus_transforms(g, v, sv, boundary), su, boundary
+        )  # fmt: skip
+
+    def naive_per_frequency(x: Tensor, h: Tensor, shift: Tensor, g: Tensor) -> Tensor:
+        transforms = plus_transforms(g, v, sv, boundary)
+        return naive_plus.spectral_plus_step(x.flatten(1, len(v)), h, shift, *transforms, su, boundary)
 
     inputs = [one.double() for one in (x, h, torch.randn(2), g)]
-    for run in (lambda *given: step(plus_step, *given, bands=blocks), per_frequency):
+    for run in (lambda *given: step(plus_step, *given, bands=blocks), per_frequency, naive_per_frequency):
         both(run, lambda *given: step(naive_plus.plus_step, *given), inputs)
 
 

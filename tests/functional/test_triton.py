@@ -14,8 +14,8 @@ import torch
 from hcnn import functional
 from hcnn.functional.normalize_elu import batch_normalize_elu
 from hcnn.functional.patch_moments import naive as naive_moments
+from hcnn.functional.plus_step import dispatch, plus_step
 from hcnn.functional.plus_step import naive as naive_plus
-from hcnn.functional.plus_step import plus_step
 
 
 def test_kernels_equal_their_twins_in_the_interpreter() -> None:
@@ -48,7 +48,7 @@ def test_the_package_works_without_triton() -> None:
 def test_twin_of_the_moments_equals_the_row_products(boundary) -> None:
     x = torch.randn(3, 4, 5, 6, dtype=torch.float64) + 2
     for actual, expected in zip(
-        naive_moments.patch_moments(x, boundary),
+        naive_moments.patch_moments(x, (3, 3), boundary),
         functional.patch_moments(x, (3, 3), boundary=boundary),
         strict=True,
     ):
@@ -78,7 +78,7 @@ def test_fallback_of_the_inner_step_in_parts_keeps_no_intermediate(stride) -> No
     given = [one.requires_grad_() for one in (x, h, shift, matrix)]
     kept: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        y = plus_step(*given, stride=stride, boundary="zeros", images=2)
+        y = dispatch._in_parts(naive_plus.plus_step, images=2)(*given, stride, "zeros")
     assert max(kept) <= x.numel()  # the intermediate of two images has 2 · 3 · 8 · u'
     expected = naive_plus.plus_step(*given, stride=stride, boundary="zeros")
     torch.testing.assert_close(y, expected)

@@ -4,13 +4,12 @@ Gradients are those of a random linear functional. float64 goes straight to the 
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hcnn import FactorizedConv, HierarchicalCNN, HierarchicalCNNConfig
 from hcnn.functional import backend
@@ -59,15 +58,17 @@ def test_patch_moments(shape, channels_last, dtype, boundary) -> None:
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
     assert_equal(
-        lambda x: moments.patch_moments(x, boundary), lambda x: naive_moments.patch_moments(x, boundary), [x]
+        lambda x: moments.patch_moments(x, (3, 3), boundary),
+        lambda x: naive_moments.patch_moments(x, (3, 3), boundary),
+        [x],
     )  # fmt: skip
 
 
 def test_patch_moments_of_many_tiles_far_from_zero(monkeypatch) -> None:
     monkeypatch.setattr(triton_moments, "_PROGRAMS", 8)
     x = torch.randn(8, 10, 21, 20) + 300  # E[p²] alone would leave a variance no correct digit
-    mean, covariance = moments.patch_moments(x, "circular")
-    expected_mean, expected = naive_moments.patch_moments(x.double(), "circular")
+    mean, covariance = moments.patch_moments(x, (3, 3), "circular")
+    expected_mean, expected = naive_moments.patch_moments(x.double(), (3, 3), "circular")
     torch.testing.assert_close(mean.double(), expected_mean, rtol=1e-6, atol=0)
     torch.testing.assert_close(covariance.double(), expected, rtol=0, atol=1e-4)
 
@@ -153,15 +154,18 @@ def operators() -> list[tuple[Any, tuple[Any, ...]]]:
     x, rows = torch.randn(2, 4, 5, 3), torch.randn(3, 2, 20)
     k = torch.rand(5)
     return [
-        (moments._patch_moments, (x.requires_grad_(), True)),
-        (normalize._normalize, (rows.clone().requires_grad_(), k.clone().requires_grad_(), k.clone(), 2)),
-        (normalize._statistics, (rows.clone().requires_grad_(), 5, 2)),
+        (torch.ops.hcnn.patch_moments.default, (x.requires_grad_(), True)),
         (
-            normalize._batch_normalize,
+            torch.ops.hcnn.normalize_elu.default,
+            (rows.clone().requires_grad_(), k.clone().requires_grad_(), k.clone(), 2),
+        ),
+        (torch.ops.hcnn.channel_statistics.default, (rows.clone().requires_grad_(), 5, 2)),
+        (
+            torch.ops.hcnn.batch_normalize_elu.default,
             (rows.clone().requires_grad_(), k.clone().requires_grad_(), k.clone().requires_grad_(), 2, 1e-5),
         ),
         (
-            plus._plus_step,
+            torch.ops.hcnn.plus_step.default,
             (
                 torch.randn(2, 3, 4, 4, requires_grad=True),
                 torch.randn(5, 3, 3, requires_grad=True),
@@ -180,17 +184,22 @@ def test_operators_are_what_compilers_expect(index) -> None:
     torch.library.opcheck(operator, inputs)
 
 
-class Seen(TorchDispatchMode):
-    """Which of this package's operators run."""
+KERNELS = {"moments": triton_moments, "normalize": triton_normalize, "plus": triton_plus}
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "hcnn":
-            self.names.add(func._opname)
-        return func(*args, **(kwargs or {}))
+@contextlib.contextmanager
+def seen() -> Iterator[set[str]]:
+    """Which of the kernels' entry points are called."""
+    names: set[str] = set()
+
+    def recording(label: str, run: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given: names.add(label) or run(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind, module in KERNELS.items():
+            for name in ("forward", "backward"):
+                patch.setattr(module, name, recording(f"{kind} {name}", getattr(module, name)))
+        yield names
 
 
 @pytest.mark.parametrize(("inner_elu", "boundary"), [(False, "zeros"), (True, "circular")])
@@ -206,13 +215,13 @@ def test_a_network_with_kernels_equals_one_without(inner_elu, boundary) -> None:
         model.load_state_dict(start)
         model.train()
         model.zero_grad()
-        with block, Seen() as seen:
+        with block, seen() as names:
             model(x).square().sum().backward()
             state = [value.clone() for value in model.state_dict().values()]
             logits = model.eval()(x).detach()
-        expected = {"patch_moments", "batch_normalize_elu", "normalize_elu"} | ({"plus_step"} if inner_elu else set())
-        assert (expected <= seen.names) == (not found)
-        assert not found or not expected & seen.names
+        kinds = ("moments", "normalize", "plus") if inner_elu else ("moments", "normalize")
+        expected = {f"{kind} {name}" for kind in kinds for name in ("forward", "backward")}
+        assert names == (expected if not found else set())
         gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
         found.append([logits, *gradients, *state])
     for actual, expected in zip(*found, strict=True):
@@ -234,3 +243,25 @@ def test_a_layer_with_kernels_compiles_in_one_piece() -> None:
         results.append([y.detach(), *(p.grad.clone() for p in layer.parameters() if p.grad is not None)])
     for actual, expected in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize(("boundary", "form"), [("circular", "spectral"), ("zeros", "dense")])
+def test_a_layer_of_the_full_size_takes_the_kernels_that_fit_its_form(boundary, form) -> None:
+    """K = 16, Q = 32: per frequency there is no kernel for the inner step, with one matrix there is."""
+    layer = FactorizedConv(
+        16, 32, attribute_support=(7, 11), stride=(2, 2, 1, 1), averaged=1, inner_elu=True, boundary=boundary
+    )
+    assert layer.chosen_method((8, 16), 16) == form
+    x = torch.randn(1, 2, 8, 16, 3, 3)
+    results = []
+    for block in (contextlib.nullcontext(), backend.disabled()):
+        layer.zero_grad()
+        layer.inner_norm.reset_running_stats()
+        with block, seen() as names:
+            y = layer(x)
+            y.square().sum().backward()
+        assert ("plus forward" in names) == (form == "dense" and not results)
+        results.append([y.detach(), *(p.grad.clone() for p in layer.parameters() if p.grad is not None)])
+    for actual, expected in zip(*results, strict=True):
+        scale = float(expected.abs().max()) + 1e-30
+        torch.testing.assert_close(actual / scale, expected / scale, rtol=0, atol=1e-4)

@@ -10,18 +10,16 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hcnn.functional import marginal, pad_spatial
+from hcnn.functional import CONVOLUTIONS, marginal, pad_spatial
 from hcnn.layers.factorized import AttributeConv, FactorizedConv
 from hcnn.models.hierarchical import AttributeNetwork
-
-_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 def _convolve(x: Tensor, weight: Tensor, stride: Sequence[int], boundary: str) -> Tensor:
     margins = [k // 2 for k in weight.shape[2:]]
     if boundary == "circular":
         x, margins = pad_spatial(x, margins, "circular"), [0] * len(margins)
-    return _CONV[len(margins)](x, weight, stride=tuple(stride), padding=tuple(margins))
+    return CONVOLUTIONS[len(margins)](x, weight, stride=tuple(stride), padding=tuple(margins))
 
 
 class TwoStepConv(nn.Module):

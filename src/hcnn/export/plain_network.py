@@ -13,11 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hcnn.data.preprocessing import Preprocessing
-from hcnn.functional import Boundary, placement
+from hcnn.functional import CONVOLUTIONS, Boundary, placement
 from hcnn.layers.folded import FoldedConv, FoldedPlusConv
 from hcnn.models.hierarchical import AttributeNetwork, Readout
-
-_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +135,7 @@ class PlainLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute x_j from x_{j-1}, both with their attributes flattened."""
-        conv = _CONV[len(self.stride)]
+        conv = CONVOLUTIONS[len(self.stride)]
         if self.averaged > 1:
             parts = x.chunk(self.averaged, 1)
             x = sum(parts[1:], parts[0]) / self.averaged

@@ -7,11 +7,13 @@ One grammar of axes holds throughout the package::
 Nothing here owns a parameter or keeps state between calls.
 """
 
-from hcnn.functional.attribute_conv.conv import Method, attribute_conv, choose_method, choose_plus_method, conv_matrix
+from hcnn.functional.attribute_conv.choose import Method, choose_method, choose_plus_method
+from hcnn.functional.attribute_conv.conv import attribute_conv, conv_matrix
 from hcnn.functional.attribute_conv.dense import bands, dense_weight, placement
 from hcnn.functional.attribute_conv.spectral import plus_transforms
 from hcnn.functional.axes import (
     BOUNDARIES,
+    CONVOLUTIONS,
     Boundary,
     axis_names,
     check_boundary,
@@ -24,6 +26,7 @@ from hcnn.functional.patch_moments.dispatch import patch_moments
 
 __all__ = [
     "BOUNDARIES",
+    "CONVOLUTIONS",
     "Boundary",
     "Method",
     "attribute_conv",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 Boundary = Literal["zeros", "circular"]
 BOUNDARIES: tuple[Boundary, ...] = ("zeros", "circular")
+CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}  # by the number of spatial axes
 
 
 def axis_names(attributes: int, spatial: int, *, newest: int | None = None, channel: bool = False) -> str:

@@ -1,13 +1,16 @@
-"""Whether the Triton kernels of this package take a tensor, and a switch for comparisons.
+"""Which form of an operation computes a tensor, and a switch for comparisons.
 
-The kernels have been compared with their reference implementations in Triton's interpreter and compiled for compute
-capability 9.0 without a GPU. They have not been run, and so not been timed, on one.
+Every operation has a folder with its forms, functions of the same arguments, and one `dispatch` that calls `choose`.
+
+The Triton kernels have been compared with their reference implementations in Triton's interpreter and compiled for
+compute capability 9.0 without a GPU. They have not been run, and so not been timed, on one.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,12 +19,36 @@ _TRITON = find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's own switch: its kernels then run on the CPU
 _enabled = True
 
+Form = TypeVar("Form", bound=Callable[..., Any])
+
+
+def choose(x: Tensor, plain: Form, *, cpu: Form | None = None, triton: Form | None = None) -> Form:
+    """The form of an operation for a tensor.
+
+    Args:
+        x: the tensor.
+        plain: the form for everything else.
+        cpu: the form for tensors in the processor's memory, if there is one.
+        triton: the form for tensors that the Triton kernels take (`available`), if there is one; it comes first.
+
+    Returns:
+        One of the forms.
+
+    Example:
+        >>> choose(torch.zeros(3), torch.exp, cpu=torch.sin)(torch.zeros(1))
+        tensor([0.])
+
+    """
+    if triton is not None and available(x):
+        return triton
+    return cpu if cpu is not None and x.device.type == "cpu" else plain
+
 
 def available(x: Tensor) -> bool:
     """Whether the Triton kernels take a tensor: on CUDA (or in Triton's interpreter), float32 or bfloat16.
 
     Args:
-        x: what a function of this module would be given.
+        x: what an operation would be given.
 
     Returns:
         False without Triton, inside `disabled`, for other types, and for 2³¹ elements or more.
@@ -42,7 +69,7 @@ def available(x: Tensor) -> bool:
 
 @contextmanager
 def disabled() -> Iterator[None]:
-    """Use the twins only, inside this block; for comparisons.
+    """Use no Triton kernel inside this block; for comparisons.
 
     Example:
         >>> with disabled():

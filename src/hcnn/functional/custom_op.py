@@ -1,13 +1,124 @@
-"""Operators with gradients of their own that work inside `torch.func` and `torch.compile` alike."""
+"""Operators with gradients of their own that work inside `torch.func`, `torch.compile` and `torch.jit.trace` alike."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
-def entry_by_entry(function: Callable[..., Any], info: Any, in_dims: Any, *inputs: Any) -> tuple[Any, Any]:
+
+def define_operator(
+    name: str, forward: Callable[P, R], backward: Callable[..., Any], fake: Callable[P, R], *, keep: Sequence[int] = ()
+) -> Callable[P, R]:
+    """Make a differentiable operator of two plain functions that autograd and compilers do not look into.
+
+    Autograd would keep every intermediate of every tile, and a compiler would take the loops apart. So the pair is
+    registered twice: as a custom operator, which compilers and tracers keep whole, and as an autograd function, which
+    `torch.func` can transform and which costs less to call. `torch.func.vmap` takes it entry by entry.
+
+    Args:
+        name: of the operator, `torch.ops.hcnn.<name>`; its gradient is `<name>_backward`.
+        forward: the function itself. The annotations of both functions become the operators' schemas.
+        backward: from the gradients of all results, then all inputs, then the results in `keep`, to the gradients of
+            the first inputs: as many as it returns, contiguous, each in the shape and type of its input.
+        fake: from the inputs to empty results of the right shapes and types.
+        keep: which results the backward pass needs, by number.
+
+    Returns:
+        The operator, to be called with positional arguments. It has no second derivatives.
+
+    Example:
+        >>> def double(x: Tensor) -> Tensor:
+        ...     return x * 2
+        >>> def double_backward(grad: Tensor, x: Tensor) -> Tensor:
+        ...     return grad * 2
+        >>> operator = define_operator("doctest_double", double, double_backward, torch.empty_like)
+        >>> torch.func.grad(lambda x: operator(x).sum())(torch.ones(2))
+        tensor([2., 2.])
+
+    """
+    operator, results = _opaque(name, forward, fake)
+
+    def like_inputs(*given: Any) -> Any:
+        found = [torch.empty_like(one, memory_format=torch.contiguous_format) for one in given[results:][:gradients]]
+        return tuple(found) if gradients > 1 else found[0]
+
+    backward_operator, gradients = _opaque(f"{name}_backward", backward, like_inputs)
+
+    class Gradient(_Mapped):
+        """The backward pass, which has no gradient in turn."""
+
+        @staticmethod
+        def forward(*inputs: Any) -> Any:  # pyright: ignore
+            return backward(*inputs)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            """Keep nothing."""
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            raise NotImplementedError(f"hcnn::{name}: second derivatives are not implemented")
+
+    class Operator(_Mapped):
+        @staticmethod
+        def forward(*inputs: Any) -> Any:  # pyright: ignore
+            return forward(*inputs)  # pyright: ignore
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            outputs = output if isinstance(output, tuple) else (output,)
+            given = (*inputs, *(outputs[place] for place in keep))
+            ctx.save_for_backward(*(one for one in given if isinstance(one, Tensor)))
+            ctx.settings = [None if isinstance(one, Tensor) else one for one in given]
+            ctx.count = len(inputs)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+            return gradients_of(Gradient.apply, ctx, grads)
+
+    def gradients_of(run: Callable[..., Any], ctx: Any, grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+        saved = iter(ctx.saved_tensors)
+        given = [next(saved) if one is None else one for one in ctx.settings]
+        found = run(*(one.contiguous() for one in grads), *given)
+        found = found if isinstance(found, tuple) else (found,)
+        return *found, *[None] * (ctx.count - len(found))
+
+    operator.register_autograd(
+        lambda ctx, *grads: gradients_of(backward_operator, ctx, grads), setup_context=Operator.setup_context
+    )
+
+    def call(*inputs: Any) -> Any:
+        return operator(*inputs) if _recorded(inputs[0]) else Operator.apply(*inputs)
+
+    return call  # pyright: ignore
+
+
+def _recorded(x: Tensor) -> bool:
+    """Whether somebody records operators now, who should see this one and not what it does."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        return True
+    return type(x) not in (Tensor, torch.nn.Parameter)  # a tensor without values, or one with rules of its own
+
+
+def _opaque(name: str, function: Callable[..., Any], fake: Callable[..., Any]) -> tuple[Any, int]:
+    """A custom operator of a function, and how many results it has."""
+    operator = torch.library.custom_op(f"hcnn::{name}", function, mutates_args=())
+    operator.register_fake(fake)
+    operator.register_vmap(lambda info, in_dims, *inputs: _entry_by_entry(function, info, in_dims, *inputs))
+    return operator, len(getattr(torch.ops.hcnn, name).default._schema.returns)
+
+
+class _Mapped(torch.autograd.Function):
+    @classmethod
+    def vmap(cls, info: Any, in_dims: Any, *inputs: Any) -> tuple[Any, Any]:  # pyright: ignore
+        return _entry_by_entry(cls.apply, info, in_dims, *inputs)
+
+
+def _entry_by_entry(function: Callable[..., Any], info: Any, in_dims: Any, *inputs: Any) -> tuple[Any, Any]:
     """The rule of an operator under `torch.func.vmap`: one entry of the mapped axis after the other, then stacked."""
     results = []
     for index in range(info.batch_size):
@@ -16,42 +127,3 @@ def entry_by_entry(function: Callable[..., Any], info: Any, in_dims: Any, *input
     if isinstance(results[0], Tensor):
         return torch.stack(results), 0
     return tuple(torch.stack(one) for one in zip(*results, strict=True)), (0,) * len(results[0])
-
-
-class Gradient(torch.autograd.Function):
-    """The gradient of an operator as an autograd function, which `torch.func` can transform.
-
-    What `torch.library.register_autograd` makes serves `torch.compile`, which wants an operator that it need not look
-    into, but cannot be transformed by `torch.func`. `differentiable` takes the one that fits; both share
-    `setup_context` and `backward`, and `forward` is the operator's plain function.
-    """
-
-    @classmethod
-    def vmap(cls, info: Any, in_dims: Any, *inputs: Any) -> tuple[Any, Any]:  # pyright: ignore
-        """Apply to each entry, and stack."""
-        return entry_by_entry(cls.apply, info, in_dims, *inputs)
-
-
-class Once(Gradient):
-    """A gradient itself, which has no gradient in turn."""
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        """Keep nothing."""
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        """Second derivatives are not there."""
-        raise NotImplementedError("second derivatives of this package's operators are not implemented")
-
-
-def differentiable(operator: Any, function: type[Gradient], *inputs: Any) -> Any:
-    """Call an operator with its gradient: itself where a compiler looks, else by its autograd function."""
-    return operator(*inputs) if torch.compiler.is_compiling() else function.apply(*inputs)
-
-
-def opaque(name: str, function: Callable[..., Any]) -> Any:
-    """A custom operator of a plain function, which a compiler does not look into; vmap takes it entry by entry."""
-    operator = torch.library.custom_op(name, function, mutates_args=())
-    operator.register_vmap(lambda info, in_dims, *inputs: entry_by_entry(function, info, in_dims, *inputs))
-    return operator

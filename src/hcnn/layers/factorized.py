@@ -31,7 +31,7 @@ from hcnn.functional import (
     placement,
     plus_transforms,
 )
-from hcnn.functional.plus_step import plus_step
+from hcnn.functional.plus_step import plus_step, spectral_plus_step
 from hcnn.layers.normalization import (
     batch_statistics,
     merge_moments,
@@ -168,10 +168,13 @@ class AttributeLayer(nn.Module):
         """``Σ_q ELU(x * h_q + shift_q) * g_{k,q}``: (b, *v, *u) -> (b, *v', k, *u')."""
         n, sizes = self.attributes, x.shape[1 : 1 + self.attributes]
         matrix, transforms = prepared or self.plus_matrix(g, sizes, x.device.type)
-        blocks = None if transforms else bands(g, sizes, self.stride[:n], self.boundary)
-        y = plus_step(
-            x.flatten(1, n), h, shift, matrix, self.stride[n:], self.boundary, bands=blocks, transforms=transforms
-        )
+        flat, stride = x.flatten(1, n), self.stride[n:]
+        if transforms:
+            analysis, synthesis = transforms
+            y = spectral_plus_step(flat, h, shift, analysis, matrix, synthesis, stride, self.boundary)
+        else:
+            blocks = bands(g, sizes, self.stride[:n], self.boundary)
+            y = plus_step(flat, h, shift, matrix, stride, self.boundary, bands=blocks)
         outputs = (size // s for size, s in zip(sizes, self.stride, strict=False))
         return y.reshape(len(x), *outputs, len(g), *y.shape[2:])
 

@@ -2,22 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from hcnn.functional.attribute_conv.dense import bands, dense_weight
-from hcnn.functional.attribute_conv.spectral import spectral_conv, spectral_multiply_adds, spectral_weight
-from hcnn.functional.axes import Boundary, axis_names, check_boundary, pad_spatial, per_axis
-
-Method = Literal["auto", "dense", "spectral"]
-
-# From which ratio of multiply-adds on the spectral form is faster. Measured on two x86 cores, float32, forward and
-# backward: 4.5 times faster at a ratio of 7.5, 2.6 times at 4.0, no difference at 2.0. Not measured: dense.
-_ADVANTAGE = {"cpu": 3.0}
-_SPATIAL_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+from hcnn.functional.attribute_conv.choose import Method, choose_method
+from hcnn.functional.attribute_conv.dense import dense_conv, dense_weight
+from hcnn.functional.attribute_conv.spectral import spectral_weight
+from hcnn.functional.attribute_conv.spectral_op import spectral_conv
+from hcnn.functional.axes import CONVOLUTIONS, Boundary, axis_names, check_boundary, pad_spatial, per_axis
 
 
 def attribute_conv(
@@ -61,12 +53,13 @@ def attribute_conv(
         ValueError: if axes, channels, supports, strides or dtypes do not fit; it says which.
 
     Example:
+        >>> import torch
         >>> x = torch.randn(2, 8, 16, 32, 32)                      # b v1 v2 u1 u2
         >>> attribute_conv(x, torch.randn(5, 7, 11, 3, 3), stride=(2, 2, 1, 1)).shape
         torch.Size([2, 4, 8, 5, 32, 32])
 
     """
-    if spatial not in _SPATIAL_CONV:
+    if spatial not in CONVOLUTIONS:
         raise ValueError(f"attribute_conv: expected 1, 2 or 3 spatial axes; got {spatial}")
     check_boundary(boundary, "attribute_conv")
     attributes = weight.ndim - 1 - channel_axis - spatial
@@ -113,12 +106,10 @@ def attribute_conv(
     if matrix is None:
         matrix = conv_matrix(weight, sizes, sv, boundary, method, channel_axis=channel_axis)
     if method == "dense":
-        y = _SPATIAL_CONV[spatial](flat, matrix, bias, stride=su, padding=margins)  # (b, v'·k, *u')
-        return y.reshape(x.shape[0], *outputs, weight.shape[0], *y.shape[2:])
-    if torch.is_autocast_enabled(x.device.type):  # which does not reach into custom operators
-        flat = flat.to(torch.get_autocast_dtype(x.device.type))
-    shaped = flat.unflatten(1, list(sizes))
-    return spectral_conv(shaped, matrix, bias, kv, stride, margins, boundary)
+        y = dense_conv(flat, matrix, bias, su, margins)
+    else:
+        y = spectral_conv(flat, matrix, bias, sizes, kv, stride, margins, boundary)
+    return y.reshape(x.shape[0], *outputs, weight.shape[0], *y.shape[2:])  # (b, *v', k, *u')
 
 
 def conv_matrix(
@@ -144,6 +135,7 @@ def conv_matrix(
         `hcnn.functional.dense_weight`, or `hcnn.functional.attribute_conv.spectral.spectral_weight`.
 
     Example:
+        >>> import torch
         >>> w = torch.randn(16, 7, 11, 3, 3)
         >>> conv_matrix(w, (8, 16), (2, 2), "circular", "spectral").shape       # 18 groups, 8 channels to 32
         torch.Size([576, 8, 3, 3])
@@ -151,74 +143,3 @@ def conv_matrix(
     if method == "dense":
         return dense_weight(weight, sizes, stride, boundary, channel_axis=channel_axis)
     return spectral_weight(weight, tuple(sizes), tuple(stride), boundary)
-
-
-def choose_method(
-    sizes: Sequence[int],
-    support: Sequence[int],
-    stride: Sequence[int],
-    filters: int,
-    taps: int,
-    boundary: Boundary,
-    device: str,
-    *,
-    channel_axis: bool = False,
-) -> Method:
-    """Which form is expected to be faster for a geometry; what ``method="auto"`` takes.
-
-    The spectral form needs fewer multiply-adds but spends them in small groups and moves more memory.
-
-    Args:
-        sizes: lengths of the attribute axes.
-        support: filter supports along them.
-        stride: strides along them.
-        filters: K.
-        taps: number of spatial taps.
-        boundary: "zeros" or "circular".
-        device: type of the device.
-        channel_axis: whether there is a channel axis, for which only the dense form exists.
-
-    Returns:
-        "dense" or "spectral".
-
-    Example:
-        >>> choose_method((8, 16), (7, 11), (2, 2), 16, 9, "circular", "cpu")
-        'spectral'
-        >>> choose_method((4, 8), (5, 7), (2, 2), 8, 9, "zeros", "cpu")
-        'dense'
-    """
-    if channel_axis or not sizes:
-        return "dense"
-    dense = math.prod(sizes) * math.prod([n // s for n, s in zip(sizes, stride, strict=True)]) * filters * taps
-    advantage = dense / spectral_multiply_adds(sizes, support, stride, boundary, filters, taps)
-    return "spectral" if advantage > _ADVANTAGE.get(device, math.inf) else "dense"
-
-
-def choose_plus_method(g: Sequence[int], sizes: Sequence[int], stride: Sequence[int], boundary: Boundary) -> Method:
-    """Which form of the attribute step of HCNN(+) needs fewer multiply-adds; what ``method="auto"`` takes on a CPU.
-
-    Both are matrix products of a good size, so the count decides.
-
-    Args:
-        g: shape of the filters, (k, q, *kv).
-        sizes: lengths of the attribute axes.
-        stride: strides along them.
-        boundary: "zeros" or "circular".
-
-    Returns:
-        "dense" or "spectral".
-
-    Example:
-        >>> choose_plus_method((16, 32, 7, 11), (8, 16), (2, 2), "circular")
-        'spectral'
-        >>> choose_plus_method((16, 32, 7, 11), (8, 16), (2, 2), "zeros")
-        'dense'
-    """
-    if not sizes:
-        return "dense"
-    filters, rank, *support = g
-    blocks = bands(torch.empty(*g, device="meta"), sizes, stride, boundary)
-    edges = zip(*(blocks[at::4] for at in range(4)), strict=True)
-    dense = sum((bottom - top) * (right - left) for top, bottom, left, right in edges)
-    spectral = spectral_multiply_adds(sizes, support, stride, boundary, filters, 1, rank=rank)
-    return "spectral" if dense > 1.5 * spectral else "dense"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hcnn.functional.axes import Boundary
+from hcnn.functional.axes import CONVOLUTIONS, Boundary
 
 
 def placement(
@@ -122,3 +122,19 @@ def bands(weight: Tensor, sizes: Sequence[int], stride: Sequence[int], boundary:
         left, right = max(0, stride[0] * o - reach), min(sizes[0], stride[0] * o + reach + 1)
         blocks += [rows * o, rows * (o + 1), columns * left, columns * right]
     return blocks
+
+
+def dense_conv(x: Tensor, matrix: Tensor, bias: Tensor | None, stride: Sequence[int], margins: Sequence[int]) -> Tensor:
+    """`hcnn.functional.attribute_conv` in its dense form: a spatial convolution with a `dense_weight`.
+
+    Args:
+        x: (b, v · c, *u), already extended along u where `margins` are 0; v all attributes flattened.
+        matrix: (v' · k, v · c, *ku).
+        bias: (v' · k,), or None.
+        stride: along u.
+        margins: how far zeros extend x along u.
+
+    Returns:
+        (b, v' · k, *u').
+    """
+    return CONVOLUTIONS[len(margins)](x, matrix, bias, stride=tuple(stride), padding=tuple(margins))

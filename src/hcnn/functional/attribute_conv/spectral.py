@@ -14,15 +14,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hcnn.functional.axes import Boundary
-from hcnn.functional.custom_op import Gradient, Once, differentiable, opaque
-from hcnn.functional.tiles import tiles
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ def spectral_weight(weight: Tensor, sizes: tuple[int, ...], stride: tuple[int, .
         (groups · 2 k, 2 prod(s), *ku).
     """
     support, spatial = weight.shape[1 : 1 + len(sizes)], weight.shape[1 + len(sizes) :]
-    _, basis, _ = _constants(sizes, tuple(support), stride, boundary, weight.dtype, weight.device)
+    _, basis, _ = constants(weight, sizes, tuple(support), stride, boundary)
     return _complex_products(weight.flatten(1, len(sizes)).flatten(2), basis).reshape(-1, basis.shape[1], *spatial)
 
 
@@ -135,9 +133,9 @@ def plus_transforms(
         >>> [tuple(one.shape) for one in plus_transforms(torch.randn(5, 3, 3), (8,), (2,), "circular")]
         [(12, 8), (3, 10, 12), (4, 6)]
     """
-    analysis, basis, synthesis = _constants(sizes, tuple(g.shape[2:]), stride, boundary, g.dtype, g.device)
+    analysis, basis, synthesis = constants(g, sizes, tuple(g.shape[2:]), stride, boundary)
     matrix = _complex_products(g.flatten(2).transpose(1, 2), basis)
-    return analysis, matrix.reshape(len(basis), 2 * len(g), -1), synthesis
+    return analysis.clone(), matrix.reshape(len(basis), 2 * len(g), -1), synthesis.clone()
 
 
 def _complex_products(weight: Tensor, basis: Tensor) -> Tensor:
@@ -196,53 +194,16 @@ def spectral_multiply_adds(
     return groups * (rows * math.prod(sizes) + rows * 2 * filters * taps + 2 * filters * outputs)
 
 
-def spectral_conv(
-    x: Tensor,
-    grouped: Tensor,
-    bias: Tensor | None,
-    support: Sequence[int],
-    stride: Sequence[int],
-    margins: Sequence[int],
-    boundary: Boundary,
-) -> Tensor:
-    """`hcnn.functional.attribute_conv` in its spectral form.
+def constants(
+    like: Tensor, sizes: tuple[int, ...], support: tuple[int, ...], stride: tuple[int, ...], boundary: Boundary
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Analysis, filters and synthesis of a geometry in the type and on the device of a tensor; not to be changed.
 
-    Neither the spectrum of x nor that of y is kept for the gradient; both are formed again, some images at a time.
-
-    Args:
-        x: (b, *v, *u), already extended along u where `margins` are 0.
-        grouped: of `spectral_weight`.
-        bias: (*v', k), or None.
-        support: of the filters along the attributes.
-        stride: one per axis of (*v, *u).
-        margins: how far zeros extend x along u.
-        boundary: of the attribute axes.
-
-    Returns:
-        (b, *v', k, *u').
+    A compiler sees an operator in place of the cache, and so does whatever looks at shapes without values.
     """
-    n = x.ndim - 1 - len(margins)
-    sizes = tuple(x.shape[1 : 1 + n])
-    analysis, _, synthesis = _constants(sizes, tuple(support), tuple(stride[:n]), boundary, x.dtype, x.device)
-    filters = grouped.shape[0] // synthesis.shape[1]
-    flat = None if bias is None else bias.reshape(-1).to(x.dtype)
-    inputs = x.flatten(1, n), grouped.to(x.dtype), flat, analysis, synthesis, [*stride[n:]], [*margins]
-    y = differentiable(torch.ops.hcnn.spectral_conv, _SpectralConv, *inputs)
-    outputs = [size // s for size, s in zip(sizes, stride, strict=False)]
-    return y.reshape(len(x), *outputs, filters, *y.shape[2:])
-
-
-@torch.compiler.assume_constant_result
-def _constants(
-    sizes: tuple[int, ...],
-    support: tuple[int, ...],
-    stride: tuple[int, ...],
-    boundary: Boundary,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> tuple[Tensor, ...]:
-    """Analysis, filters and synthesis of a geometry on a device; constants to a compiler, which looks at no cache."""
-    return _cached(sizes, support, stride, boundary, dtype, device)
+    if torch.compiler.is_compiling() or type(like) not in (Tensor, torch.nn.Parameter):
+        return _constants_operator(sizes, support, stride, boundary, like.dtype, like.device)
+    return _cached(sizes, support, stride, boundary, like.dtype, like.device)
 
 
 @lru_cache(maxsize=256)
@@ -253,147 +214,40 @@ def _cached(
     boundary: Boundary,
     dtype: torch.dtype,
     device: torch.device,
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, Tensor, Tensor]:
     plan = spectral_plan(sizes, support, stride, boundary)
     with torch.inference_mode(False):  # they outlive the mode they are first needed in
-        return tuple(
+        analysis, filters, synthesis = (
             torch.as_tensor(one, dtype=dtype, device=device) for one in (plan.analysis, plan.filters, plan.synthesis)
         )
+    return analysis, filters, synthesis
 
 
-def _convolve(x: Tensor, weight: Tensor, stride: list[int], margins: list[int], groups: int) -> Tensor:
-    one, none = [1] * len(stride), [0] * len(stride)
-    return torch.ops.aten.convolution(x, weight, None, stride, margins, one, False, none, groups)
+@torch.library.custom_op("hcnn::spectral_constants", mutates_args=())
+def _constants_operator(
+    sizes: Sequence[int],
+    support: Sequence[int],
+    stride: Sequence[int],
+    boundary: str,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor, Tensor, Tensor]:
+    found = _cached(tuple(sizes), tuple(support), tuple(stride), cast(Boundary, boundary), dtype, device)
+    analysis, filters, synthesis = (one.clone() for one in found)  # a compiled program may write into its results
+    return analysis, filters, synthesis
 
 
-# A custom operator: autograd would keep the spectra, and a compiler would take the loop apart.
-def _spectral_conv(
-    x: Tensor,
-    grouped: Tensor,
-    bias: Tensor | None,
-    analysis: Tensor,
-    synthesis: Tensor,
-    stride: list[int],
-    margins: list[int],
-) -> Tensor:
-    """(b, v, *u) -> (b, v'·k, *u'); `grouped` as `spectral_weight` makes it, bias (v'·k,)."""
-    groups, space, outputs = synthesis.shape[1] // 2, x.shape[2:], synthesis.shape[0]
-    filters = grouped.shape[0] // (2 * groups)
-    result = x.new_empty(0)
-    for part in tiles(len(x), len(x) * grouped.shape[0] * space.numel(), device=x.device.type):
-        spectrum = (analysis @ x[part].flatten(2)).unflatten(2, space)  # (n, g·2s, *u)
-        y = _convolve(spectrum, grouped, stride, margins, groups)  # (n, g·2k, *u')
-        if part.start == 0:
-            result = x.new_empty(len(x), outputs * filters, *y.shape[2:])
-        target = result[part].view(len(y), outputs, -1)
-        torch.matmul(synthesis, y.reshape(len(y), 2 * groups, -1), out=target)  # (n, v', k·u')
-        if bias is not None:
-            target.view(len(y), outputs * filters, -1).add_(bias[:, None])
-    return result
-
-
-_spectral_conv_operator = opaque("hcnn::spectral_conv", _spectral_conv)
-
-
-@_spectral_conv_operator.register_fake
+@_constants_operator.register_fake
 def _(
-    x: Tensor,
-    grouped: Tensor,
-    bias: Tensor | None,
-    analysis: Tensor,
-    synthesis: Tensor,
-    stride: list[int],
-    margins: list[int],
-) -> Tensor:
-    space = [
-        (n + 2 * m - k) // s + 1 for n, m, k, s in zip(x.shape[2:], margins, grouped.shape[2:], stride, strict=True)
-    ]
-    return x.new_empty(x.shape[0], synthesis.shape[0] * grouped.shape[0] // synthesis.shape[1], *space)
-
-
-def _spectral_conv_backward(
-    grad: Tensor,
-    x: Tensor,
-    grouped: Tensor,
-    analysis: Tensor,
-    synthesis: Tensor,
-    stride: list[int],
-    margins: list[int],
-) -> tuple[Tensor, Tensor]:
-    """Gradients for x and the grouped weight."""
-    groups, space, outputs = synthesis.shape[1] // 2, x.shape[2:], synthesis.shape[0]
-    to_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-    kind = torch.promote_types(x.dtype, torch.float32)
-    to_weight = torch.zeros_like(grouped, dtype=kind)
-    one, none, backward = [1] * len(stride), [0] * len(stride), torch.ops.aten.convolution_backward
-    for part in tiles(len(x), len(x) * grouped.shape[0] * space.numel(), device=x.device.type):
-        spectrum = (analysis @ x[part].flatten(2)).unflatten(2, space)
-        g = synthesis.T @ grad[part].reshape(len(spectrum), outputs, -1)  # (n, g·2, k·u')
-        g = g.view(len(spectrum), grouped.shape[0], *grad.shape[2:])
-        # The weights' gradient in float32 at least: exact sums, and in bfloat16 this convolution is slower.
-        settings = None, stride, margins, one, False, none, groups
-        if kind == x.dtype:
-            to_spectrum, weights, _ = backward(g, spectrum, grouped, *settings, [True, True, False])
-        else:
-            to_spectrum, _, _ = backward(g, spectrum, grouped, *settings, [True, False, False])
-            _, weights, _ = backward(g.to(kind), spectrum.to(kind), grouped.to(kind), *settings, [False, True, False])
-        to_weight += weights
-        torch.matmul(analysis.T, to_spectrum.flatten(2), out=to_x[part].flatten(2))
-    return to_x, to_weight.to(grouped.dtype)
-
-
-_spectral_conv_backward_operator = opaque("hcnn::spectral_conv_backward", _spectral_conv_backward)
-
-
-@_spectral_conv_backward_operator.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    grouped: Tensor,
-    analysis: Tensor,
-    synthesis: Tensor,
-    stride: list[int],
-    margins: list[int],
-) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(grouped)
-
-
-class _SpectralConvGradient(Once):
-    forward = staticmethod(_spectral_conv_backward)  # pyright: ignore
-
-
-class _SpectralConv(Gradient):
-    @staticmethod
-    def forward(
-        x: Tensor,
-        grouped: Tensor,
-        bias: Tensor | None,
-        analysis: Tensor,
-        synthesis: Tensor,
-        stride: list[int],
-        margins: list[int],
-    ) -> Tensor:
-        return _spectral_conv(x, grouped, bias, analysis, synthesis, stride, margins)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, grouped, bias, analysis, synthesis, ctx.stride, ctx.margins = inputs
-        ctx.biased = bias is not None
-        ctx.save_for_backward(x, grouped, analysis, synthesis)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad = grads[0].contiguous()
-        to_x, to_weight = differentiable(
-            torch.ops.hcnn.spectral_conv_backward,
-            _SpectralConvGradient,
-            grad,
-            *ctx.saved_tensors,
-            ctx.stride,
-            ctx.margins,
-        )
-        to_bias = grad.flatten(2).sum((0, 2)) if ctx.biased else None
-        return to_x, to_weight, to_bias, None, None, None, None
-
-
-_spectral_conv_operator.register_autograd(_SpectralConv.backward, setup_context=_SpectralConv.setup_context)
+    sizes: Sequence[int],
+    support: Sequence[int],
+    stride: Sequence[int],
+    boundary: str,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor, Tensor, Tensor]:
+    groups = frequency_groups(sizes, support, stride, cast(Boundary, boundary))
+    rows, outputs = 2 * math.prod(stride), math.prod([n // s for n, s in zip(sizes, stride, strict=True)])
+    shapes = (groups * rows, math.prod(sizes)), (groups, rows, math.prod(support)), (outputs, 2 * groups)
+    analysis, filters, synthesis = (torch.empty(shape, dtype=dtype, device=device) for shape in shapes)
+    return analysis, filters, synthesis

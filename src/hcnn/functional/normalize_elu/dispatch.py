@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from hcnn.functional.backend import available
+from hcnn.functional.backend import choose
 from hcnn.functional.normalize_elu import naive, tiled, triton_op
 
 
@@ -17,11 +17,12 @@ def channel_statistics(y: Tensor, spatial: int) -> tuple[Tensor, Tensor]:
         mean (k,) and variance (k,), float32 or wider.
 
     Example:
+        >>> import torch
         >>> channel_statistics(torch.tensor([[[1.0, 3.0], [5.0, 5.0]]]), 1)
         (tensor([2., 5.]), tensor([1., 0.]))
 
     """
-    return (triton_op if available(y) else naive).channel_statistics(y, spatial)
+    return choose(y, naive.channel_statistics, triton=triton_op.channel_statistics)(y, spatial)
 
 
 def normalize_elu(y: Tensor, scale: Tensor, shift: Tensor, spatial: int, average_oldest: bool = False) -> Tensor:
@@ -38,13 +39,15 @@ def normalize_elu(y: Tensor, scale: Tensor, shift: Tensor, spatial: int, average
         (b, *v, k, *u) without axis 1 if averaged, in the type of y.
 
     Example:
+        >>> import torch
         >>> y = torch.tensor([[[[1.0], [-1.0]], [[3.0], [-1.0]]]])       # b v1 k u
         >>> normalize_elu(y, torch.ones(2), torch.tensor([0.0, 1.0]), 1, average_oldest=True)
         tensor([[[2.],
                  [0.]]])
 
     """
-    return (triton_op if available(y) else naive).normalize_elu(y, scale, shift, spatial, average_oldest)
+    form = choose(y, naive.normalize_elu, triton=triton_op.normalize_elu)
+    return form(y, scale, shift, spatial, average_oldest)
 
 
 def batch_normalize_elu(
@@ -64,10 +67,13 @@ def batch_normalize_elu(
         What `normalize_elu` returns; mean and biased variance, for running statistics, without gradient.
 
     Example:
+        >>> import torch
         >>> out, mean, variance = batch_normalize_elu(torch.randn(2, 4, 8, 8), torch.ones(4), torch.zeros(4), 1e-5, 2)
         >>> out.shape, mean.shape
         (torch.Size([2, 4, 8, 8]), torch.Size([4]))
 
     """
-    chosen = triton_op if available(y) else tiled if y.device.type == "cpu" else naive
-    return chosen.batch_normalize_elu(y, weight, bias, eps, spatial, average_oldest)
+    form = choose(
+        y, naive.batch_normalize_elu, cpu=tiled.batch_normalize_elu, triton=triton_op.batch_normalize_elu
+    )  # fmt: skip
+    return form(y, weight, bias, eps, spatial, average_oldest)

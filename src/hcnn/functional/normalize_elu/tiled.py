@@ -1,17 +1,14 @@
 """Batch normalization and ELU on a CPU, a few images at a time.
 
-What one operator writes, the next reads from the cache. The operator keeps only its inputs: whatever is cheaper to
-recompute than to fetch from memory is recomputed in the backward pass. It is a custom operator because autograd would
-keep every intermediate of every tile, and a compiler would take the loops apart.
+What one operator writes, the next reads from the cache. Only the inputs are kept for the backward pass, which
+recomputes whatever is cheaper to recompute than to fetch from memory.
 """
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hcnn.functional.custom_op import Gradient, Once, differentiable, opaque
+from hcnn.functional.custom_op import define_operator
 from hcnn.functional.dtypes import wide
 from hcnn.functional.tiles import tiles
 
@@ -28,7 +25,7 @@ def _like(y: Tensor, average_oldest: bool) -> Tensor:
     return y.new_empty(y.shape[:1] + y.shape[2:]) if average_oldest else y.new_empty(y.shape)
 
 
-def _normalize_elu(
+def _forward(
     y: Tensor, weight: Tensor, bias: Tensor, eps: float, spatial: int, average_oldest: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """ELU of a batch normalization per value k, or its mean over axis 1; with mean and biased variance."""
@@ -57,29 +54,20 @@ def _normalize_elu(
     return out, mean, variance
 
 
-_normalize_elu_operator = opaque("hcnn::tiled_normalize_elu", _normalize_elu)
-
-
-@_normalize_elu_operator.register_fake
-def _(
-    y: Tensor, weight: Tensor, bias: Tensor, eps: float, spatial: int, average_oldest: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    mean = y.new_empty(y.shape[-1 - spatial], dtype=wide(y.dtype))
-    return _like(y, average_oldest), mean, torch.empty_like(mean)
-
-
-def _normalize_elu_backward(
+def _backward(
     grad: Tensor,
+    grad_mean: Tensor,
+    grad_variance: Tensor,
     y: Tensor,
     weight: Tensor,
     bias: Tensor,
-    mean: Tensor,
-    variance: Tensor,
     eps: float,
     spatial: int,
     average_oldest: bool,
+    mean: Tensor,
+    variance: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients for y, weight and bias; the normalized array is formed again from y."""
+    """Gradients for y, weight and bias; the normalized array is formed again from y. Mean and variance have none."""
     count = y.numel() // y.shape[-1 - spatial]
     inverse = torch.rsqrt(variance + eps)
     scale = weight * inverse
@@ -110,58 +98,14 @@ def _normalize_elu_backward(
     return result, inverse * along, total
 
 
-_normalize_elu_backward_operator = opaque("hcnn::tiled_normalize_elu_backward", _normalize_elu_backward)
-
-
-@_normalize_elu_backward_operator.register_fake
-def _(
-    grad: Tensor,
-    y: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    eps: float,
-    spatial: int,
-    average_oldest: bool,
+def _fake(
+    y: Tensor, weight: Tensor, bias: Tensor, eps: float, spatial: int, average_oldest: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    result = torch.empty_like(y, memory_format=torch.contiguous_format)
-    return result, torch.empty_like(mean), torch.empty_like(mean)
+    mean = y.new_empty(y.shape[-1 - spatial], dtype=wide(y.dtype))
+    return _like(y, average_oldest), mean, torch.empty_like(mean)
 
 
-class _NormalizeEluGradient(Once):
-    forward = staticmethod(_normalize_elu_backward)  # pyright: ignore
-
-
-class _NormalizeElu(Gradient):
-    @staticmethod
-    def forward(
-        y: Tensor, weight: Tensor, bias: Tensor, eps: float, spatial: int, average_oldest: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return _normalize_elu(y, weight, bias, eps, spatial, average_oldest)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        y, weight, bias, *ctx.settings = inputs
-        _, mean, variance = output
-        ctx.mark_non_differentiable(mean, variance)
-        ctx.save_for_backward(y, weight, bias, mean, variance)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return (
-            *differentiable(
-                torch.ops.hcnn.tiled_normalize_elu_backward,
-                _NormalizeEluGradient,
-                grads[0],
-                *ctx.saved_tensors,
-                *ctx.settings,
-            ),
-            *[None] * 3,
-        )
-
-
-_normalize_elu_operator.register_autograd(_NormalizeElu.backward, setup_context=_NormalizeElu.setup_context)
+_operator = define_operator("tiled_normalize_elu", _forward, _backward, _fake, keep=(1, 2))
 
 
 def batch_normalize_elu(
@@ -169,6 +113,6 @@ def batch_normalize_elu(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `hcnn.functional.normalize_elu.naive.batch_normalize_elu`."""
     kind = wide(y.dtype)
-    inputs = y, weight.to(kind), bias.to(kind), eps, spatial, average_oldest
     with torch.autocast(y.device.type, enabled=False):
-        return differentiable(torch.ops.hcnn.tiled_normalize_elu, _NormalizeElu, *inputs)
+        out, mean, variance = _operator(y, weight.to(kind), bias.to(kind), eps, spatial, average_oldest)
+    return out, mean.detach(), variance.detach()

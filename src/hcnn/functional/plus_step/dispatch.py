@@ -1,13 +1,14 @@
-"""The inner step of HCNN(+), and which form computes it."""
+"""The inner step of HCNN(+), in two exact forms, and which code computes each."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from hcnn.functional.axes import Boundary, pad_spatial
-from hcnn.functional.backend import available
+from hcnn.functional.axes import Boundary
+from hcnn.functional.backend import choose
 from hcnn.functional.plus_step import naive, tiled, triton_op
 
 
@@ -20,25 +21,20 @@ def plus_step(
     boundary: Boundary = "zeros",
     *,
     bands: Sequence[int] | None = None,
-    transforms: tuple[Tensor, Tensor] | None = None,
-    images: int = 8,
 ) -> Tensor:
     """The inner step of HCNN(+), ``y(o, u) = Σ_{v,q} matrix(o, v q) ELU((x_v * h_q)(u) + shift_q)``.
 
-    Neither way keeps the Q-fold intermediate for the backward pass; the kernel never writes it.
+    No form keeps the Q-fold intermediate for the backward pass; the Triton kernel never writes it.
 
     Args:
         x: (b, v, *u), v all attributes flattened.
-        h: (q, *ku), the inner scale folded in; the Triton kernel takes 3×3, and others go to the twin.
+        h: (q, *ku), the inner scale folded in; the Triton kernel takes 3×3 only.
         shift: (q,).
         matrix: (o, v · q), o all output attributes flattened; `hcnn.functional.dense_weight` of g makes it.
         stride: along u.
         boundary: "zeros" or "circular", along u.
         bands: blocks of the matrix outside of which it is zero, as `hcnn.functional.bands` finds them; on a CPU the
             others are skipped.
-        transforms: analysis and synthesis of `hcnn.functional.plus_transforms`, on a CPU only; the matrix is then the
-            one that it gives.
-        images: how many go through the twin at a time.
 
     Returns:
         (b, o, *u'), in the type of x; under autocast that is autocast's.
@@ -48,20 +44,66 @@ def plus_step(
         torch.Size([2, 5, 3, 3])
 
     """
+    x = _cast(x)
+    blocks = [0, len(matrix), 0, matrix.shape[1]] if bands is None else [*bands]
+    with torch.autocast(x.device.type, enabled=False):
+        form = choose(
+            x,
+            _in_parts(naive.plus_step),
+            cpu=tiled.plus_step,
+            triton=triton_op.plus_step if h.shape[1:] == (3, 3) else None,
+        )
+        return form(x, h, shift, matrix, stride, boundary, blocks)
+
+
+def spectral_plus_step(
+    x: Tensor,
+    h: Tensor,
+    shift: Tensor,
+    analysis: Tensor,
+    matrix: Tensor,
+    synthesis: Tensor,
+    stride: Sequence[int] = (1, 1),
+    boundary: Boundary = "zeros",
+) -> Tensor:
+    """The inner step of HCNN(+) per frequency of the attributes: `plus_step` with another matrix for each of them.
+
+    Args:
+        x: (b, v, *u), v all attributes flattened.
+        h: (q, *ku), the inner scale folded in.
+        shift: (q,).
+        analysis: (groups · 2 s, v), with s the product of the attribute strides.
+        matrix: (groups, 2 k, 2 s · q).
+        synthesis: (v', groups · 2); `hcnn.functional.plus_transforms` of g makes all three.
+        stride: along u.
+        boundary: "zeros" or "circular", along u.
+
+    Returns:
+        (b, v' · k, *u'), in the type of x; under autocast that is autocast's.
+
+    Example:
+        >>> from hcnn.functional import plus_transforms
+        >>> transforms = plus_transforms(torch.randn(5, 4, 3), (8,), (2,), "circular")
+        >>> spectral_plus_step(torch.randn(2, 8, 6, 6), torch.randn(4, 3, 3), torch.zeros(4), *transforms).shape
+        torch.Size([2, 20, 6, 6])
+
+    """
+    x = _cast(x)
+    with torch.autocast(x.device.type, enabled=False):
+        form = choose(x, _in_parts(naive.spectral_plus_step), cpu=tiled.spectral_plus_step)
+        return form(x, h, shift, analysis, matrix, synthesis, stride, boundary)
+
+
+def _cast(x: Tensor) -> Tensor:
+    """Autocast does not reach into custom operators."""
     kind = x.device.type
-    if torch.is_autocast_enabled(kind):
-        x = x.to(torch.get_autocast_dtype(kind))
-    with torch.autocast(kind, enabled=False):
-        if available(x) and h.shape[1:] == (3, 3):
-            return triton_op.plus_step(x, h, shift, matrix, stride, boundary)
-        if kind == "cpu":
-            margins = [k // 2 for k in h.shape[1:]]
-            if boundary == "circular":
-                x, margins = pad_spatial(x, margins, boundary), [0] * len(margins)
-            blocks = [0, len(matrix), 0, matrix.shape[1]] if bands is None else [*bands]
-            return tiled.plus_step(x, h, shift, matrix, transforms, [*stride], margins, blocks)
-        parts = [
-            checkpoint(naive.plus_step, part, h, shift, matrix, stride, boundary, use_reentrant=False)
-            for part in x.split(images)
-        ]
-        return torch.cat(parts)
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+def _in_parts(step: Callable[..., Tensor], images: int = 8) -> Callable[..., Tensor]:
+    """A step for some images at a time, which keeps no intermediate for the backward pass."""
+
+    def run(x: Tensor, *given: Any) -> Tensor:
+        return torch.cat([checkpoint(step, part, *given, use_reentrant=False) for part in x.split(images)])
+
+    return run

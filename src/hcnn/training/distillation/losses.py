@@ -187,5 +187,5 @@ def _regressor(student: tuple[int, ...], teacher: tuple[int, ...], match: Match)
     support = [1] * axes
     if match == "convolve":
         support = [a - b + 1 for a, b in zip(student[1:], teacher[1:], strict=True)]
-    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
-    return conv(student[0], teacher[0], tuple(support))  # pyright: ignore[reportArgumentType]
+    conv = getattr(nn, f"Conv{axes}d")
+    return conv(student[0], teacher[0], tuple(support))
