@@ -1,6 +1,7 @@
 """Exported files against the network they were made from: real runtimes, a real compiler, real digits."""
 
 import ctypes
+import io
 import json
 import re
 import subprocess
@@ -28,6 +29,7 @@ from hcnn.export import (
     onnx_runner,
 )
 from hcnn.export.c_source import FLAGS
+from hcnn.export.onnx_file import onnx_bytes
 from hcnn.export.parity import check_outputs
 from hcnn.export.plain_network import flatten_taps
 from hcnn.functional import dense_weight
@@ -140,6 +142,48 @@ def test_the_onnx_file_holds_filters_and_is_reproducible(tmp_path, digits) -> No
     assert (tmp_path / "a").stat().st_size < 4 * weights + 25_000
     graph = onnx.load(str(tmp_path / "a")).graph
     assert all(node.domain == "" for node in graph.node)  # standard operators only
+
+
+@pytest.mark.parametrize(
+    ("name", "sides"), [("zeros", ["height", "width"]), ("circular", ["height", "width"]), ("line", ["length"])]
+)
+def test_dimensions_of_the_onnx_file_have_names(name, sides) -> None:
+    graph = onnx.load_from_string(onnx_bytes(PlainNetwork(_settled(CONFIGS[name])))).graph
+    (given,), (made,) = graph.input, graph.output
+    shapes = [[dim.dim_param or dim.dim_value for dim in one.type.tensor_type.shape.dim] for one in (given, made)]
+    assert shapes == [["batch", 1, *sides], ["batch", 10]]
+
+
+@pytest.mark.parametrize("name", ["zeros", "plus circular", "multiscale"])
+def test_an_empty_batch_has_no_answers_in_pytorch_and_in_every_file(name, tmp_path) -> None:
+    model = _settled(CONFIGS[name])
+    empty = torch.zeros(0, 1, 8, 8)
+    for network in (model, model.fold(), PlainNetwork(model)):
+        assert network(empty).shape == (0, 10)
+    logits, arrays = model(empty, return_arrays=True)
+    assert logits.shape == (0, 10)
+    assert [len(array.values) for array in arrays.values()] == [0] * len(model.layers)
+    export_program(tmp_path / "a.pt2", model, torch.zeros(1, 1, 8, 8))
+    for run in (onnx_runner(onnx_bytes(PlainNetwork(model))), torch.export.load(tmp_path / "a.pt2").module()):
+        assert run(empty).shape == (0, 10)
+    with pytest.raises(ValueError, match="layer 1: expected at least one entry along each of"):
+        model.train()(empty)  # it has no statistics
+
+
+@pytest.mark.filterwarnings("ignore")  # of an exporter that PyTorch deprecates
+@pytest.mark.parametrize("name", ["zeros", "plus circular", "line", "multiscale"])
+def test_the_older_onnx_exporter_writes_the_same_network(name) -> None:
+    model = _settled(CONFIGS[name])
+    x = torch.randn(3, 1, *[12, 8][: model.config.spatial_axes])
+    file = io.BytesIO()
+    names = {"input_names": ["images"], "output_names": ["logits"]}
+    dynamic = {"images": {0: "batch", 2: "height"}, "logits": {0: "batch"}}
+    torch.onnx.export(PlainNetwork(model), (x[:2],), file, dynamo=False, dynamic_axes=dynamic, **names)
+    run = onnx_runner(file.getvalue())
+    with torch.no_grad():
+        expected = model(x)
+    assert (run(x) - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert run(x[:0]).shape == (0, 10)
 
 
 def test_an_export_that_differs_is_not_written(tmp_path) -> None:

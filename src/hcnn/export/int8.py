@@ -69,6 +69,7 @@ def int8_bytes(model: AttributeNetwork, calibration: Tensor, preprocessing: Prep
     for layer, name in zip(network.layers, names, strict=True):
         assert isinstance(layer, PlainLayer)
         _gather(onnx, proto, layer, name)
+    proto.producer_name, proto.producer_version = "hcnn", ""
     return proto.SerializeToString(deterministic=True)
 
 

@@ -2,12 +2,9 @@
 
 import json
 import logging
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +12,7 @@ from torch import Tensor
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.export.parity import check_outputs, needs
 from hcnn.export.plain_network import PlainNetwork
-from hcnn.export.torch_program import trace
+from hcnn.export.torch_program import SIDES, trace
 from hcnn.models.hierarchical import AttributeNetwork
 from hcnn.storage.atomic import StrPath, write_atomically
 
@@ -84,6 +81,11 @@ def onnx_bytes(network: PlainNetwork, preprocessing: Preprocessing | None = None
         del node.metadata_props[:]
         node.ClearField("doc_string")
     del proto.graph.value_info[:], proto.graph.metadata_props[:]
+    sides = SIDES[network.config.spatial_axes]
+    for value, names in ((proto.graph.input[0], ("batch", "", *sides)), (proto.graph.output[0], ("batch", ""))):
+        for dim, name in zip(value.type.tensor_type.shape.dim, names, strict=True):
+            if name:
+                dim.dim_param = name
     proto.producer_name, proto.producer_version = "hcnn", ""
     about = {"input": "standardized images"}
     if preprocessing:
@@ -129,13 +131,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def temporary_folder() -> Any:
-    """A folder for the libraries that only write into paths."""
-    return tempfile.TemporaryDirectory(prefix="hcnn-export-")
-
-
-def read_back(folder: str, name: str) -> bytes:
-    """A file out of it."""
-    return (Path(folder) / name).read_bytes()

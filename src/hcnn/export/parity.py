@@ -4,11 +4,9 @@ from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 
-import torch
 from torch import Tensor
 
 from hcnn.data.preprocessing import Preprocessing
-from hcnn.export.plain_network import PlainNetwork
 from hcnn.models.hierarchical import AttributeNetwork
 from hcnn.training.evaluate import predict_logits
 
@@ -79,9 +77,3 @@ def check_outputs(
             f"images; expected at most {TOLERANCE:g}. Nothing was written"
         )
     return difference
-
-
-@torch.no_grad()
-def run_plain(network: PlainNetwork, images: Tensor) -> Tensor:
-    """Outputs of a plain network, without gradients."""
-    return network(images)

@@ -113,6 +113,7 @@ class PlainLayer(nn.Module):
                 layer.weight.detach(), convolved, steps, layer.boundary, channel_axis=layer.channels is not None
             )
         self.taps = taps
+        self.inputs = math.prod(convolved) if self.plus else 0  # each is filtered by h on its own
         outputs, filters = len(taps.index), len(taps.weight)
         self.register_buffer("bias", layer.bias.detach().expand(*_split(layer, convolved), filters).reshape(-1).clone())
         none = taps.weight.new_zeros(filters, 1, *taps.weight.shape[2:])
@@ -144,9 +145,8 @@ class PlainLayer(nn.Module):
             x, padding = _wrap(x, self.margins), (0,) * len(self.margins)
         if not self.plus:
             return F.elu(conv(x, self.matrix(), self.bias, self.stride, padding))
-        inputs = x.shape[1]
-        h = self.h.repeat(inputs, *[1] * (self.h.ndim - 1))
-        z = F.elu(conv(x, h, self.shift.repeat(inputs), self.stride, padding, groups=inputs))  # (b, a·q, *u')
+        h, shift = self.h.repeat(self.inputs, *[1] * (self.h.ndim - 1)), self.shift.repeat(self.inputs)
+        z = F.elu(conv(x, h, shift, self.stride, padding, groups=self.inputs))  # (b, a·q, *u')
         return F.elu(conv(z, self.matrix(), self.bias))
 
 
@@ -207,7 +207,8 @@ class PlainNetwork(nn.Module):
             layers.append(PlainLayer(layer, sizes, compact=compact))
         self.layers = nn.ModuleList(layers)
         _share_indices(layers)
-        self.newest = folded.attribute_sizes[-1][-1]
+        *older, self.newest = folded.attribute_sizes[-1]
+        self.older = math.prod(older)
         readout = folded.readout
         assert isinstance(readout, Readout)
         self.linear = readout.linear is not None
@@ -228,9 +229,10 @@ class PlainNetwork(nn.Module):
         x = (images - self.mean) / self.std if self.standardizes else images
         for layer in self.layers:
             x = layer(x)
-        pooled = x.flatten(2).mean(2)  # (b, o·k)
-        if pooled.shape[1] != self.newest:
-            pooled = pooled.reshape(-1, pooled.shape[1] // self.newest, self.newest).mean(1)
+        pooled = x.mean([*range(2, x.ndim)])  # (b, o·k)
+        if self.older > 1:
+            first, *rest = pooled.split(self.newest, 1)
+            pooled = sum(rest, first) / self.older
         return F.linear(pooled, self.readout_weight, self.readout_bias) if self.linear else pooled * self.scale
 
 

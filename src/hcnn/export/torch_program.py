@@ -13,7 +13,7 @@ from hcnn.export.plain_network import PlainNetwork, spatial_step
 from hcnn.models.hierarchical import AttributeNetwork
 from hcnn.storage.atomic import StrPath, write_atomically
 
-_SIDES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+SIDES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 
 
 def export_program(
@@ -60,7 +60,7 @@ def trace(network: PlainNetwork) -> torch.export.ExportedProgram:
     steps, config = spatial_step(network), network.config
     periodic = config.boundary == "circular"
     dims: dict[int, Any] = {0: torch.export.Dim("batch")}
-    for axis, (name, step) in enumerate(zip(_SIDES[config.spatial_axes], steps, strict=True), start=2):
+    for axis, (name, step) in enumerate(zip(SIDES[config.spatial_axes], steps, strict=True), start=2):
         if periodic and step > 1:
             dims[axis] = step * torch.export.Dim(f"{name}_by_{step}", min=2)
         else:

@@ -188,12 +188,11 @@ class Trainer:
             self.step += 1
             done = batch + 1 == self.batches
             if self.device.type == "cpu" or done or self.step % 50 == 0:
-                loss, hits, stop = numbers.tolist()
+                loss, _, stop = numbers.tolist()
                 if not math.isfinite(loss) or not math.isfinite(float(self.sums[0])):
                     raise Diverged(
                         f"the loss became {loss} at step {self.step} of {self.steps}, learning rate {rate:g}"
                     )
-                del hits
             else:
                 stop = 0.0
             mean_loss, accuracy = (self.sums[:2] / self.sums[2]).tolist() if done or self._looks() else (math.nan, 0.0)
