@@ -12,6 +12,7 @@ from torch import Tensor
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.data.splits import stratified_split
 from hcnn.functional import marginal
+from hcnn.layers.randomness import drawn_from
 from hcnn.models.hierarchical import AttributeNetwork, HierarchicalCNNConfig, build, model_config
 from hcnn.training.evaluate import predict_logits
 from hcnn.training.recipes import Recipe, get_recipe
@@ -136,8 +137,7 @@ class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         classes = tuple(str(one) for one in self.classes_)
         preprocessing = _Standardization(mean, std, tuple(images.shape[2:]), classes)
         device = torch.device(self.device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with drawn_from(torch.Generator().manual_seed(seed)):
             network = build(config).to(device)
         trainer = Trainer(
             network,

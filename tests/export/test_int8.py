@@ -19,7 +19,7 @@ from onnx.reference import ReferenceEvaluator
 from hcnn.export import int8, int8_bytes, onnx_runner
 from hcnn.models.hierarchical import HierarchicalCNNConfig, build
 from hcnn.models.pretrained import load_pretrained
-from hcnn.training.trainer import Preprocessing
+from hcnn.data.preprocessing import Preprocessing
 
 # Sums of products: columns (..., n) of activations and rows (o, n) of weights -> (..., o).
 Sums = Callable[[np.ndarray, np.ndarray], np.ndarray]

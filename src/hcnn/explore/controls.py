@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hcnn.explore.sources import Move, Position, Source, at_position, attribute_dim, weights_digest
+from hcnn.layers.randomness import drawn_from
 from hcnn.models.hierarchical import AttributeNetwork, build
 
 
@@ -175,8 +176,7 @@ def untrained_like(model: AttributeNetwork, images: Tensor, *, seed: int = 0, ba
         A new network in eval mode.
 
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawn_from(torch.Generator().manual_seed(seed)):
         fresh = build(model.config).to(images.device)
     fresh.train()
     momenta = [module for module in fresh.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]

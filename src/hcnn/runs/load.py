@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hcnn.data.preprocessing import Preprocessing
+from hcnn.layers.randomness import drawn_from
 from hcnn.models.hierarchical import KINDS, NetworkConfig, build
 from hcnn.runs.settings import CONFIG, RESULT, WEIGHTS
 from hcnn.storage.safetensors import load_weights, match_state
@@ -49,7 +52,8 @@ def load_run(folder: Path) -> Run:
         network, preprocessing = network_config(config), preprocessing_of(config)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{folder / CONFIG}: expected a run's configuration; {error!r}") from error
-    model = build(network)
+    with drawn_from(torch.Generator()):  # the weights are replaced; the global random state is left alone
+        model = build(network)
     state, _ = load_weights(folder / WEIGHTS)
     match_state(model.state_dict(), state, str(folder / WEIGHTS))
     model.load_state_dict(state)

@@ -18,6 +18,7 @@ import torch
 
 from hcnn.data.image_set import Splits
 from hcnn.data.preprocessing import fit_preprocessing
+from hcnn.layers.randomness import drawn_from
 from hcnn.models.hierarchical import build
 from hcnn.runs.allocator import memory_advice
 from hcnn.runs.interrupts import Interrupted, StopRequest
@@ -69,7 +70,8 @@ def train_run(
     device = local_device(settings.device)
     preprocessing = fit_preprocessing(data.train)
     if settings.teacher is not None:  # all that can be refused is refused before anything is written
-        load_distillation(settings, build(settings.network), preprocessing)
+        with drawn_from(torch.Generator()):
+            load_distillation(settings, build(settings.network), preprocessing)
     config = run_config(settings, data, preprocessing)
     with process_group(device) as group, StopRequest() as stop, ExitStack() as stack:
         rank, processes = rank_and_size(group)
@@ -81,8 +83,7 @@ def train_run(
         finished = share(finished, group, device)
         if finished is not None:
             return finished
-        torch.manual_seed(settings.seed)
-        with memory_advice(settings.recipe):
+        with memory_advice(settings.recipe), drawn_from(torch.Generator().manual_seed(settings.seed)):
             model = build(settings.network).to(device)
             images, labels = data.train.images.to(device), data.train.labels.to(device)
             distillation = None if settings.teacher is None else load_distillation(settings, model, preprocessing)

@@ -7,6 +7,7 @@ step, is bit for bit the run that was never interrupted.
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from hcnn.data.augment import augment
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.data.splits import epoch_order
 from hcnn.layers.normalization import synchronize
+from hcnn.layers.randomness import drawn_from
 from hcnn.training.cuda_graph import CapturedStep
 from hcnn.training.distributed import average_gradients, rank_and_size
 from hcnn.training.optimizers import RecipeOptimizer, WeightAverage
@@ -254,25 +256,43 @@ class Trainer:
         recipe = self.recipe
         numbers = torch.zeros(3, device=self.device)
         numbers[2] = self._stop
-        if self.draws:  # dropout too derives from (seed, step), whatever was drawn before
-            torch.manual_seed((self.seed * self.steps + self.step) * self.processes + self.rank)
         self.optimizer.zero_grad()
-        for x, targets in zip(parts[::2], parts[1::2], strict=True):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-                logits = self.forward(x)
-            logits = logits.float()
-            loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
-            if self.distillation is not None:
-                loss = self.distillation.loss(
-                    x, logits, loss, epoch=self.step // self.batches, progress=self.step / self.steps
-                )
-            (loss / recipe.accumulate).backward()
-            with torch.no_grad():
-                numbers[0] += loss / recipe.accumulate
-                numbers[1] += (logits.argmax(1) == targets.argmax(1)).float().mean() / recipe.accumulate
+        with self._dropout_seeded():
+            for x, targets in zip(parts[::2], parts[1::2], strict=True):
+                self._backward(x, targets, numbers)
         numbers = average_gradients(self.optimizer.parameters, numbers, self.group)
         self.optimizer.step(self._rate if rate is None else rate)
         if self.average is not None:
             self.average.update(self.model)
         self.sums += torch.stack([numbers[0], numbers[1], torch.ones_like(numbers[0])]).double() * recipe.batch_size
         return numbers
+
+    def _backward(self, x: Tensor, targets: Tensor, numbers: Tensor) -> None:
+        """Add the gradients of a part of a batch, and its loss and fraction of hits to the step's numbers."""
+        recipe = self.recipe
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            logits = self.forward(x)
+        logits = logits.float()
+        loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+        if self.distillation is not None:
+            loss = self.distillation.loss(
+                x, logits, loss, epoch=self.step // self.batches, progress=self.step / self.steps
+            )
+        (loss / recipe.accumulate).backward()
+        with torch.no_grad():
+            numbers[0] += loss / recipe.accumulate
+            numbers[1] += (logits.argmax(1) == targets.argmax(1)).float().mean() / recipe.accumulate
+
+    @contextmanager
+    def _dropout_seeded(self) -> Iterator[None]:
+        """Dropout derives from (seed, step, rank) too, whatever was drawn before, here or elsewhere."""
+        seed = ((self.seed * self.steps + self.step) * self.processes + self.rank) % 2**63
+        if not self.draws:
+            yield
+        elif self.recipe.compile:  # compiled code draws from the global random state, which is put back
+            with torch.random.fork_rng(device_type=self.device.type):
+                torch.manual_seed(seed)
+                yield
+        else:
+            with drawn_from(torch.Generator(self.device).manual_seed(seed)):
+                yield

@@ -7,7 +7,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hcnn.data.preprocessing import Preprocessing
+from hcnn.layers.randomness import drawn_from
 from hcnn.models.hierarchical import build
 from hcnn.runs.load import Run, load_run, network_config, preprocessing_of
 from hcnn.storage.atomic import StrPath
@@ -60,7 +63,8 @@ def load_pretrained(name: str) -> Pretrained:
     if digest != card["result"]["weights_sha256"]:
         raise ValueError(f"{weights_file}: SHA-256 {digest}, expected {card['result']['weights_sha256']}: damaged")
     state, _ = parse_safetensors(data)
-    model = build(network_config(card["config"]))
+    with drawn_from(torch.Generator()):  # the weights are replaced; the global random state is left alone
+        model = build(network_config(card["config"]))
     match_state(model.state_dict(), state, str(weights_file))
     model.load_state_dict(state)
     return Pretrained(model.eval(), preprocessing_of(card["config"]), card)

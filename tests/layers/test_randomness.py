@@ -1,0 +1,65 @@
+"""Draws from a generator of one's own: the numbers of a seed, in any thread, and the global random state left alone."""
+
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import hcnn
+from hcnn.layers.randomness import drawn_from
+
+
+@pytest.mark.parametrize(
+    "name", ["hcnn_digits", "maxout_digits", "nin_digits", "compact_digits", "hypernetwork_digits"]
+)
+def test_networks_get_the_weights_of_their_seed_and_nothing_is_drawn_globally(name) -> None:
+    torch.manual_seed(7)
+    expected = hcnn.create_model(name).state_dict()
+    before = torch.get_rng_state()
+    with drawn_from(torch.Generator().manual_seed(7)):
+        actual = hcnn.create_model(name).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(actual[key], value) for key, value in expected.items())
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_dropout_is_that_of_torch(p, inplace) -> None:
+    x = torch.randn(4, 3, 8, 8)
+    torch.manual_seed(3)
+    expected = F.dropout(x.clone(), p)
+    before = torch.get_rng_state()
+    with drawn_from(torch.Generator().manual_seed(3)):
+        actual = nn.Dropout(p, inplace)(x.clone())
+        assert torch.equal(nn.Dropout(p).eval()(x), x)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(actual, expected)
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    built: dict[int, dict[str, torch.Tensor]] = {}
+
+    def build(which: int) -> None:
+        with drawn_from(torch.Generator().manual_seed(0)):
+            built[which] = hcnn.create_model("hcnn_digits").state_dict()
+
+    stop = threading.Event()
+
+    def noise() -> None:
+        while not stop.is_set():
+            torch.randn(10)
+            torch.manual_seed(1)
+
+    other = threading.Thread(target=noise)
+    other.start()
+    threads = [threading.Thread(target=build, args=(which,)) for which in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stop.set()
+    other.join()
+    assert all(torch.equal(built[which][key], value) for which in built for key, value in built[0].items())
+    assert len(built) == 4
