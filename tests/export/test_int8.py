@@ -16,10 +16,10 @@ import torch
 from onnx.numpy_helper import to_array
 from onnx.reference import ReferenceEvaluator
 
+from hcnn.data.preprocessing import Preprocessing
 from hcnn.export import int8, int8_bytes, onnx_runner
 from hcnn.models.hierarchical import HierarchicalCNNConfig, build
 from hcnn.models.pretrained import load_pretrained
-from hcnn.data.preprocessing import Preprocessing
 
 # Sums of products: columns (..., n) of activations and rows (o, n) of weights -> (..., o).
 Sums = Callable[[np.ndarray, np.ndarray], np.ndarray]
