@@ -16,21 +16,17 @@ import torch
 from hcnn.storage.checkpoints import load_newest
 from hcnn.storage.safetensors import load_weights
 from hcnn.training.recipes import RECIPES, Recipe, learning_rate
+from helpers.processes import Commands
 
 TINY = ["--width", "4", "--rank", "4", "--depth", "4", "--downsample", "3", "--threads", "1", "--ema", "0.9"]
-COMMAND = [sys.executable, "-m", "hcnn.cli", "train", "digits", *TINY, "--epochs", "2", "--checkpoint-seconds", "0.05"]
+TRAIN = ["train", "digits", *TINY, "--epochs", "2", "--checkpoint-seconds", "0.05"]
 DISTRIBUTED = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
-def _run(*arguments: str | Path, **options) -> subprocess.CompletedProcess[str]:
-    command = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, **options)
-
-
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory) -> Path:
+def reference(tmp_path_factory, commands) -> Path:
     folder = tmp_path_factory.mktemp("reference") / "run"
-    done = _run("--output", folder)
+    done = commands.run(*TRAIN, "--output", folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -45,48 +41,45 @@ def _final(folder: Path) -> dict[str, bytes]:
     }
 
 
-def _kill_until_done(folder: Path, rounds: int, seed: int) -> int:
-    """Start with --resume and kill -9 at random moments; returns how many kills hit."""
+def _checkpoints(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("checkpoints/*.json")}
+
+
+def _kill_until_done(commands: Commands, folder: Path, rounds: int, seed: int) -> int:
+    """Start with --resume and kill -9 at random moments after a new checkpoint; returns how many kills hit."""
     chance, hits = random.Random(seed), 0
     for _ in range(rounds):
-        process = subprocess.Popen(
-            [*COMMAND, "--output", str(folder), "--resume"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        begun = time.monotonic()
-        while not (folder / "config.json").exists() and process.poll() is None and time.monotonic() - begun < 60:
-            time.sleep(0.02)
-        time.sleep(chance.uniform(0, 2.5))
-        process.send_signal(signal.SIGKILL)
+        before = _checkpoints(folder)
+        process = commands.start(*TRAIN, "--output", folder, "--resume")
+        while _checkpoints(folder) <= before and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.15))
+        process.kill()
         hits += process.wait() == -signal.SIGKILL
-    done = _run("--output", folder, "--resume")
+    done = commands.run(*TRAIN, "--output", folder, "--resume")
     assert done.returncode == 0, done.stderr
     return hits
 
 
-def test_killed_runs_end_bit_for_bit_equal(reference, tmp_path) -> None:
-    assert _kill_until_done(tmp_path / "run", 3, seed=0) >= 1
+def test_killed_runs_end_bit_for_bit_equal(reference, tmp_path, commands) -> None:
+    assert _kill_until_done(commands, tmp_path / "run", 3, seed=0) >= 1
     assert _final(tmp_path / "run") == _final(reference)
 
 
 @pytest.mark.slow
-def test_twenty_kills(reference, tmp_path) -> None:
+def test_twenty_kills(reference, tmp_path, commands) -> None:
     hits = 0
     for attempt in range(5):
         folder = tmp_path / str(attempt)
-        hits += _kill_until_done(folder, 6, seed=attempt + 1)
+        hits += _kill_until_done(commands, folder, 6, seed=attempt + 1)
         assert _final(folder) == _final(reference)
     assert hits >= 20
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_the_step_and_writes_a_checkpoint(reference, tmp_path, number, code) -> None:
+def test_a_signal_ends_the_step_and_writes_a_checkpoint(reference, tmp_path, commands, number, code) -> None:
     folder = tmp_path / "run"
-    process = subprocess.Popen(
-        [*COMMAND, "--output", str(folder), "--epochs", "2"],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
+    process = commands.start(*TRAIN, "--output", folder, "--epochs", "2")
     while not list(folder.glob("checkpoints/*.json")):
         assert process.poll() is None
         time.sleep(0.01)
@@ -97,7 +90,7 @@ def test_a_signal_ends_the_step_and_writes_a_checkpoint(reference, tmp_path, num
     assert "to resume: hcnn train digits" in errors
     assert "--resume" in errors
     assert load_newest(folder)[0] is not None
-    assert _run("--output", folder, "--resume").returncode == 0
+    assert commands.run(*TRAIN, "--output", folder, "--resume").returncode == 0
     assert _final(folder) == _final(reference)
 
 
@@ -118,11 +111,9 @@ def test_a_second_signal_stops_at_once() -> None:
     process.stdout.close()
 
 
-def test_damaged_checkpoints_are_named_and_passed_over(reference, tmp_path) -> None:
+def test_damaged_checkpoints_are_named_and_passed_over(reference, tmp_path, commands) -> None:
     folder = tmp_path / "run"
-    process = subprocess.Popen(
-        [*COMMAND, "--output", str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = commands.start(*TRAIN, "--output", folder)
     while len(list(folder.glob("checkpoints/*.json"))) < 2:
         assert process.poll() is None
         time.sleep(0.01)
@@ -132,7 +123,7 @@ def test_damaged_checkpoints_are_named_and_passed_over(reference, tmp_path) -> N
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 4
     newest.write_bytes(data)
-    done = _run("--output", folder, "--resume")
+    done = commands.run(*TRAIN, "--output", folder, "--resume")
     assert done.returncode == 0
     out = done.stdout.replace("\n", " ")
     assert "refused" in out
@@ -141,19 +132,14 @@ def test_damaged_checkpoints_are_named_and_passed_over(reference, tmp_path) -> N
     assert _final(folder) == _final(reference)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(tmp_path) -> None:
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, commands) -> None:
     mount = tmp_path / "small"
     mount.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(mount)], check=False).returncode:
         pytest.skip("mounting a tmpfs is not permitted here")
     try:
         folder = mount / "run"
-        process = subprocess.Popen(
-            [*COMMAND, "--output", str(folder), "--epochs", "50"],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        )
+        process = commands.start(*TRAIN, "--output", folder, "--epochs", "50")
         while not list(folder.glob("checkpoints/*.json")):
             assert process.poll() is None
             time.sleep(0.01)
@@ -174,16 +160,14 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path) -> None:
         subprocess.run(["umount", "-l", str(mount)], check=True)
 
 
-def test_a_second_run_in_the_folder_is_refused(tmp_path) -> None:
+def test_a_second_run_in_the_folder_is_refused(tmp_path, commands) -> None:
     folder = tmp_path / "run"
-    first = subprocess.Popen(
-        [*COMMAND, "--output", str(folder), "--epochs", "500"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    first = commands.start(*TRAIN, "--output", folder, "--epochs", "500")
     try:
         while not list(folder.glob("checkpoints/*.json")):
             assert first.poll() is None
             time.sleep(0.01)
-        done = _run("--output", folder, "--epochs", "500", "--resume")
+        done = commands.run(*TRAIN, "--output", folder, "--epochs", "500", "--resume")
         assert done.returncode == 2
         assert str(first.pid) in done.stderr
     finally:
@@ -191,14 +175,16 @@ def test_a_second_run_in_the_folder_is_refused(tmp_path) -> None:
         first.wait()
 
 
-def test_a_folder_with_another_run_is_refused(reference) -> None:
-    done = _run("--output", reference, "--seed", "5", "--resume")
+def test_a_folder_with_another_run_is_refused(reference, commands) -> None:
+    done = commands.run(*TRAIN, "--output", reference, "--seed", "5", "--resume")
     assert done.returncode == 2
     assert "holds another run: its seed differ" in done.stderr.replace("\n", " ")
 
 
-def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(tmp_path) -> None:
-    done = _run("--output", tmp_path / "run", "--lr", "1e12", "--weight-decay", "1", "--checkpoint-seconds", "0")
+def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(tmp_path, commands) -> None:
+    done = commands.run(
+        *TRAIN, "--output", tmp_path / "run", "--lr", "1e12", "--weight-decay", "1", "--checkpoint-seconds", "0"
+    )
     assert done.returncode == 2
     text = done.stderr.replace("\n", " ")
     assert "the loss became" in text
@@ -210,7 +196,9 @@ def test_out_of_memory_says_what_to_lower(tmp_path) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 
-    done = _run("--output", tmp_path / "run", "--width", "48", "--batch-size", "1400", "--inner-elu", preexec_fn=limit)
+    command = [sys.executable, "-m", "hcnn.cli", *TRAIN, "--output", str(tmp_path / "run"), "--width", "48"]
+    command += ["--batch-size", "1400", "--inner-elu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, preexec_fn=limit)
     assert done.returncode == 2, done.stderr
     text = done.stderr.replace("\n", " ")
     assert "out of memory with 1400 images a step" in text
@@ -218,11 +206,11 @@ def test_out_of_memory_says_what_to_lower(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("inner_elu", ["--no-inner-elu", "--inner-elu"])
-def test_two_processes_give_the_weights_of_one(tmp_path, inner_elu) -> None:
+def test_two_processes_give_the_weights_of_one(tmp_path, inner_elu, commands) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     settings = ["--epochs", "1", "--lr", "0.02", inner_elu]  # 22 steps
-    assert _run("--output", one, *settings).returncode == 0
-    command = [*DISTRIBUTED, *COMMAND[1:], "--output", str(two), *settings]
+    assert commands.run(*TRAIN, "--output", one, *settings).returncode == 0
+    command = [*DISTRIBUTED, "-m", "hcnn.cli", *TRAIN, "--output", str(two), *settings]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert json.loads((two / "result.json").read_text())["processes"] == 2
@@ -234,7 +222,7 @@ def test_two_processes_give_the_weights_of_one(tmp_path, inner_elu) -> None:
 def _worker_killed_once(folder: Path, at: float) -> subprocess.CompletedProcess[str]:
     """Run two processes under torchrun and kill -9 one of them after its first checkpoint."""
     environment = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    arguments = [*DISTRIBUTED, "--max-restarts", "3", *COMMAND[1:], "--output", str(folder), "--resume"]
+    arguments = [*DISTRIBUTED, "--max-restarts", "3", "-m", "hcnn.cli", *TRAIN, "--output", str(folder), "--resume"]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     begun = time.monotonic()
     while not list(folder.glob("checkpoints/*.json")):
@@ -264,8 +252,10 @@ def test_ten_killed_workers_in_a_row(tmp_path) -> None:
         assert (tmp_path / str(attempt) / "result.json").exists()
 
 
-def test_several_seeds_report_mean_and_spread(tmp_path) -> None:
-    done = _run("--output", tmp_path / "runs", "--epochs", "1", "--seeds", "2", "--validation", "100", "--no-test")
+def test_several_seeds_report_mean_and_spread(tmp_path, commands) -> None:
+    done = commands.run(
+        *TRAIN, "--output", tmp_path / "runs", "--epochs", "1", "--seeds", "2", "--validation", "100", "--no-test"
+    )
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "runs" / "seeds.json").read_text())
     assert summary["seeds"] == [0, 1]
@@ -275,9 +265,9 @@ def test_several_seeds_report_mean_and_spread(tmp_path) -> None:
     assert 0 <= rows[0]["validation_accuracy"] <= 1
 
 
-def test_accumulated_parts_use_the_same_images(tmp_path) -> None:
+def test_accumulated_parts_use_the_same_images(tmp_path, commands) -> None:
     """Normalization apart (each part has its own), a batch in parts sees the images of the whole batch."""
-    done = _run("--output", tmp_path / "run", "--epochs", "1", "--accumulate", "4", "--test-flips")
+    done = commands.run(*TRAIN, "--output", tmp_path / "run", "--epochs", "1", "--accumulate", "4", "--test-flips")
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert {"test_accuracy", "test_accuracy_with_flips"} <= set(result)
@@ -285,8 +275,8 @@ def test_accumulated_parts_use_the_same_images(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("options", [["--optimizer", "adamw", "--lr", "0.01"], ["--optimizer", "muon", "--lr", "0.05"]])
-def test_other_optimizers_learn(tmp_path, options) -> None:
-    done = _run("--output", tmp_path / "run", "--epochs", "6", *options)
+def test_other_optimizers_learn(tmp_path, options, commands) -> None:
+    done = commands.run(*TRAIN, "--output", tmp_path / "run", "--epochs", "6", *options)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "result.json").read_text())["test_accuracy"] > 0.6
 

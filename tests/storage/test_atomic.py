@@ -21,7 +21,7 @@ from hcnn.storage.run_lock import RunFolderBusy, RunLock
 from hcnn.storage.safetensors import save_weights
 
 if TYPE_CHECKING:
-    from conftest import Zygote
+    from helpers.processes import Zygote
 
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="needs fork, SIGKILL and tmpfs")
 

@@ -19,7 +19,7 @@ import torch
 from hcnn.storage.checkpoints import flatten_state, load_newest, save_checkpoint, unflatten_state
 
 if TYPE_CHECKING:
-    from conftest import Zygote
+    from helpers.processes import Zygote
 
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="needs fork, SIGKILL and tmpfs")
 

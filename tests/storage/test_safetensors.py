@@ -15,7 +15,7 @@ from hcnn.storage.checkpoints import load_newest, save_checkpoint
 from hcnn.storage.safetensors import load_weights, match_state, save_weights
 
 if TYPE_CHECKING:
-    from conftest import Zygote
+    from helpers.processes import Zygote
 
 
 def content() -> dict[str, torch.Tensor]:

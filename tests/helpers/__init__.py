@@ -1,0 +1,1 @@
+"""What several tests share: real processes to kill, and real disks to fill."""
