@@ -85,6 +85,17 @@ def test_every_shape_of_x_is_the_same_image(digits, fitted) -> None:
     assert np.array_equal(grey.predict_proba(X[:20].reshape(20, 64)), same.predict_proba(X[:20]))
 
 
+@pytest.mark.parametrize("shape", [(16, 16, 4), (8, 8, 3), (4, 4, 3)])
+def test_channels_may_come_last(shape) -> None:
+    X = np.random.default_rng(0).normal(size=(24, *shape))
+    y = np.arange(24) % 2
+    last = _tiny(epochs=1).fit(X, y)
+    first = _tiny(epochs=1, channels="first").fit(X.transpose(0, 3, 1, 2), y)
+    assert last.network_config_["channels"] == shape[-1]
+    assert np.array_equal(last.predict_proba(X), first.predict_proba(X.transpose(0, 3, 1, 2)))
+    assert _tiny(epochs=1, channels="first").fit(X, y).network_config_["channels"] == shape[0]
+
+
 def test_it_learns(digits, fitted) -> None:
     X, y = digits
     assert fitted.score(X[400:], y[400:]) > 0.6
@@ -195,8 +206,8 @@ def test_wrong_input_is_explained(digits, fitted) -> None:
         _tiny().fit(X.reshape(600, 64), y)
     with pytest.raises(ValueError, match=r"image_shape: expected .* of 64 numbers in all, or 'row'; got \(8, 9\)"):
         _tiny(image_shape=(8, 9)).fit(X.reshape(600, 64), y)
-    with pytest.raises(ValueError, match="looks like channels last"):
-        _tiny().fit(np.zeros((10, 8, 8, 3)), np.arange(10) % 2)
+    with pytest.raises(ValueError, match=r"X: shape \(10, 8, 8, 8\) may be .*; say which with channels='first'"):
+        _tiny().fit(np.zeros((10, 8, 8, 8)), np.arange(10) % 2)
     with pytest.raises(ValueError, match=r"X: expected images of 1 channels; got shape \(2, 3, 8, 8\)"):
         fitted.predict(np.zeros((2, 3, 8, 8)))
     with pytest.raises(ValueError, match="validation_fraction: expected a number between 0 and 1; got 2"):

@@ -138,6 +138,25 @@ def test_arrays_between_0_and_1_are_pixels(run, tmp_path) -> None:
         read_input(Source(str(tmp_path / "c.npy")), loaded)
 
 
+def test_arrays_may_have_their_channels_last_or_none(run, tmp_path) -> None:
+    loaded = load_run(run)
+    image = datasets.load("digits").train.images[0].numpy()
+    for name, array in (
+        ("first", image),
+        ("last", image.transpose(1, 2, 0)),
+        ("none", image[0]),
+        ("f", image.copy("F")),
+    ):
+        np.save(tmp_path / f"{name}.npy", array)
+        np.save(tmp_path / f"{name}-big.npy", (array / 255).astype(">f8"))
+    expected = read_input(Source(str(tmp_path / "first.npy")), loaded)
+    for path in sorted(tmp_path.glob("*.npy")):
+        torch.testing.assert_close(read_input(Source(str(path)), loaded), expected)
+    np.save(tmp_path / "wrong.npy", image.transpose(1, 0, 2))
+    with pytest.raises(ValueError, match=r"wrong.npy: expected pixels of shape \(1, 8, 8\) .*; got \(8, 1, 8\)"):
+        read_input(Source(str(tmp_path / "wrong.npy")), loaded)
+
+
 def test_folded_weights_predict_too(run, photos, tmp_path, capsys) -> None:
     loaded = load_run(run)
     export_safetensors(tmp_path / "folded", loaded.model, loaded.preprocessing, "")

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hcnn.data.channels import Channels, channels_first
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.data.splits import stratified_split
 from hcnn.functional import marginal
@@ -44,7 +45,8 @@ class _Standardization(Preprocessing):
 class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
     """A hierarchical attribute CNN with the interface of scikit-learn.
 
-    Images come as (n, height, width), (n, channels, height, width), or as (n, features) with `image_shape` given.
+    Images come as (n, height, width), as (n, channels, height, width) or (n, height, width, channels), or as
+    (n, features) with `image_shape` given.
     They are standardized per channel, so their scale does not matter. `transform` gives what the last layer before
     the classes' says, averaged over space: (n, K/4 · K/2 · K).
 
@@ -53,6 +55,8 @@ class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
             hcnn_small_cifar10.
         network: fields of its configuration to replace, for example ``{"width": 16}``.
         image_shape: for X of two axes: (height, width), (channels, height, width), or "row" for one row of any length.
+        channels: whether the channels of X of four axes come "first" or "last"; "auto" decides by the shape, and
+            refuses where it cannot, see `hcnn.data.channels.channels_first`.
         recipe: a named recipe, or a `hcnn.training.recipes.Recipe`.
         epochs: instead of the recipe's.
         batch_size: instead of the recipe's; never more than the training images.
@@ -89,6 +93,7 @@ class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         *,
         network: dict[str, Any] | None = None,
         image_shape: tuple[int, ...] | str | None = None,
+        channels: Channels = "auto",
         recipe: str | Recipe = "digits",
         epochs: int | None = None,
         batch_size: int | None = None,
@@ -103,6 +108,7 @@ class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         self.model = model
         self.network = network
         self.image_shape = image_shape
+        self.channels: Channels = channels
         self.recipe = recipe
         self.epochs = epochs
         self.batch_size = batch_size
@@ -231,7 +237,7 @@ class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         array = check_array(X, dtype="numeric", allow_nd=True, estimator=self)
         if array.ndim == 2:  # X as it came, because an array no longer has the names of a data frame's columns
             validate_data(self, X, reset=False, skip_check_array=True)
-        images = self._images(array)
+        images = self._images(array, len(self.mean_))
         standardization = _Standardization(
             tuple(self.mean_.tolist()), tuple(self.std_.tolist()), tuple(images.shape[2:]), ()
         )
@@ -239,21 +245,17 @@ class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
             raise ValueError(f"X: expected images of {len(self.mean_)} channels; got shape {array.shape}")
         return self.to_network(), standardization.standardize(images)
 
-    def _images(self, X: np.ndarray) -> Tensor:
-        """(n, c, height, width) float32 of whatever X came as."""
+    def _images(self, X: np.ndarray, count: int | None = None) -> Tensor:
+        """(n, c, height, width) float32 of whatever X came as; `count` is c where it is known."""
+        if X.ndim in (3, 4):
+            moved = channels_first(X, self.channels, count=count, name="X")
+            return torch.from_numpy(np.ascontiguousarray(moved, np.float32))
         array = np.ascontiguousarray(X, np.float32)
-        if array.ndim in (3, 4):
-            if array.ndim == 4 and array.shape[3] in (1, 3) and array.shape[1] > 4:
-                raise ValueError(
-                    f"X: expected channels first, (n, c, height, width); shape {array.shape} looks like channels last: "
-                    "use X.transpose(0, 3, 1, 2)"
-                )
-            return torch.from_numpy(array[:, None] if array.ndim == 3 else array)
         shape = self.image_shape
         if array.ndim != 2 or shape is None:
             raise ValueError(
-                "X: expected images (n, height, width) or (n, channels, height, width), or (n, features) with "
-                f"image_shape given; got shape {X.shape} and image_shape={shape!r}"
+                "X: expected images (n, height, width), (n, channels, height, width) or (n, height, width, channels), "
+                f"or (n, features) with image_shape given; got shape {X.shape} and image_shape={shape!r}"
             )
         if shape == "row":
             return torch.from_numpy(array.reshape(len(array), 1, 1, -1))

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from hcnn.bench.timing import inference_network
+from hcnn.data.array_files import read_npy
+from hcnn.data.channels import Channels, channels_first
 from hcnn.data.image_files import SUFFIXES, read_image
 from hcnn.export.folded_weights import WEIGHTS as FOLDED
 from hcnn.export.folded_weights import load_folded
@@ -121,6 +123,7 @@ def predict_stream(
     *,
     top: int = 3,
     batch_size: int = 64,
+    channels: Channels = "auto",
     on_bad: Callable[[str], None] | None = None,
 ) -> Iterator[Prediction]:
     """Classify images batch by batch; never more than one batch of them is in memory.
@@ -130,6 +133,7 @@ def predict_stream(
         sources: where the images are.
         top: how many classes to give of each.
         batch_size: images at a time.
+        channels: whether the channels of arrays come "first" or "last"; "auto" decides by their shape.
         on_bad: called with the reason for each image that cannot be used, which is then left out; else it raises.
 
     Yields:
@@ -144,7 +148,7 @@ def predict_stream(
     inputs: list[Tensor] = []
     for source in sources:
         try:
-            inputs.append(read_input(source, run))
+            inputs.append(read_input(source, run, channels))
         except (ValueError, OSError) as error:
             if on_bad is None:
                 yield from _classify(model, names, inputs, run, top)
@@ -171,12 +175,21 @@ def _classify(
         yield Prediction(name, tuple(zip(classes, values, strict=True)))
 
 
-def read_input(source: Source, run: Run) -> Tensor:
-    """A standardized input (1, c, *u) from an image file, its bytes, or a .npy array (c, *u) of bytes or of 0 … 1.
+def read_input(source: Source, run: Run, channels: Channels = "auto") -> Tensor:
+    """Read and standardize one input of a network.
+
+    Args:
+        source: an image file, its bytes, or a .npy array of bytes or of numbers from 0 to 1.
+        run: the network and its preprocessing.
+        channels: where the channels of arrays are; see `hcnn.data.channels.channels_first`.
+
+    Returns:
+        A standardized input (1, c, *u).
 
     Raises:
         ValueError: if it cannot be used, naming it.
         OSError: if it cannot be read.
+
     """
     shape = (run.model.config.channels, *run.preprocessing.size)
     path = source.name
@@ -186,21 +199,22 @@ def read_input(source: Source, run: Run) -> Tensor:
         what = path if source.data is None else source.data
         image = read_image(what, size=(shape[1], shape[2]), channels=shape[0])
         return run.preprocessing.standardize(image[None])
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path}: expected a .npy array of numbers; {error}") from error
-    if array.shape != shape:
-        raise ValueError(f"{path}: expected pixels of shape {shape} (channels, then space); got {array.shape}")
+    array = read_npy(path)
+    wrong = f"{path}: expected pixels of shape {shape} (channels, then space) or {(*shape[1:], shape[0])}"
+    if not len(shape) - 1 <= array.ndim <= len(shape):
+        raise ValueError(f"{wrong}; got {array.shape}")
+    pixels = channels_first(array[None], channels, count=shape[0], sides=shape[1:], name=path)
+    if pixels.shape[1:] != shape:
+        raise ValueError(f"{wrong}; got {array.shape}")
     if array.dtype == np.uint8:
-        return run.preprocessing.standardize(torch.from_numpy(array)[None])
+        return run.preprocessing.standardize(torch.from_numpy(np.array(pixels)))
     if not np.issubdtype(array.dtype, np.floating):
         raise ValueError(f"{path}: expected uint8, or floats between 0 and 1; got {array.dtype}")
     if not np.isfinite(array).all():
         raise ValueError(f"{path}: {int((~np.isfinite(array)).sum())} of {array.size} pixels are NaN or infinite")
     if array.min() < 0 or array.max() > 1:
         raise ValueError(f"{path}: expected floats between 0 and 1; got {array.min():g} to {array.max():g}")
-    return _standardize_floats(torch.from_numpy(array.astype(np.float32))[None], run)
+    return _standardize_floats(torch.from_numpy(pixels.astype(np.float32, order="C")), run)
 
 
 def _standardize_floats(pixels: Tensor, run: Run) -> Tensor:

@@ -5,12 +5,10 @@ import hashlib
 import http.server
 import io
 import os
-import pickle
 import socket
 import sys
 import tarfile
 import threading
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,21 +17,10 @@ import pytest
 
 from hcnn.data import archives, cifar
 from hcnn.data.archives import ArchiveSpec, fetch, read_layout, read_members
-from hcnn.data.array_files import read_npz
 from hcnn.data.cifar import CifarSpec, read_cifar
 
 Change = Callable[[tarfile.TarFile], None]
 CONTENT = {"a.bin": bytes(range(200)), "names.txt": b"cat\ndog\n"}
-
-
-class Bomb:
-    """Touches a file when it is unpickled."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return open, (str(self.path), "w")
 
 
 def listing(folder: Path) -> list[str]:
@@ -343,50 +330,3 @@ def test_the_official_archives_are_pinned():
         assert spec.archive.md5 == md5
         assert sum(dict(spec.archive.members)[name] for name in (*spec.train, *spec.test)) == bytes_of_records
         assert spec.archive.url == f"https://www.cs.toronto.edu/~kriz/{spec.archive.file}"
-
-
-# --------------------------------------------------------------------------------------------------------- npz
-
-
-def test_npz_arrays_come_back(tmp_path):
-    np.savez_compressed(tmp_path / "a.npz", images=np.arange(6), classes=np.array(["x", "y"]))
-    arrays = read_npz(tmp_path / "a.npz")
-    assert arrays["images"].tolist() == list(range(6))
-    assert arrays["classes"].tolist() == ["x", "y"]
-
-
-def test_pickles_are_refused_and_never_unpickled(tmp_path):
-    mark = tmp_path / "it ran"
-    bomb = Bomb(mark)
-    (tmp_path / "pickle.npz").write_bytes(pickle.dumps(bomb))
-    np.savez(tmp_path / "object.npz", images=np.zeros(3), labels=np.array([bomb], dtype=object))
-    with zipfile.ZipFile(tmp_path / "raw.npz", "w") as file:
-        file.writestr("images.npy", pickle.dumps(bomb))
-    for name, message in (
-        ("pickle.npz", r"pickle.npz: expected an .npz file of arrays; .* \(a pickle\?\)"),
-        ("object.npz", r"object.npz: expected plain arrays, no pickles; array 'labels' was refused"),
-        ("raw.npz", r"raw.npz: expected plain arrays, no pickles; array 'images' was refused"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            read_npz(tmp_path / name)
-    assert not mark.exists()
-    pickle.loads((tmp_path / "pickle.npz").read_bytes()).close()
-    assert mark.exists()  # so the bomb works, and the check above can fail
-
-
-@pytest.mark.parametrize("keep", [0.3, 0.9])
-def test_a_truncated_npz_is_refused(tmp_path, keep):
-    np.savez(tmp_path / "whole.npz", images=np.zeros(1000), labels=np.zeros(10))
-    data = (tmp_path / "whole.npz").read_bytes()
-    (tmp_path / "cut.npz").write_bytes(data[: int(keep * len(data))])
-    with pytest.raises(ValueError, match=r"cut.npz: expected an .npz file of arrays; it is truncated"):
-        read_npz(tmp_path / "cut.npz")
-
-
-def test_an_npz_with_a_flipped_byte_is_refused(tmp_path):
-    np.savez(tmp_path / "a.npz", images=np.zeros(1000))
-    data = bytearray((tmp_path / "a.npz").read_bytes())
-    data[500] ^= 1
-    (tmp_path / "a.npz").write_bytes(data)
-    with pytest.raises(ValueError, match=r"a.npz: expected plain arrays.*; array 'images' was refused: Bad CRC"):
-        read_npz(tmp_path / "a.npz")

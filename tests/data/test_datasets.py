@@ -284,6 +284,13 @@ def test_arrays_of_either_layout():
     assert from_arrays(torch.zeros(2, 1, 3, 4, 5, dtype=torch.uint8), [0, 1]).images.shape == (2, 1, 3, 4, 5)
 
 
+def test_labels_of_every_integer_type():
+    for kind in (np.uint8, np.int8, np.uint16, np.int32, np.uint64, ">i2"):
+        made = from_arrays(np.zeros((3, 4, 4), np.uint8), np.array([0, 1, 2], kind))
+        assert made.labels.tolist() == [0, 1, 2]
+        assert made.classes == ("0", "1", "2")
+
+
 def test_arrays_are_copied():
     pixels = np.zeros((2, 4, 4), np.uint8)
     made = from_arrays(pixels, [0, 1])
@@ -302,11 +309,7 @@ def test_arrays_are_copied():
             [0, 1],
             r"mine: expected images \(n, h, w\) or \(n, c, h, w\); got shape",
         ),
-        (
-            np.zeros((2, 8, 8, 3), np.uint8),
-            [0, 1],
-            r"mine: .*\(2, 8, 8, 3\) looks like channels last: .*\(0, 3, 1",
-        ),
+        (np.zeros((2, 8, 8, 8), np.uint8), [0, 1], r"mine: shape \(2, 8, 8, 8\) may be .*; say which with channels="),
         (
             [np.zeros((4, 4), np.uint8), np.zeros((4, 5), np.uint8)],
             [0, 1],
@@ -316,6 +319,13 @@ def test_arrays_are_copied():
         (np.zeros((2, 4, 4), np.uint8), [0, -1], r"mine: expected labels from 0 to 0, .*; got -1 at image 1"),
         (np.zeros((2, 4, 4), np.uint8), [0], r"mine: expected int64 labels \(2,\), one per image; .*\(1,\)"),
         (np.zeros((2, 4, 4), np.uint8), [0, 2], r"mine: expected images of every class; none of class '1'"),
+        (np.zeros((2, 4, 4), np.uint8), [0, 10**7], r"mine: expected labels from 0, below 1,048,576; got 10000000"),
+        (np.zeros((2, 4, 4), np.uint8), [0, 2**62], r"mine: expected labels from 0, below 1,048,576; got 46116860184"),
+        (np.zeros((2, 4, 4), np.uint8), np.array([0, 2**63 + 1], np.uint64), r"mine: .*; got 9223372036854775809"),
+        (np.zeros((2, 4, 4), np.uint8), ["cat", "dog"], r"mine: expected integer labels; got <U3"),
+        (np.zeros((2, 4, 4), np.uint8), [[0], [1]], r"mine: expected int64 labels \(2,\), one per image; .*\(2, 1\)"),
+        (np.zeros((2, 4, 4), np.uint8), [], r"mine: expected integer labels; got float64"),
+        (np.zeros((2, 4, 4), np.uint8), np.array([], np.uint8), r"mine: expected int64 labels .*\(0,\)"),
     ],
 )
 def test_arrays_that_do_not_fit(images, labels, message):

@@ -6,6 +6,7 @@ validation set is taken from the training set only.
 
 import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from hcnn.data.array_files import read_npz
+from hcnn.data.channels import Channels
 from hcnn.data.cifar import CIFAR10, CIFAR100, CifarSpec, read_cifar
 from hcnn.data.image_files import OnBad, Size, height_and_width
 from hcnn.data.image_files import read_image as read_image  # part of this module too: it reads as `load` does
@@ -48,7 +50,8 @@ def load(
       cropped about the centre, and made grey or RGB. Palette images count as colour. What is neither grey nor RGB
       (CMYK, 16-bit grey, transparent or animated images), does not decode, has another suffix or is larger than 64
       megapixels is bad. Hidden files are ignored.
-    - **an .npz file**: `images`, `labels` and optionally `classes`, `test_images`, `test_labels`; see `from_arrays`.
+    - **an .npz file**: `images`, `labels` and optionally `classes`, `test_images`, `test_labels`, and `channels`, which
+      is "first" or "last" where the shape does not tell; see `hcnn.data.image_set.from_arrays`.
 
     Args:
         name_or_path: one of the names, or a path (``./digits`` for a folder of that name).
@@ -159,20 +162,28 @@ def _npz(path: Path) -> Splits:
             "plain arrays with numpy.savez(path, images=images, labels=labels)"
         )
     arrays = read_npz(path)
-    names = set(arrays) - {"classes"}
+    names = set(arrays) - {"classes", "channels"}
     if names not in ({"images", "labels"}, {"images", "labels", "test_images", "test_labels"}):
         raise ValueError(
-            f"{path}: expected arrays images, labels and, if wanted, classes, and test_images with test_labels; "
-            f"got {', '.join(arrays) or 'none'}"
+            f"{path}: expected arrays images, labels and, if wanted, classes, channels, and test_images with "
+            f"test_labels; got {', '.join(arrays) or 'none'}"
         )
-    classes = [str(one) for one in arrays["classes"].tolist()] if "classes" in arrays else None
-    train = from_arrays(arrays["images"], arrays["labels"], classes, name=f"{path}: images")
-    if "test_images" not in arrays:
-        return Splits(train)
-    test = from_arrays(
-        arrays["test_images"], arrays["test_labels"], train.classes, name=f"{path}: test_images", allow_empty=True
-    )
-    return Splits(train, test=test)
+    classes = [_text(one) for one in arrays["classes"].ravel().tolist()] if "classes" in arrays else None
+    channels: Any = _text(arrays["channels"].tolist()) if "channels" in arrays else "auto"
+    train = _npz_set(path, arrays, "", channels, classes)
+    return Splits(train, test=_npz_set(path, arrays, "test_", channels, train.classes) if len(names) > 2 else None)
+
+
+def _npz_set(
+    path: Path, arrays: dict[str, np.ndarray], prefix: str, channels: Channels, classes: Sequence[str] | None
+) -> ImageSet:
+    images, labels = arrays[f"{prefix}images"], arrays[f"{prefix}labels"]
+    name = f"{path}: {prefix}images"
+    return from_arrays(images, labels, classes, channels=channels, name=name, allow_empty=bool(prefix))
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _existing(name_or_path: StrPath) -> Path:

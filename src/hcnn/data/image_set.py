@@ -10,6 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hcnn.data.channels import Channels, channels_first
+
+_MOST_CLASSES = 1 << 20
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
@@ -193,15 +197,18 @@ def from_arrays(
     labels: Any,
     classes: Sequence[str] | None = None,
     *,
+    channels: Channels = "auto",
     name: str = "arrays",
     allow_empty: bool = False,
 ) -> ImageSet:
     """Make a set of arrays.
 
     Args:
-        images: uint8 array (n, h, w), (n, c, h, w) or (n, c, *u), or a sequence of such images of one size.
+        images: uint8 array (n, h, w), (n, c, *u) or (n, *u, c), or a sequence of such images of one size.
         labels: integers (n,) from 0.
         classes: names; "0", "1", … up to the largest label if None.
+        channels: whether the channels come "first" or "last"; "auto" decides by the shape, and refuses where it
+            cannot, see `hcnn.data.channels.channels_first`.
         name: what to call the set, and in errors.
         allow_empty: whether classes may lack images.
 
@@ -209,7 +216,8 @@ def from_arrays(
         The set.
 
     Raises:
-        ValueError: if types, shapes or lengths are not as above, or the images have different sizes.
+        ValueError: if types, shapes or lengths are not as above, the images have different sizes, or it cannot be
+            told where their channels are.
 
     Example:
         >>> from_arrays(np.zeros((4, 28, 28), np.uint8), [0, 1, 1, 0])
@@ -230,20 +238,17 @@ def from_arrays(
             f"{name}: expected uint8 pixels from 0 to 255; got {pixels.dtype}{', with NaN among them' if nan else ''}. "
             "Scale and round them yourself, since only you know their range"
         )
-    if pixels.ndim < 3:
-        raise ValueError(f"{name}: expected images (n, h, w) or (n, c, h, w); got shape {pixels.shape}")
-    if pixels.ndim == 4 and pixels.shape[3] in (1, 3) and pixels.shape[1] > 4:
-        raise ValueError(
-            f"{name}: expected channels first, (n, c, h, w); shape {pixels.shape} looks like channels last: "
-            "use images.transpose(0, 3, 1, 2)"
-        )
+    pixels = channels_first(pixels, channels, name=name)
     if not np.issubdtype(marks.dtype, np.integer):
         raise ValueError(f"{name}: expected integer labels; got {marks.dtype}")
+    largest = int(marks.max()) if marks.size else -1
+    if largest >= _MOST_CLASSES:  # before a name is made for each, and before int64 wraps around
+        raise ValueError(f"{name}: expected labels from 0, below {_MOST_CLASSES:,}; got {largest}")
     if classes is None:
-        classes = [str(i) for i in range(int(marks.max(initial=-1)) + 1)]
+        classes = [str(i) for i in range(largest + 1)]
     return ImageSet(
-        torch.tensor(pixels[:, None] if pixels.ndim == 3 else pixels),
-        torch.tensor(marks.astype(np.int64)),
+        torch.from_numpy(np.array(pixels, order="C")),
+        torch.from_numpy(marks.astype(np.int64)),
         tuple(str(one) for one in classes),
         name,
         allow_empty=allow_empty,
