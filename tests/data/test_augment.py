@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hcnn.data.augment import Augmentation, augment, standardize
+from hcnn.data.augment import Augmentation, augment
 from hcnn.data.counter_random import counter_uniform
+from hcnn.data.preprocessing import standardize
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 SHAPES = [(12,), (8, 10), (6, 5, 7)]

@@ -8,7 +8,6 @@ the last bit of a weight.
 """
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,61 +72,6 @@ class Augmentation:
             raise ValueError(f"Augmentation: expected fill 'zeros' or 'reflect'; got {self.fill!r}")
         if self.flip not in ("none", "random", "alternating"):
             raise ValueError(f"Augmentation: expected flip 'none', 'random' or 'alternating'; got {self.flip!r}")
-
-
-def standardize(
-    images: Tensor, mean: Tensor | Sequence[float], std: Tensor | Sequence[float], dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """Scale pixels to 0 … 1, subtract the mean and divide by the deviation, per channel.
-
-    Args:
-        images: uint8 (b, c, *u).
-        mean: (c,), on the 0 … 1 scale, as `ImageSet.channel_statistics` returns it.
-        std: (c,), likewise.
-        dtype: of the result; computed in float32 or wider.
-
-    Returns:
-        A tensor (b, c, *u) of `dtype` on the device of `images`.
-
-    Raises:
-        ValueError: if the images are not uint8 or the statistics do not have one entry per channel.
-
-    Example:
-        >>> standardize(torch.tensor([[[0, 255]]], dtype=torch.uint8), [0.5], [0.25])
-        tensor([[[-2.,  2.]]])
-
-    """
-    if images.dtype != torch.uint8 or images.ndim < 2:
-        raise ValueError(
-            f"standardize: expected uint8 images (b, c, *u); got {images.dtype} of shape {tuple(images.shape)}"
-        )
-    wide = torch.promote_types(dtype, torch.float32)
-    # A tuple's constants stay on the device: copying them there at every call would make the host wait for it.
-    constants = _constants if isinstance(mean, tuple) and isinstance(std, tuple) else _constants.__wrapped__
-    scale, offset = constants(mean, std, wide, images.device)
-    channels = images.shape[1]
-    if scale.shape != (channels,) or offset.shape != (channels,):
-        raise ValueError(
-            f"standardize: expected mean and std of shape ({channels},), one per channel of images (b, c, *u) = "
-            f"{tuple(images.shape)}; got {_shape(mean)} and {_shape(std)}"
-        )
-    shape = (channels, *[1] * (images.ndim - 2))
-    return images.to(wide).mul_(scale.reshape(shape)).add_(offset.reshape(shape)).to(dtype)
-
-
-@functools.lru_cache(maxsize=16)
-def _constants(
-    mean: Tensor | Sequence[float], std: Tensor | Sequence[float], dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Factor and summand of `standardize`, per channel."""
-    mu, sigma = (torch.as_tensor(value, dtype=torch.float64) for value in (mean, std))
-    if mu.shape != sigma.shape:
-        return mu, sigma
-    return (1 / (255 * sigma)).to(dtype).to(device), (-mu / sigma).to(dtype).to(device)
-
-
-def _shape(values: Tensor | Sequence[float]) -> tuple[int, ...]:
-    return tuple(torch.as_tensor(values).shape)
 
 
 def augment(

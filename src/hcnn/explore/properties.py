@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hcnn.data.augment import standardize
-from hcnn.data.preprocessing import Preprocessing
+from hcnn.data.preprocessing import Preprocessing, standardize
 
 _LUMINANCE = (0.299, 0.587, 0.114)  # of RGB, as in ITU-R BT.601
 _TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
