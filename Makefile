@@ -40,7 +40,7 @@ demo: $(DEMO_READY)
 test: lint types pytest
 
 test-all: lint types $(READY)
-	$(BIN)/python -m pytest -m ''
+	$(PYTEST) -m ''
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -49,8 +49,12 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# Two files at a time; each process computes with one thread (see tests/conftest.py).
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 10
+
 pytest: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # Slow: the whole suite once per setting. MATRIX="--only ascii,path tests/cli" runs less.
 matrix: $(READY)

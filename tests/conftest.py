@@ -1,5 +1,10 @@
 """Fixtures that several tests share; what they give is in `helpers`."""
 
+import os
+
+# The arrays of the tests are too small for several threads. `make test` runs two files at a time instead.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -21,6 +21,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     "c-locale": {"LC_ALL": "C"},
     "ascii": {"LC_ALL": "C", "PYTHONUTF8": "0"},  # Python would otherwise use UTF-8 in the C locale
     "one-thread": {"OMP_NUM_THREADS": "1"},
+    "threads": {"OMP_NUM_THREADS": "3"},
     "no-simd": {"ATEN_CPU_CAPABILITY": "default"},
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2"},
     "onednn-avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
