@@ -3,6 +3,7 @@
 import ctypes
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from hcnn import cli
-from hcnn.data import datasets
+from hcnn.data import archives, datasets
 from hcnn.data.image_set import Splits
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.export import (
@@ -29,12 +30,14 @@ from hcnn.export import (
     onnx_runner,
 )
 from hcnn.export.c_source import FLAGS
+from hcnn.export.int8 import calibration_images, measure_int8
 from hcnn.export.onnx_file import onnx_bytes
 from hcnn.export.parity import check_outputs
 from hcnn.export.plain_network import flatten_taps
 from hcnn.functional import dense_weight
 from hcnn.layers.folded import FoldedConv
 from hcnn.models.hierarchical import AttributeNetwork, HierarchicalCNNConfig, MultiscaleConfig, build
+from hcnn.runs.load import load_run
 from hcnn.runs.settings import RunSettings
 from hcnn.runs.train import train_run
 from hcnn.training.recipes import get_recipe
@@ -198,8 +201,6 @@ def test_an_export_that_differs_is_not_written(tmp_path) -> None:
 
 
 def test_int8_keeps_one_set_of_filters_and_most_answers(run, digits) -> None:
-    from hcnn.runs.load import load_run
-
     loaded = load_run(run)
     data = int8_bytes(loaded.model, digits.train.images[:100], loaded.preprocessing)
     proto = onnx.load_from_string(data)
@@ -298,7 +299,10 @@ def test_the_command_exports_everything(run, capsys) -> None:
     recorded = json.loads((run / "result.json").read_text())
     assert f"test: {recorded['test_accuracy']:.2%} of 360 images, seed 0" in card
     assert cli.main(["export", str(run), "--to", "onnx", "--int8"]) == 0
-    assert re.search(r"accuracy on 200 validation images: float32 [\d.]+%, int8 [\d.]+%", capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert "calibrated on 256 images of digits/train" in out
+    numbers = r"float32 [\d.]+%, int8 [\d.]+% \([+-][\d.]+%\); [\d.]+% of the answers differ"
+    assert re.search(rf"accuracy on 200 images of digits/validation: {numbers}", out), out
     assert cli.main(["export", str(run), "--to", "c", "--image-size", "16", "--output", str(run / "16.c")]) == 0
     assert "1x16x16" in capsys.readouterr().out
 
@@ -312,8 +316,95 @@ def test_what_cannot_be_exported_is_explained(run, tmp_path, capsys) -> None:
     assert "--int8: only for --to onnx" in _error(capsys, "export", run, "--to", "c", "--int8")
     assert "--image-size: only for --to c" in _error(capsys, "export", run, "--to", "onnx", "--image-size", "9")
     assert "expected config.json in it" in _error(capsys, "export", tmp_path, "--to", "onnx")
-    assert "give others with --data" in _error(capsys, "export", run, "--to", "onnx", "--data", "nowhere")
+    assert "name another data set with --data" in _error(capsys, "export", run, "--to", "onnx", "--data", "nowhere")
     assert not list(tmp_path.iterdir())
+
+
+def test_int8_is_measured_on_images_that_the_network_was_not_trained_on(run, digits) -> None:
+    loaded = load_run(run)
+    model, standard = loaded.model, loaded.preprocessing
+    calibration = calibration_images(digits.train)
+    assert len(calibration) == 256
+    first = [image.numpy().tobytes() for image in digits.train.images[:256]]
+    assert len({image.numpy().tobytes() for image in calibration} & {*first}) < 128  # data may be ordered by class
+    data = int8_bytes(model, calibration, standard)
+
+    by_test = measure_int8(data, model, Splits(digits.train, test=digits.test), standard)
+    assert (by_test.images, by_test.source, by_test.held_out) == (360, "digits/test", True)
+    with torch.no_grad():
+        exact = model(standard.standardize(digits.test.images)).argmax(1)
+    answers = onnx_runner(data)(digits.test.images.float() / 255).argmax(1)
+    expected = [(exact == digits.test.labels), (answers == digits.test.labels), (exact != answers)]
+    got = [by_test.float32, by_test.int8, by_test.changed]
+    assert got == pytest.approx([one.double().mean().item() for one in expected])
+
+    only_training = measure_int8(data, model, Splits(digits.train), standard)
+    assert (only_training.source, only_training.held_out) == ("digits/train", False)
+    with pytest.raises(ValueError, match="digits/validation: expected the classes of the network, a, b; got 0, 1, 2"):
+        measure_int8(data, model, digits, Preprocessing((0.0,), (1.0,), (8, 8), ("a", "b")))
+
+
+def _somewhere_else(run: Path, folder: Path, data: str) -> Path:
+    """A copy of a run on a machine that lacks its data."""
+    folder.mkdir()
+    for name in ("config.json", "result.json", "weights.safetensors"):
+        folder.joinpath(name).write_bytes((run / name).read_bytes().replace(b'"data": "digits"', data.encode()))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ('"data": "cifar10"', "cifar10 is not in "),
+        ('"data": "/nowhere/photos"', "/nowhere/photos: the images cannot be read (no such file or folder"),
+    ],
+)
+def test_a_network_is_exported_where_its_data_is_not(data, reason, run, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(archives, "fetch", None)  # nothing is downloaded for a check
+    moved = _somewhere_else(run, tmp_path / "run", data)
+    arguments = ["export", str(moved), "--to", "onnx", "--data-dir", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert f"checking with 64 synthetic images, because {reason}" in out
+    assert re.search(r"largest difference from the trained network: \d+e-0[678]", out), out
+    if "cifar" not in data:  # int8 needs real images
+        assert "name another data set with --data" in _error(capsys, *arguments, "--int8")
+
+
+def test_pretrained_weights_are_exported_without_any_data(tmp_path, capsys) -> None:
+    arguments = ["hcnn_small_cifar10", "--to", "c", "--output", str(tmp_path / "a.c"), "--data-dir", str(tmp_path)]
+    assert cli.main(["export", *arguments]) == 0
+    assert f"64 synthetic images, because cifar10 is not in {tmp_path}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("target", "name"), [("onnx", "a.onnx"), ("torch", "a.pt2"), ("c", "a.c"), ("safetensors", "f")]
+)
+def test_only_files_of_an_earlier_export_are_replaced(target, name, run, tmp_path, capsys) -> None:
+    path = tmp_path / name
+    arguments = ["export", run, "--to", target, "--output", path]
+    assert cli.main([str(one) for one in arguments]) == 0
+    assert cli.main([str(one) for one in arguments]) == 0  # our own
+    written = [path / "README.md", path / "model.safetensors"] if target == "safetensors" else [path]
+    for one in written:
+        before = one.read_bytes()
+        for other in (b"# My notes\n", b"", b"PK\x03\x04 of something", b"\x08\x07\x12\x07pytorch"):
+            one.write_bytes(other)
+            error = _error(capsys, *arguments)
+            assert f"{one}: the file exists and hcnn export did not write it; add --force to replace it" in error
+            assert one.read_bytes() == other
+        assert cli.main([str(part) for part in (*arguments, "--force")]) == 0
+        assert one.read_bytes()[:100] == before[:100]
+
+
+def test_folders_links_to_nothing_and_devices_are_never_replaced(run, tmp_path, capsys) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    os.mkfifo(tmp_path / "pipe")
+    for name, kind in (("folder", "a folder"), ("link", "a link to nothing"), ("pipe", "a device")):
+        error = _error(capsys, "export", run, "--to", "c", "--force", "--output", tmp_path / name)
+        assert f"expected a file or a free name; it is {kind}" in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link", "pipe"]
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])

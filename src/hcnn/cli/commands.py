@@ -113,16 +113,19 @@ def _export(add: Parser) -> None:
         help="The file (for safetensors, the folder) to write. Default: model.onnx, model.pt2, model.c or folded/ in "
         "the run folder.",
     )  # fmt: skip
-    add.add_argument("--force", action="store_true", help="Replace files that already exist at --output.")
+    add.add_argument("--force", action="store_true", help="Replace existing files that hcnn export did not write.")
     add.add_argument(
         "--int8", action="store_true",
-        help="For ONNX: static int8 quantization, calibrated on training images; its loss of accuracy is measured on "
-        "images held out from training where the run has some.",
+        help="For ONNX: static int8 quantization, calibrated on training images. The loss of accuracy is measured on "
+        "validation or test images and printed.",
     )  # fmt: skip
     add.add_argument(
         "--image-size", type=int, metavar="N", help="For C: side length of the images. Default: as in training."
     )
-    add.add_argument("--data", help="The data set to check the file with. Default: the data set of the run.")
+    add.add_argument(
+        "--data",
+        help="The data set to check the file with. Default: that of the run, or synthetic images if it is not here.",
+    )
     add.add_argument("--data-dir", type=Path, help=_DATA_DIR)
 
 

@@ -10,15 +10,16 @@ from rich.console import Console
 from torch import Tensor
 
 from hcnn.cli.terminal import say
-from hcnn.data import datasets
 from hcnn.data.image_set import Splits
+from hcnn.export.check_images import find_check_images, load_run_data
+from hcnn.export.folded_weights import CARD, WEIGHTS
+from hcnn.export.replace import check_replaceable
 from hcnn.models.hierarchical import AttributeNetwork
 from hcnn.prediction import open_network
-from hcnn.runs.load import Run, folder_options, read_result
+from hcnn.runs.load import Run
 from hcnn.storage.atomic import ensure_writable, write_atomically
 
 _NAMES = {"onnx": "model.onnx", "torch": "model.pt2", "safetensors": "folded", "c": "model.c"}
-_CHECKED = 64
 
 
 def export(options: Namespace, console: Console) -> None:
@@ -33,21 +34,23 @@ def export(options: Namespace, console: Console) -> None:
     name = _NAMES[options.to].replace(".onnx", ".int8.onnx" if options.int8 else ".onnx")
     home = options.run if options.run.is_dir() else Path(f"{options.run.stem}-export")
     output = options.output or home / name
-    ensure_writable(output.parent)
+    for path in [output / one for one in (WEIGHTS, CARD)] if options.to == "safetensors" else [output]:
+        check_replaceable(path, force=options.force)
     if options.to == "safetensors":
         _safetensors(run, output, console)
         return
-    splits = _data(options, run)
-    checked = splits.test or splits.validation or splits.train
-    images = checked.images[:_CHECKED]
-    say(console, f"checking with {len(images)} images of {checked.name}")
     if options.int8:
+        splits = load_run_data(run, options.data, options.data_dir)
+        ensure_writable(output.parent)
         _int8(run, output, splits, console)
         return
+    checked = find_check_images(run, options.data, options.data_dir)
+    images = _resized(checked.images, options.image_size)
+    ensure_writable(output.parent)
+    say(console, f"checking with {checked.source}")
     from hcnn import export as to
 
     if options.to == "c":
-        images = _resized(images, options.image_size)
         source, difference = to.export_c(output, run.model, images, run.preprocessing)
         say(
             console,
@@ -68,28 +71,6 @@ def _wrote(path: Path, console: Console) -> None:
     say(console, f"wrote {path} ({path.stat().st_size:,} bytes)")
 
 
-def _data(options: Namespace, run: Run) -> Splits:
-    """The run's data, with the validation images that it set aside."""
-    name = options.data or run.config.get("data")
-    if name is None:
-        raise ValueError(f"{options.run}: it keeps no record of its data; name some with --data")
-    held = 0 if options.data else read_result(run.folder).get("validation_images", 0)
-    try:
-        splits = datasets.load(
-            name, data_dir=options.data_dir, validation=held, **folder_options(name, run.preprocessing)
-        )
-    except (ValueError, OSError, ImportError) as error:
-        if held and "the data has a validation set" in str(error):
-            return datasets.load(name, data_dir=options.data_dir, **folder_options(name, run.preprocessing))
-        raise ValueError(
-            f"{name}: the images to check with cannot be read ({error}); give others with --data"
-        ) from error
-    shape = (run.model.config.channels, *run.preprocessing.size)
-    if tuple(splits.train.images.shape[1:]) != shape:
-        raise ValueError(f"{name}: expected images of shape {shape}; got {tuple(splits.train.images.shape[1:])}")
-    return splits
-
-
 def _resized(images: Tensor, side: int | None) -> Tensor:
     if side is None or all(n == side for n in images.shape[2:]):
         return images
@@ -102,7 +83,6 @@ def _resized(images: Tensor, side: int | None) -> Tensor:
 
 def _safetensors(run: Run, output: Path, console: Console) -> None:
     from hcnn.export import export_safetensors
-    from hcnn.export.folded_weights import CARD, WEIGHTS
     from hcnn.export.model_card import model_card, read_records
 
     usage = 'from hcnn.export import load_folded\n\nmodel, preprocessing = load_folded("PATH")'
@@ -114,25 +94,18 @@ def _safetensors(run: Run, output: Path, console: Console) -> None:
 
 
 def _int8(run: Run, output: Path, splits: Splits, console: Console) -> None:
-    from hcnn.export import int8_bytes, onnx_runner
-    from hcnn.export.int8 import CALIBRATION_IMAGES
-    from hcnn.training.evaluate import predict_logits
+    from hcnn.export.int8 import calibration_images, int8_bytes, measure_int8
 
-    data = int8_bytes(run.model, splits.train.images[:CALIBRATION_IMAGES], run.preprocessing)
-    if splits.validation is not None:
-        held, what = splits.validation, "validation images"
-    else:  # never the test set: whether int8 is good enough is a choice
-        held, what = splits.train.subset(range(CALIBRATION_IMAGES, len(splits.train))[-2000:]), "training images"
-        say(console, "the run set no validation images aside: the loss is measured on images that it was trained on")
-    runner = onnx_runner(data)
-    quantized = torch.cat([runner(part.float() / 255) for part in held.images.split(100)])
-    exact = torch.cat(
-        [predict_logits(run.model, run.preprocessing.standardize(part)) for part in held.images.split(500)]
-    )
-    before, after = ((one.argmax(1) == held.labels).float().mean().item() for one in (exact, quantized))
+    calibration = calibration_images(splits.train)
+    data = int8_bytes(run.model, calibration, run.preprocessing)
+    loss = measure_int8(data, run.model, splits, run.preprocessing)
     write_atomically(output, data)
+    say(console, f"calibrated on {len(calibration):,} images of {splits.train.name}")
     say(
         console,
-        f"accuracy on {len(held):,} {what}: float32 {before:.2%}, int8 {after:.2%} ({after - before:+.2%})",
+        f"accuracy on {loss.images:,} images of {loss.source}: float32 {loss.float32:.2%}, int8 {loss.int8:.2%} "
+        f"({loss.int8 - loss.float32:+.2%}); {loss.changed:.2%} of the answers differ",
     )
+    if not loss.held_out:
+        say(console, "the data has no validation or test images: the network was trained on these, so it may lose more")
     _wrote(output, console)

@@ -6,19 +6,24 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from hcnn.data.image_set import ImageSet, Splits
 from hcnn.data.preprocessing import Preprocessing
-from hcnn.export.onnx_file import onnx_bytes
+from hcnn.export.onnx_file import onnx_bytes, onnx_runner
 from hcnn.export.parity import needs
 from hcnn.export.plain_network import PlainLayer, PlainNetwork
 from hcnn.models.hierarchical import AttributeNetwork
+from hcnn.storage.safetensors import shortened
+from hcnn.training.evaluate import predict_logits
 
-CALIBRATION_IMAGES = 256
+CALIBRATION_IMAGES, MEASURED_IMAGES = 256, 2000
 
 # x86 processors without VNNI instructions add two neighbouring products of unsigned 8-bit activations and signed 8-bit
 # weights in 16 bits, and saturate: 2 · 255 · 127 does not fit, 2 · 255 · 64 does. So weights use 7 bits, and the
@@ -71,6 +76,80 @@ def int8_bytes(model: AttributeNetwork, calibration: Tensor, preprocessing: Prep
         _gather(onnx, proto, layer, name)
     proto.producer_name, proto.producer_version = "hcnn", ""
     return proto.SerializeToString(deterministic=True)
+
+
+def calibration_images(train: ImageSet) -> Tensor:
+    """256 training images, drawn at random with a fixed seed, since a data set may be ordered by class.
+
+    Args:
+        train: the training set.
+
+    Returns:
+        uint8 (n, c, *u); all of them where there are fewer.
+
+    """
+    return train.images[_drawn(len(train), CALIBRATION_IMAGES)]
+
+
+def _drawn(n: int, count: int) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))[:count]
+
+
+@dataclass(frozen=True)
+class Int8Loss:
+    """What int8 changes.
+
+    Attributes:
+        images: how many images it was measured on.
+        source: which images these are.
+        held_out: False if the network was trained on them.
+        float32: accuracy of the network.
+        int8: accuracy of the int8 file.
+        changed: share of the images that get another class.
+    """
+
+    images: int
+    source: str
+    held_out: bool
+    float32: float
+    int8: float
+    changed: float
+
+
+def measure_int8(data: bytes, model: AttributeNetwork, splits: Splits, preprocessing: Preprocessing) -> Int8Loss:
+    """Compare an int8 file with its network on images that the network was not trained on.
+
+    Args:
+        data: the file.
+        model: the network in float32.
+        splits: its data: validation images are used, else test images, and training images only where there are
+            neither. Of more than 2,000 images 2,000 are drawn at random, with a fixed seed.
+        preprocessing: of the network.
+
+    Returns:
+        Both accuracies, and how often the answers differ.
+
+    Raises:
+        ValueError: if the data has other classes than the network.
+
+    """
+    held = splits.validation or splits.test
+    source = held or splits.train
+    if source.classes != preprocessing.classes:
+        raise ValueError(
+            f"{source.name}: expected the classes of the network, {shortened(preprocessing.classes)}; "
+            f"got {shortened(source.classes)}"
+        )
+    chosen = source.subset(_drawn(len(source), MEASURED_IMAGES))
+    run = onnx_runner(data)
+    answers: list[Tensor] = []
+    for images in chosen.images.split(100):
+        exact = predict_logits(model, preprocessing.standardize(images))
+        answers.append(torch.stack([exact.argmax(1), run(images.float() / 255).argmax(1)]))
+    exact, quantized = torch.cat(answers, 1)
+    float32, int8 = ((one == chosen.labels).float().mean().item() for one in (exact, quantized))
+    changed = (exact != quantized).float().mean().item()
+    return Int8Loss(len(chosen), source.name, held is not None, float32, int8, changed)
 
 
 def _weights(onnx: Any, source: bytes, dense: PlainNetwork) -> tuple[list[str], list[str]]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.export.parity import check_outputs
 from hcnn.export.plain_network import PlainNetwork, spatial_step
+from hcnn.export.replace import SIGNATURE
 from hcnn.models.hierarchical import AttributeNetwork
 from hcnn.storage.atomic import StrPath, write_atomically
 
@@ -47,7 +48,7 @@ def export_program(
 
     difference = check_outputs(run, model, preprocessing, images, str(path))
     buffer = io.BytesIO()
-    torch.export.save(program, buffer)
+    torch.export.save(program, buffer, extra_files={SIGNATURE: ""})
     write_atomically(path, buffer.getvalue())
     return difference
 
