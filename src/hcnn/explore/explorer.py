@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hcnn.data import datasets
 from hcnn.data.image_set import ImageSet
 from hcnn.explore import shifts
 from hcnn.explore.arrays import Arrays, build_arrays, invariant_arrays
+from hcnn.explore.images import images_of
 from hcnn.explore.neighbours import Engine, Neighbours, Space
 from hcnn.explore.sources import AttributeSource, Position, attribute_dim
 from hcnn.models.hierarchical import AttributeNetwork
@@ -261,14 +261,8 @@ def open_explorer(
         folder = (
             Path("runs") / f"{loaded.folder.name}-arrays-{position}" if packed else loaded.folder / f"arrays-{position}"
         )
-    name = data or loaded.config["data"]
-    splits = datasets.load(name, data_dir=data_dir)
-    base, model = splits.train, loaded.model.to(device)
-    if base.images.shape[1:] != (model.config.channels, *loaded.preprocessing.size):
-        expected = (model.config.channels, *loaded.preprocessing.size)
-        raise ValueError(
-            f"{name}: expected images (c, *u) = {expected}, as the run's; got {tuple(base.images.shape[1:])}"
-        )
+    base, held_out = images_of(loaded, data=data, data_dir=data_dir)
+    model = loaded.model.to(device)
     arrays = build_arrays(
         folder,
         model,
@@ -277,4 +271,4 @@ def open_explorer(
         position=position,
         on_block=on_block,
     )
-    return Explorer(loaded, base, arrays, position, engine, splits.test)
+    return Explorer(loaded, base, arrays, position, engine, held_out)

@@ -9,6 +9,7 @@ import torch
 from hcnn.explore.explorer import Explorer
 from hcnn.plotting import literal, pyplot, save
 
+UNKNOWN = "#7f8894"  # a frame where the query has no class
 SAME, OTHER = "#0072b2", "#d55e00"  # told apart by all kinds of colour vision, and by the class names above
 
 
@@ -58,6 +59,7 @@ def figure3(
         layout="constrained",
         squeeze=False,
     )
+    drawn: Any = None
     for row, query in enumerate(queries):
         found = explorer.neighbours(query, j, [{axis: tau} for tau in taus])
         _image(grid[2 * row, 0], explorer, query, None, None, None)
@@ -67,12 +69,14 @@ def figure3(
                 _image(grid[2 * row, column], explorer, index, query, *at)
             beneath = grid[2 * row + 1, column]
             values = explorer.array(index, j, smooth=[axis]).numpy()
-            beneath.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+            drawn = beneath.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
             beneath.set(xticks=[], yticks=[])
             if row == 0:
                 _head(grid[0, column], "query" if column == 0 else f"τ = {taus[column - 1]}")
         grid[2 * row + 1, 0].set_ylabel(f"v{j - 1}", fontsize=8)
         grid[2 * row + 1, 0].set_xlabel(f"v{j}", fontsize=8)
+    if drawn is not None:
+        figure.colorbar(drawn, ax=grid, label=f"values of x̄{j}, smoothed along {axis}", extend="both", aspect=50)
     figure.suptitle(f"Nearest images after translating x̄{j} by τ along {axis}\n{_legend(explorer)}", fontsize=9)
     save(figure, path)
 

@@ -15,6 +15,8 @@ def findings(study: Study) -> list[str]:
 
     """
     said = []
+    if not study.info.get("held_out", True):
+        said.append("No held-out images are known: the network was trained on the queries, and may remember them.")
     if study.info["boundary"] != "circular":
         said.append("The network is not periodic: translations wrap around, which is an approximation there.")
     said += _consistency(study) + _smoothness(study) + _flatness(study) + _properties(study)

@@ -10,7 +10,6 @@ Every row is a dict with at least ``statistic, network, order, depth, attribute,
 
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from hcnn.explore.sources import AttributeSource, Source
 from hcnn.explore.statistics import Bootstrap, Questions
 from hcnn.explore.tables import Row, Say, consistency_table, flatness_table, path_table
 from hcnn.explore.verdicts import property_table
-from hcnn.storage.atomic import StrPath, strict_json, write_atomically
+from hcnn.storage.atomic import strict_json, write_atomically
 from hcnn.text import csv_row
 
 _CONTROL_IMAGES = 1000  # that the untrained network's normalizations see
@@ -87,20 +86,6 @@ class Study:
         return paths
 
 
-def read_study(folder: StrPath) -> Study:
-    """Read the study.json of a folder that `Study.write` left.
-
-    Raises:
-        ValueError: if it is missing or is something else.
-
-    """
-    path = Path(folder) / "study.json"
-    try:
-        return Study(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{path}: expected a study, as `hcnn explore` leaves; {error}") from error
-
-
 def run_study(
     explorer: Explorer,
     *,
@@ -111,8 +96,8 @@ def run_study(
 ) -> Study:
     """Measure everything, with an untrained network and any further controls beside.
 
-    Queries are held-out images where there are some, in equal shares of the classes: on images that a network was
-    trained on, a neighbour of the same class may be memory.
+    Queries are held-out images where there are some, drawn in the proportions of the classes: on images that a network
+    was trained on, a neighbour of the same class may be memory.
 
     Args:
         explorer: the run with its data base.
@@ -173,6 +158,7 @@ def run_study(
         "data_sha256": explorer.base.digest(),
         "images": len(explorer.base),
         "queries": f"{len(asked)} of {asked.name}" + (", themselves excluded" if where is not None else ""),
+        "held_out": where is None,
         "position": explorer.position,
         "boundary": explorer.arrays.boundary,
         "controls": [name for name in sources if name != "trained"],

@@ -104,7 +104,7 @@ def consistency_figure(study: Study, path: Path) -> None:
         (right, "translated along v(j-1), mean over τ ≠ 0", lambda row: row["tau"] != 0),
     ):
         _lines(axes, [row for row in rows if wanted(row)], study)
-        axes.set(title=title, xlabel="depth j", ylim=(0, 1))
+        axes.set(title=title, xlabel="depth j", ylim=(0, 1.03))
     left.set_ylabel("nearest image has the query's class")
     _finish(figure, path, left, study)
 
@@ -113,6 +113,7 @@ def smoothness_figure(study: Study, path: Path) -> None:
     """How far arrays move when translated, at the middle depth, and how rough the order is at every depth."""
     plot = pyplot()
     figure, grid = plot.subplots(1, 3, figsize=(12.5, 3.8), layout="constrained")
+    grid[2].sharey(grid[1])
     depths = sorted({row["depth"] for row in study.rows})
     middle = depths[len(depths) // 2]
     for name, order in _kinds(study):
@@ -126,13 +127,14 @@ def smoothness_figure(study: Study, path: Path) -> None:
                 x, [r["low"] for r in rows], [r["high"] for r in rows], color=style["color"], alpha=0.15
             )
     grid[0].axhline(1, color="k", linewidth=0.6)
-    grid[0].set(title=f"x̄{middle} translated by τ along v{middle - 1}", xlabel="τ", ylim=(0, None))
+    grid[0].set(title=f"x̄{middle} translated by τ along v{middle - 1}", xlabel="τ")
+    grid[0].set_ylim(bottom=0)
     grid[0].set_ylabel("squared distance; 1 = a random other image")
     for back, axes in ((1, grid[1]), (0, grid[2])):
         rows = [row for row in study.rows if row["statistic"] == "roughness" and _newer(row, back)]
         _lines(axes, rows, study)
         axes.axhline(1, color="k", linewidth=0.6)
-        axes.set(title=f"roughness along {'v(j-1)' if back else 'v(j)'}", xlabel="depth j", ylim=(0, None))
+        axes.set(title=f"roughness along {'v(j-1)' if back else 'v(j)'}", xlabel="depth j")  # near 1: no axis from 0
     grid[1].set_ylabel("neighbours over all pairs; 1 = no order")
     _finish(figure, path, grid[0], study)
 
@@ -145,12 +147,13 @@ def flatness_figure(study: Study, path: Path) -> None:
         for back, axes in zip((1, 0), line, strict=True):
             rows = [row for row in study.rows if row["statistic"] == what and _newer(row, back)]
             _lines(axes, [row for row in rows if not row["implied"]], study)
-            axes.set(ylim=(0, 1.05) if what != CHANGE else (0, None))
             if what == CHANGE:
                 axes.axhline(1, color="k", linewidth=0.6)
                 axes.set_title(f"x_j translated along v(j{f'-{back}' if back else ''})")
             else:
                 axes.set_xlabel("depth j")
+    grid[0, 0].set_ylim(bottom=0)  # once all panels are drawn, since they share the axis
+    grid[1, 0].set_ylim(0, 1.03)
     grid[0, 0].set_ylabel("squared change of scores\n1 = a random other image")
     grid[1, 0].set_ylabel("predicted class stays")
     _finish(figure, path, grid[0, 0], study)
@@ -203,7 +206,7 @@ def _finish(figure: Any, path: Path, first: Any, study: Study) -> None:
     handles, labels = first.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
     figure.suptitle(
-        f"{literal(study.info['run'])}, {literal(study.info['queries'], 80)}; "
+        f"{literal(study.info['run'], 60)}, {literal(study.info['queries'], 80)}; "
         "bands: 95 % over query images, averaged over τ",
         fontsize=9,
     )

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from hcnn.explore.explorer import Explorer, Query, picture
-from hcnn.explore.figures import OTHER, SAME
+from hcnn.explore.figures import OTHER, SAME, UNKNOWN
 from hcnn.explore.page.views import View
 from hcnn.text import printable
 
@@ -22,7 +22,8 @@ def _tile(image: Tensor, frame: str) -> Any:
 
 
 def _neighbour(explorer: Explorer, view: View, image: int, label: int) -> Any:
-    return _tile(explorer.image(image), SAME if label == view["label"] else OTHER)
+    own = view["label"]
+    return _tile(explorer.image(image), UNKNOWN if own is None else SAME if label == own else OTHER)
 
 
 def view_png(explorer: Explorer, query: Query, view: View) -> bytes:

@@ -18,7 +18,7 @@ const hcnnView = (() => {
     const name = page.classes[label];
     const far = near ? "" : ", farther than usual";
     const attributes = {
-      class: "tile" + (label === own ? " same" : "") + (near ? "" : " far"),
+      class: "tile" + (own === null ? " unknown" : label === own ? " same" : "") + (near ? "" : " far"),
       title: `image ${image}: ${name}, distance ${shown(distance)}${far}`,
       "aria-label": `image ${image}, ${name}, distance ${shown(distance)}${far}`,
     };
@@ -52,6 +52,7 @@ const hcnnView = (() => {
       pen.fillRect(x, y, 1, 1);
     }));
     canvas.setAttribute("aria-label", `the array, from ${shown(low)} to ${shown(high)}`);
+    return make("span", { class: "scale" }, shown(low), make("span", { class: "ramp" }), shown(high));
   }
 
   function strip(place, page, view) {
@@ -63,10 +64,10 @@ const hcnnView = (() => {
       make("div", { class: "images" }, ...row.found.map((one) => tile(page, one, longest, view.label))),
       scores(page, row.scores)));
     const canvas = make("canvas", { role: "img" });
-    array(canvas, view.array);
+    const scale = array(canvas, view.array);
     const word = view.label === null ? "your image" : page.classes[view.label];
     const query = make("div", { class: "query" }, make("img", { src: page.queryThumb(view), alt: `the query: ${word}` }),
-      make("div", { class: "note" }, `query: ${word}` + (view.image === null ? "" : ` (${view.image})`), canvas,
+      make("div", { class: "note" }, `query: ${word}` + (view.image === null ? "" : ` (${view.image})`), canvas, scale,
         `its array at depth ${view.depth}, translated: v${view.depth - 1} down, v${view.depth} across`));
     place.replaceChildren(make("div", { class: "strip" }, query, make("div", { class: "rows" }, ...rows)));
   }

@@ -1,0 +1,91 @@
+"""What the pictures of a study show: nothing is cut off, nothing squeezed, every map of values has a scale."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.collections import PolyCollection
+from PIL import Image
+
+import hcnn
+from hcnn.data import datasets
+from hcnn.explore import explore_images, figures, study_figures
+from hcnn.explore.page import images as page_images
+from hcnn.explore.page import views
+from hcnn.explore.study import Study
+from hcnn.explore.study_figures import draw_study
+from hcnn.runs.load import load_run
+from hcnn.runs.settings import RunSettings
+from hcnn.runs.train import train_run
+from hcnn.training.recipes import get_recipe
+
+RESULTS = Path(__file__).parents[2] / "results" / "explore"
+
+
+@pytest.fixture(scope="module")
+def explorer(tmp_path_factory) -> Any:
+    folder = tmp_path_factory.mktemp("pictures") / "digits"
+    data = datasets.load("digits")
+    settings = RunSettings(hcnn.model_config("hcnn_digits"), get_recipe("digits", epochs=1), "digits")
+    train_run(folder, settings, data)
+    return explore_images(load_run(folder), data.train.subset(range(300)))
+
+
+def drawn(module: Any, monkeypatch, call: Any) -> list[Any]:
+    """The figures that a call would have saved."""
+    kept: list[Any] = []
+    monkeypatch.setattr(module, "save", lambda figure, path: kept.append(figure))
+    call()
+    return kept
+
+
+@pytest.mark.parametrize("name", ["digits-zeros", "hcnn_small_cifar10", "hcnn_small_cifar10-circular"])
+def test_every_curve_and_band_lies_within_its_axes(name, monkeypatch, tmp_path) -> None:
+    study = Study(**json.loads((RESULTS / name / "study.json").read_text()))
+    curves = 0
+    for figure in drawn(study_figures, monkeypatch, lambda: draw_study(study, tmp_path)):
+        figure.canvas.draw()
+        for axes in figure.axes:
+            low, high = axes.get_ylim()
+            heights = [np.asarray(line.get_ydata(), float) for line in axes.lines]
+            bands = [one for one in axes.collections if isinstance(one, PolyCollection)]
+            heights += [path.vertices[:, 1] for band in bands for path in band.get_paths()]
+            if not bands:
+                continue
+            curves += len(heights)
+            values = np.concatenate(heights)
+            assert low <= values.min() <= values.max() <= high, axes.get_title()
+            if "roughness" in axes.get_title():  # values about 1: an axis from 0 would hide every difference
+                shared = np.concatenate([
+                    line.get_ydata() for one in figure.axes if "roughness" in one.get_title() for line in one.lines
+                ])  # fmt: skip
+                assert high - low < 1.5 * (shared.max() - shared.min())
+    assert curves > 30
+
+
+def test_maps_of_values_have_a_scale(explorer, monkeypatch, tmp_path) -> None:
+    [figure] = drawn(figures, monkeypatch, lambda: figures.figure3(explorer, tmp_path / "x.png", queries=[3]))
+    assert [axes.get_ylabel() for axes in figure.axes if "values of" in axes.get_ylabel()] == [
+        "values of x̄6, smoothed along v5"
+    ]
+    study = Study(**json.loads((RESULTS / "digits-zeros" / "study.json").read_text()))
+    [figure] = drawn(
+        study_figures, monkeypatch, lambda: study_figures.property_figure(study, tmp_path / "properties.png")
+    )
+    assert figure.axes[-1].get_ylabel() == "correlation of shift with amount"
+
+
+def colours(data: bytes) -> set[str]:
+    with Image.open(io.BytesIO(data)) as picture:
+        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    return {f"#{r:02x}{g:02x}{b:02x}" for r, g, b in np.unique(pixels, axis=0)}
+
+
+def test_neighbours_of_an_image_without_a_class_are_neither_right_nor_wrong(explorer) -> None:
+    for query, shown in ((3, {figures.SAME, figures.OTHER}), (explorer.base.images[3], {figures.UNKNOWN})):
+        view = views.view(explorer, query, 4, {"v3": 1}, "v3")
+        found = colours(page_images.view_png(explorer, query, view))
+        assert found & {figures.SAME, figures.OTHER, figures.UNKNOWN} == shown
