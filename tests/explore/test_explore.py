@@ -100,6 +100,7 @@ from pathlib import Path
 sys.path.insert(0, {str(tmp_path)!r})
 
 from hcnn.explore import build_arrays
+from hcnn.data.image_set import ImageSet
 from hcnn.data.preprocessing import fit_preprocessing
 torch.manual_seed(0)
 model = hcnn.create_model("hcnn_digits").eval()
@@ -221,14 +222,11 @@ def _slow(base: Arrays, query: int, moves: list[dict[str, int]], axes: list[int]
     return order, np.take_along_axis(np.array(rows), order, 1)
 
 
-@pytest.mark.parametrize("engine", ["torch", "faiss"])
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
-def test_neighbours_are_those_of_a_slow_search(engine, offset) -> None:
-    if engine == "faiss":
-        pytest.importorskip("faiss")
+def test_neighbours_are_those_of_a_slow_search(offset) -> None:
     base = _base(3000, offset)
     moves = [{}, {"v4": 1}, {"v4": 3, "v5": 2}]
-    space = Space(base, 5, ["v4", "v5"], engine=engine, sample=50)
+    space = Space(base, 5, ["v4", "v5"], sample=50)
     for query in (0, 17, 2999):
         moved = space.moved(torch.tensor([query]), moves)[0]
         found = space.nearest(moved, 7, exclude=torch.full((3,), query))
@@ -277,23 +275,6 @@ def test_bad_requests_are_explained() -> None:
         space.moved(torch.tensor([0]), [{"v3": 1}])
     with pytest.raises(ValueError, match="depth: expected one of 5; got 4"):
         Space(base, 4)
-    with pytest.raises(ValueError, match="expected 'torch' or 'faiss'; got 'annoy'"):
-        Space(base, 5, engine="annoy")  # pyright: ignore
-
-
-def test_faiss_missing_names_the_extra() -> None:
-    script = """
-import sys
-sys.modules["faiss"] = None
-import numpy as np
-from hcnn.explore import Arrays, Space
-try:
-    Space(Arrays(None, {5: np.zeros((3, 4, 8), np.float32)}, np.zeros((3, 2)), "circular"), 5, engine="faiss")
-except ImportError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "pip install 'hcnn[faiss]'" in done.stdout
 
 
 # ------------------------------------------------------------------------------------------------------ sources

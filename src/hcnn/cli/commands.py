@@ -161,10 +161,6 @@ def _explore(add: Parser) -> None:
     _searched(add)
     add.add_argument("--output", type=Path, help="Folder of the results. Default: explore in the run folder.")
     _arrays(add)
-    add.add_argument(
-        "--engine", choices=("torch", "faiss"), default="torch",
-        help="Library that searches for neighbours; both give the same results. Default: torch.",
-    )  # fmt: skip
     for name, default, text in (
         ("queries", 500, "Number of query images; held-out images are used where there are some"),
         ("changed", 200, "Number of images whose properties are changed"),

@@ -75,7 +75,6 @@ def explore(options: Namespace, console: Console) -> None:
         data_dir=options.data_dir,
         folder=options.arrays,
         position=options.position,
-        engine=options.engine,
         device=options.device,
     )
     settings = StudySettings(options.queries, options.changed, options.flat, options.orders, seed=options.seed)

@@ -3,7 +3,7 @@
 The way in is `open_explorer`; it computes the invariant arrays (eq. 9) of the run's training images once, into a
 folder that later calls find::
 
-    explorer = open_explorer("runs/demo")             # also: data=, data_dir=, folder=, position="mean", engine="faiss"
+    explorer = open_explorer("runs/demo")             # also: data=, data_dir=, folder=, position="mean"
     explorer.depths                                   # (3, 4, 5, 6)
     explorer.attributes(5)                            # {"v4": 4, "v5": 8}: what x̄_5 can be translated along
     found = explorer.neighbours(17, 5, [{"v4": t} for t in range(4)], k=6)    # of image 17, or of a uint8 image (c, *u)

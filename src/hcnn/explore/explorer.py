@@ -17,7 +17,7 @@ from hcnn.data.image_set import ImageSet
 from hcnn.explore import shifts
 from hcnn.explore.arrays import Arrays, build_arrays, invariant_arrays
 from hcnn.explore.images import images_of
-from hcnn.explore.neighbours import Engine, Neighbours, Space
+from hcnn.explore.neighbours import Neighbours, Space
 from hcnn.explore.sources import AttributeSource, Position, attribute_dim
 from hcnn.models.hierarchical import AttributeNetwork
 from hcnn.models.pretrained import load_named
@@ -38,7 +38,6 @@ class Explorer:
         base: the data base: images, labels, class names.
         arrays: its invariant arrays.
         position: where in space they are taken.
-        engine: how neighbours are searched, "torch" or "faiss".
         held_out: images of the same kind that were not trained on, or None.
 
     """
@@ -47,7 +46,6 @@ class Explorer:
     base: ImageSet
     arrays: Arrays
     position: Position = "centre"
-    engine: Engine = "torch"
     held_out: ImageSet | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _spaces: "OrderedDict[tuple[int, tuple[str, ...]], Space]" = field(default_factory=OrderedDict, repr=False)
@@ -81,7 +79,7 @@ class Explorer:
         key = (j, tuple(sorted(set(smooth))))
         with self._lock:  # a server asks from several threads
             if key not in self._spaces:
-                self._spaces[key] = Space(self.arrays, j, key[1], engine=self.engine)
+                self._spaces[key] = Space(self.arrays, j, key[1])
                 if len(self._spaces) > _SPACES:
                     self._spaces.popitem(last=False)
             self._spaces.move_to_end(key)
@@ -227,7 +225,6 @@ def open_explorer(
     data_dir: StrPath | None = None,
     folder: StrPath | None = None,
     position: Position = "centre",
-    engine: Engine = "torch",
     device: str = "cpu",
     on_block: Callable[[int, int], None] | None = None,
 ) -> Explorer:
@@ -239,7 +236,6 @@ def open_explorer(
         data_dir: where data sets lie.
         folder: where the arrays are kept; ``arrays-POSITION`` in the run folder if None.
         position: "centre" or "mean", as for `hcnn.explore.invariant_arrays`.
-        engine: "torch" or "faiss".
         device: where arrays are computed.
         on_block: told how many images are done, of how many.
 
@@ -271,4 +267,4 @@ def open_explorer(
         position=position,
         on_block=on_block,
     )
-    return Explorer(loaded, base, arrays, position, engine, held_out)
+    return Explorer(loaded, base, arrays, position, held_out)

@@ -4,7 +4,6 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +14,6 @@ from hcnn.explore.arrays import Arrays
 from hcnn.explore.sources import attribute_dim
 from hcnn.storage.atomic import write_atomically
 
-Engine = Literal["torch", "faiss"]
 _SPARE = 16  # candidates beyond k that are measured exactly
 _ROWS = 65536  # images of the data base per matrix product
 
@@ -47,13 +45,11 @@ class Space:
         arrays: of the data base.
         j: depth.
         smooth: attributes to smooth along, "v…"; the paper smooths along the one that is translated.
-        engine: "torch" (blocked matrix products) or "faiss", which finds the same neighbours.
         level: a neighbour is near if its distance is exceeded by at least this fraction of unshifted images.
         sample: how many unshifted images `near` is calibrated on.
 
     Raises:
-        ValueError: for an unknown depth, attribute or engine.
-        ImportError: for "faiss" where it is not installed.
+        ValueError: for an unknown depth or attribute.
 
     Example:
         >>> base = Arrays(None, {3: np.eye(16, dtype=np.float32).reshape(16, 4, 4)}, np.zeros((16, 2)), "circular")
@@ -69,14 +65,11 @@ class Space:
         j: int,
         smooth: Sequence[str] = (),
         *,
-        engine: Engine = "torch",
         level: float = 0.05,
         sample: int = 1000,
     ) -> None:
-        if engine not in ("torch", "faiss"):
-            raise ValueError(f"engine: expected 'torch' or 'faiss'; got {engine!r}")
         values = torch.from_numpy(np.array(arrays.at(j)))
-        self.j, self.smooth, self.level, self.engine = j, tuple(sorted(set(smooth))), level, engine
+        self.j, self.smooth, self.level = j, tuple(sorted(set(smooth))), level
         self.folder, self.sample = arrays.folder, min(sample, len(arrays))
         self.shape = tuple(values.shape[1:])
         values = self.prepare(values)
@@ -85,7 +78,6 @@ class Space:
         self.base = (values - self.mean).flatten(1).contiguous()
         self.squares = self.base.square().sum(1)
         self._nearest: Tensor | None = None
-        self._faiss: Any = _faiss_index(self.base) if engine == "faiss" else None
 
     def __len__(self) -> int:
         return len(self.base)
@@ -187,9 +179,6 @@ class Space:
 
     def _candidates(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Indices (m, count) of the images that look nearest in float32, and the last one's squared distance."""
-        if self._faiss is not None:
-            squares, indices = self._faiss.search(queries.numpy(), count)
-            return torch.from_numpy(indices), torch.from_numpy(squares)[:, -1]
         best = torch.empty(len(queries), 0)
         where = torch.empty(len(queries), 0, dtype=torch.int64)
         for start in range(0, len(self), _ROWS):
@@ -219,13 +208,3 @@ class Space:
                 nearest = every.argsort(dim=0, stable=True)[:k]
                 squares[row], indices[row] = every[nearest], nearest
         return squares.sqrt().float(), indices
-
-
-def _faiss_index(base: Tensor) -> Any:
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError("the engine 'faiss' needs faiss: pip install 'hcnn[faiss]'") from error
-    index = faiss.IndexFlatL2(base.shape[1])
-    index.add(base.numpy())  # pyright: ignore[reportCallIssue]
-    return index
