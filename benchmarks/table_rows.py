@@ -1,6 +1,5 @@
 """The rows of tables 1 (CIFAR-10) and 2 (CIFAR-100), and of the steps past them, as data; `tables.py` runs them."""
 
-import difflib
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -9,6 +8,7 @@ from hcnn import model_config
 from hcnn.bench.timing import multiply_adds
 from hcnn.data.augment import Augmentation
 from hcnn.models.hierarchical import NetworkConfig, build
+from hcnn.text import suggest_name
 from hcnn.training.recipes import Recipe, get_recipe
 
 TRAIN_IMAGES, VALIDATION_IMAGES = 50_000, 5_000
@@ -205,8 +205,7 @@ def find(name: str, *, final: bool = False) -> Row:
     elif before in ("3", "3+") and "," in steps and all(step in _STEPS for step in steps.split(",")):
         row = step_row(before == "3+", steps.split(","))
     else:
-        near = difflib.get_close_matches(name, ROWS, n=3, cutoff=0.3) or [*ROWS]
-        raise ValueError(f"unknown row {name!r}; did you mean {', '.join(near)}? --list shows all")
+        raise ValueError(f"unknown row {name!r}; {suggest_name(name, ROWS)} --list shows all")
     if not final:
         return row
     if not row.chooses:

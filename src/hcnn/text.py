@@ -26,8 +26,19 @@ def suggest_name(name: str, known: Iterable[str], count: int = 3) -> str:
 
     """
     names = [*known]
-    near = difflib.get_close_matches(name, names, n=count)
+    near = similar_names(name, names, count)
     return f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(names)}"
+
+
+def similar_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The known names that are most similar to one that is not known, the best first; `suggest_name` is made of it.
+
+    Example:
+        >>> similar_names("resnet", ["resnet20", "compact"])
+        ['resnet20']
+
+    """
+    return difflib.get_close_matches(name, [*known], n=count)
 
 
 def printable(text: str) -> str:

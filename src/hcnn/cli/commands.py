@@ -85,8 +85,9 @@ def _predict(add: Parser) -> None:
         "run", type=Path, metavar="RUN", help=_RUN.replace("A run folder,", "A run folder, a folder of folded weights,")
     )
     add.add_argument(
-        "images", type=Path, nargs="*", default=[], metavar="IMAGE", help="Image files, .npy arrays (c, *u), or folders that are "
-        "searched for both; - reads standard input, which holds one image, or a path on each line.",
+        "images", type=Path, nargs="*", default=[], metavar="IMAGE",
+        help="Image files, .npy arrays, or folders that are searched for both; - reads standard input, which holds one "
+        "image, or a path on each line.",
     )  # fmt: skip
     add.add_argument("--top", type=int, default=3, metavar="N", help="Number of classes to show. Default: 3.")
     add.add_argument(

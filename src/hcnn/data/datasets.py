@@ -4,7 +4,6 @@ It gives `hcnn.data.image_set.Splits`. The test set is what the publisher of the
 validation set is taken from the training set only.
 """
 
-import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from hcnn.data.image_folders import read_folder
 from hcnn.data.image_set import ImageSet, Splits, from_arrays
 from hcnn.data.splits import DIGITS_SPLIT, set_aside, stratified_split
 from hcnn.storage.atomic import StrPath
+from hcnn.text import similar_names
 
 NAMES = ("digits", "cifar10", "cifar100")
 
@@ -190,7 +190,7 @@ def _existing(name_or_path: StrPath) -> Path:
     path = Path(name_or_path).expanduser()
     if path.exists():
         return path
-    near = difflib.get_close_matches(str(name_or_path).lower().replace("-", "").replace("_", ""), NAMES, n=3)
+    near = similar_names(str(name_or_path).lower().replace("-", "").replace("_", ""), NAMES)
     known = f"expected {', '.join(NAMES)}, a folder of images or an .npz file; got {os.fspath(name_or_path)!r}"
     if near:
         raise ValueError(f"unknown data set: {known}. Did you mean {' or '.join(near)}?")

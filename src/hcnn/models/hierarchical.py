@@ -3,7 +3,6 @@
 `create_model` and `list_models` also know the paper's other systems, which lie in `hcnn.models.baselines`.
 """
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
@@ -17,6 +16,7 @@ from hcnn.layers.factorized import AttributeConv, AttributeLayer, FactorizedConv
 from hcnn.layers.folded import fold_layer
 from hcnn.models import baselines as comparators
 from hcnn.models.baselines import Comparator, ComparatorConfig
+from hcnn.text import suggest_name
 
 
 class AttributeArray(NamedTuple):
@@ -490,9 +490,7 @@ def model_config(name: str, **overrides: Any) -> Any:
 
     """
     if name not in _NAMED:
-        near = difflib.get_close_matches(name, _NAMED, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(_NAMED)}"
-        raise ValueError(f"unknown model {name!r}; {hint}")
+        raise ValueError(f"unknown model {name!r}; {suggest_name(name, _NAMED)}")
     known = [field.name for field in fields(_NAMED[name])]
     unknown = [key for key in overrides if key not in known]
     if unknown:

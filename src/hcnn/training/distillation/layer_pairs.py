@@ -1,6 +1,5 @@
 """Which layers of a student learn from which of a teacher: modules by name, what they return, how they match."""
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from hcnn.models.baselines import Comparator
 from hcnn.models.hierarchical import AttributeNetwork
+from hcnn.text import suggest_name
 from hcnn.training.distillation.config import DistillationConfig
 
 
@@ -33,10 +33,8 @@ class Recorder:
         modules = dict(model.named_modules())
         for name in names:
             if name not in modules or not name:
-                near = difflib.get_close_matches(name, modules, n=3)
-                raise ValueError(
-                    f"pairs: the {who} has no layer {name!r}; did you mean {' or '.join(near or layer_names(model))}?"
-                )
+                known = layer_names(model) or [one for one in modules if one]
+                raise ValueError(f"pairs: the {who} has no layer {name!r}; {suggest_name(name, known)}")
         self.handles = [modules[name].register_forward_hook(self._hook(name)) for name in dict.fromkeys(names)]
 
     def _hook(self, name: str) -> Any:
