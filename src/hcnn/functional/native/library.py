@@ -1,0 +1,120 @@
+"""The compiled library: whether there is one, which instruction set it uses, and its functions.
+
+``HCNN_NATIVE=0`` switches it off; ``HCNN_NATIVE_ISA`` takes one of its instruction sets instead of the best one.
+"""
+
+import ctypes
+import os
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hcnn.functional.native import build
+
+_INT, _POINTER = ctypes.c_int32, ctypes.c_void_p
+
+
+class Conv(ctypes.Structure):
+    """`HcnnConv` of source/api.h."""
+
+    _fields_ = [  # noqa: RUF012
+        *((name, _INT) for name in ("images", "height", "width", "channels", "filters", "out_height", "out_width")),
+        ("support", _INT * 2),
+        ("stride", _INT * 2),
+        *((name, _INT) for name in ("wrap", "planes", "dofs", "outputs", "aliases", "groups", "elu", "average")),
+        ("group", _POINTER),
+        ("programs", _POINTER * 4),
+        ("matrices", _POINTER * 4),
+    ]
+
+
+class Normalize(ctypes.Structure):
+    """`HcnnNormalize` of source/api.h."""
+
+    _fields_ = [  # noqa: RUF012
+        *((name, _INT) for name in ("images", "oldest", "others", "filters", "space")),
+        ("eps", ctypes.c_float),
+    ]
+
+
+class Moments(ctypes.Structure):
+    """`HcnnMoments` of source/api.h."""
+
+    _fields_ = [(name, _INT) for name in ("images", "maps", "height", "width", "wrap")]  # noqa: RUF012
+
+
+_SIGNATURES = {  # number of pointers to arrays, after the sizes and before the number of threads
+    "hcnn_conv": 4,
+    "hcnn_conv_backward": 5,
+    "hcnn_normalize": 6,
+    "hcnn_normalize_backward": 9,
+    "hcnn_scale_elu": 4,
+    "hcnn_moments": 2,
+    "hcnn_moments_backward": 5,
+}
+
+
+@cache
+def _load(path: Path, isa: str | None) -> tuple[ctypes.CDLL | None, str]:
+    """The library, or None; and the instruction set that it uses, or why there is none."""
+    if not path.exists():
+        return None, "not compiled: install the package where there is a C++ compiler, or run `make native`"
+    try:
+        library = ctypes.CDLL(str(path))
+        library.hcnn_source.restype = library.hcnn_choose.restype = ctypes.c_char_p
+        library.hcnn_choose.argtypes = [ctypes.c_char_p]
+        if build.SOURCE.exists() and library.hcnn_source().decode() != build.digest():
+            return None, "compiled from other source than this: run `make native`"
+        chosen = library.hcnn_choose(isa.encode() if isa else None)
+    except (OSError, AttributeError) as error:
+        return None, f"cannot be loaded: {error}"
+    if chosen is None:
+        return None, f"this processor or build has no {isa!r}, which HCNN_NATIVE_ISA asks for"
+    for name, arrays in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = None, [_POINTER, *[_POINTER] * arrays, _INT]
+    return library, chosen.decode()
+
+
+def _loaded() -> tuple[ctypes.CDLL | None, str]:
+    if os.environ.get("HCNN_NATIVE") == "0":
+        return None, "switched off by HCNN_NATIVE=0"
+    return _load(build.LIBRARY, os.environ.get("HCNN_NATIVE_ISA") or None)
+
+
+def description() -> str:
+    """Which instruction set the native kernels use, or why there are none.
+
+    Example:
+        >>> isinstance(description(), str)
+        True
+    """
+    return _loaded()[1]
+
+
+def present() -> bool:
+    """Whether there are native kernels in this process."""
+    return _loaded()[0] is not None
+
+
+def call(name: str, sizes: ctypes.Structure, *arrays: Tensor | None) -> None:
+    """Call a function with sizes and contiguous tensors, on as many threads as torch uses.
+
+    Args:
+        name: of the function.
+        sizes: what it takes first.
+        arrays: contiguous; None for a null pointer.
+
+    Raises:
+        ValueError: if a tensor is not contiguous on the CPU.
+    """
+    library, why = _loaded()
+    if library is None:
+        raise ValueError(f"{name}: there are no native kernels: {why}")
+    for one in arrays:
+        if one is not None and (one.device.type != "cpu" or not one.is_contiguous()):
+            raise ValueError(f"{name}: expected contiguous tensors on the CPU; got {one.device}, strides {one.stride()}")
+    pointers = (None if one is None else one.data_ptr() for one in arrays)
+    getattr(library, name)(ctypes.addressof(sizes), *pointers, torch.get_num_threads())

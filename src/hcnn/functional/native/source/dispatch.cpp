@@ -1,0 +1,67 @@
+// What Python calls: each function of the variant that suits this processor, or the one that was asked for.
+#include <cstring>
+
+#include "api.h"
+
+#if defined(_WIN32)
+#define EXPORT extern "C" __declspec(dllexport)
+#else
+#define EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+extern const HcnnVariant hcnn_baseline;
+#if defined(__x86_64__)
+extern const HcnnVariant hcnn_avx2, hcnn_avx512;
+static const HcnnVariant* const variants[] = {&hcnn_avx512, &hcnn_avx2, &hcnn_baseline};
+static bool runs(const HcnnVariant* variant) {
+    if (variant == &hcnn_avx512)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+    return variant != &hcnn_avx2 || (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"));
+}
+#else
+static const HcnnVariant* const variants[] = {&hcnn_baseline};  // NEON is part of every aarch64
+static bool runs(const HcnnVariant*) { return true; }
+#endif
+
+static const HcnnVariant* chosen = nullptr;
+
+// Takes the variant of a name, or the best one if it is null; returns the name of the one taken, null if it cannot be.
+EXPORT const char* hcnn_choose(const char* name) {
+    for (const HcnnVariant* variant : variants)
+        if (runs(variant) && (!name || !std::strcmp(name, variant->name))) {
+            chosen = variant;
+            return variant->name;
+        }
+    return nullptr;
+}
+
+EXPORT const char* hcnn_source() { return HCNN_SOURCE; }  // a digest of what this was compiled from
+
+EXPORT void hcnn_conv(const HcnnConv* c, const float* x, const float* w, const float* bias, float* out, int threads) {
+    chosen->conv(c, x, w, bias, out, threads);
+}
+EXPORT void hcnn_conv_backward(const HcnnConv* c, const float* grad, const float* x, const float* w, float* grad_x,
+                               float* grad_w, int threads) {
+    chosen->conv_backward(c, grad, x, w, grad_x, grad_w, threads);
+}
+EXPORT void hcnn_normalize(const HcnnNormalize* n, const float* y, const float* weight, const float* bias, float* out,
+                           float* mean, float* variance, int threads) {
+    chosen->normalize(n, y, weight, bias, out, mean, variance, threads);
+}
+EXPORT void hcnn_normalize_backward(const HcnnNormalize* n, const float* grad, const float* y, const float* weight,
+                                    const float* bias, const float* mean, const float* variance, float* grad_y,
+                                    float* grad_weight, float* grad_bias, int threads) {
+    chosen->normalize_backward(n, grad, y, weight, bias, mean, variance, grad_y, grad_weight, grad_bias, threads);
+}
+EXPORT void hcnn_scale_elu(const HcnnNormalize* n, const float* y, const float* scale, const float* shift, float* out,
+                           int threads) {
+    chosen->scale_elu(n, y, scale, shift, out, threads);
+}
+EXPORT void hcnn_moments(const HcnnMoments* m, const float* x, double* result, int threads) {
+    chosen->moments(m, x, result, threads);
+}
+EXPORT void hcnn_moments_backward(const HcnnMoments* m, const float* x, const float* mean, const float* grad_mean,
+                                  const float* grad_covariance, float* grad_x, int threads) {
+    chosen->moments_backward(m, x, mean, grad_mean, grad_covariance, grad_x, threads);
+}

@@ -1,0 +1,15 @@
+// All kernels for one instruction set; compiled once for each, with -DHCNN_VARIANT=its name.
+#include <cstdlib>
+
+#include "conv_backward.h"
+#include "moments.h"
+
+#define NAME_OF(variant) hcnn_##variant
+#define NAMED(variant) NAME_OF(variant)
+#define TEXT_OF(variant) #variant
+#define TEXT(variant) TEXT_OF(variant)
+
+extern const HcnnVariant NAMED(HCNN_VARIANT);
+const HcnnVariant NAMED(HCNN_VARIANT) = {
+    TEXT(HCNN_VARIANT), conv, conv_backward, normalize, normalize_backward, scale_elu, moments, moments_backward,
+};

@@ -1,0 +1,113 @@
+// Where the pixels of a strip of rows lie in scratch: rows with their margins side by side, one phase of the spatial
+// strides after the other, so that a tap of a filter is one distance whatever the size, stride and boundary are.
+#pragma once
+#include "api.h"
+#include "simd.h"
+
+namespace {
+
+INLINE int wrapped(int at, int size, bool wrap) {  // -1 for outside
+    if (at >= 0 && at < size) return at;
+    if (!wrap) return -1;
+    at %= size;
+    return at < 0 ? at + size : at;
+}
+
+struct Layout {
+    int margin[2], phases, taps;
+    int pitch;            // of a row, in x and in y alike
+    int above, below;     // rows of y that the gradient of a strip of x needs beyond its own
+    int left;             // columns of y before the first
+    int rows;             // of y in a strip
+    int x_rows;           // of each phase of x in a strip
+    long x_plane, y_plane, g_plane;  // floats; y_plane: a strip of y, g_plane: with the rows above and below
+
+    Layout(const HcnnConv& c, int rows_of_strip) : rows(rows_of_strip) {
+        int beside[2], after[2], before[2];
+        for (int i = 0; i < 2; ++i) {
+            const int k = c.support[i], s = c.stride[i];
+            margin[i] = k / 2;
+            before[i] = margin[i] / s;
+            after[i] = (s - 1 + margin[i]) / s;
+            beside[i] = (k - 1) / s;
+            if (before[i] + after[i] > beside[i]) beside[i] = before[i] + after[i];
+        }
+        phases = c.stride[0] * c.stride[1];
+        taps = c.support[0] * c.support[1];
+        pitch = c.out_width + beside[1];
+        above = before[0], below = after[0], left = before[1];
+        x_rows = rows + (c.support[0] - 1) / c.stride[0];
+        // A vector read at the last position of a plane ends within it.
+        x_plane = up<long>((long)phases * x_rows * pitch + 2 * LANES, LANES);
+        y_plane = up<long>((long)rows * pitch, LANES);
+        g_plane = up<long>((long)(rows + above + below) * pitch + 2 * LANES, LANES);
+    }
+    // Distance from the first position of y to what a tap of a filter meets in x.
+    int tap(const HcnnConv& c, int i, int j) const {
+        const int phase = (i % c.stride[0]) * c.stride[1] + j % c.stride[1];
+        return (phase * x_rows + i / c.stride[0]) * pitch + j / c.stride[1];
+    }
+};
+
+// Rows of one plane of x as a strip needs them; `first` is the strip's first row of y.
+static void gather_x(const HcnnConv& c, const Layout& l, const float* x, int first, float* out) {
+    const int s1 = c.stride[0], s2 = c.stride[1];
+    float* to = out;
+    for (int p1 = 0; p1 < s1; ++p1)
+        for (int p2 = 0; p2 < s2; ++p2)
+            for (int row = 0; row < l.x_rows; ++row, to += l.pitch) {
+                const int from = wrapped((first + row) * s1 + p1 - l.margin[0], c.height, c.wrap);
+                if (from < 0) {
+                    memset(to, 0, sizeof(float) * l.pitch);
+                    continue;
+                }
+                const float* line = x + (long)from * c.width;
+                int column = 0;
+                const auto one = [&] {
+                    const int at = wrapped(column * s2 + p2 - l.margin[1], c.width, c.wrap);
+                    to[column++] = at < 0 ? 0.0f : line[at];
+                };
+                while (column < l.pitch && column * s2 + p2 < l.margin[1]) one();
+                const float* inside = line + p2 - l.margin[1];
+                const int fit = (c.width - 1 - p2 + l.margin[1]) / s2 + 1, stop = fit < l.pitch ? fit : l.pitch;
+                if (s2 == 1)
+                    for (; column < stop; ++column) to[column] = inside[column];
+                else
+                    for (; column < stop; ++column) to[column] = inside[(long)column * s2];
+                while (column < l.pitch) one();
+            }
+    memset(to, 0, sizeof(float) * (out + l.x_plane - to));
+}
+
+// Rows of one plane of the gradient of y, with those above and below.
+static void gather_g(const HcnnConv& c, const Layout& l, const float* g, int first, float* out) {
+    float* to = out;
+    for (int row = -l.above; row < l.rows + l.below; ++row, to += l.pitch) {
+        const int from = wrapped(first + row, c.out_height, c.wrap);
+        if (from < 0) {
+            memset(to, 0, sizeof(float) * l.pitch);
+            continue;
+        }
+        const float* line = g + (long)from * c.out_width;
+        for (int column = 0; column < l.left; ++column) {
+            const int at = wrapped(column - l.left, c.out_width, c.wrap);
+            to[column] = at < 0 ? 0.0f : line[at];
+        }
+        memcpy(to + l.left, line, sizeof(float) * c.out_width);
+        for (int column = l.left + c.out_width; column < l.pitch; ++column) {
+            const int at = wrapped(column - l.left, c.out_width, c.wrap);
+            to[column] = at < 0 ? 0.0f : line[at];
+        }
+    }
+    memset(to, 0, sizeof(float) * (out + l.g_plane - to));
+}
+
+// Rows of y in a strip, so that `floats` floats per row of scratch stay within a second-level cache; strips are even.
+static int rows_of_strip(const HcnnConv& c, double floats_per_position) {
+    const double most = 150e3 / (floats_per_position * (c.out_width + 2));
+    int rows = most < 2 ? 2 : most > c.out_height ? c.out_height : (int)most;
+    const int strips = (c.out_height + rows - 1) / rows;
+    return (c.out_height + strips - 1) / strips;
+}
+
+}  // namespace
