@@ -186,7 +186,10 @@ BAD = [
     ),
     (dict(x=(2, 3, 6, 6), w=(4, 5, 3, 3), channel_axis=True), "sums over 5 channels"),
     (dict(x=(2, 8, 6, 6), w=(4, 3, 3, 3), spatial=4), "expected 1, 2 or 3 spatial axes; got 4"),
-    (dict(x=(2, 8, 6, 6), w=(4, 3, 3, 3), method="fft"), "expected method 'auto', 'dense' or 'spectral'; got 'fft'"),
+    (
+        dict(x=(2, 8, 6, 6), w=(4, 3, 3, 3), method="fft"),
+        "expected method 'auto', 'dense', 'spectral' or 'native'; got 'fft'",
+    ),
     (dict(x=(2, 6, 6), w=(4, 3, 3), method="spectral"), "the spectral method needs attributes"),
 ]
 

@@ -10,6 +10,7 @@ Nothing here owns a parameter or keeps state between calls.
 from hcnn.functional.attribute_conv.choose import Method, choose_method, choose_plus_method
 from hcnn.functional.attribute_conv.conv import attribute_conv, conv_matrix
 from hcnn.functional.attribute_conv.dense import bands, dense_weight, placement
+from hcnn.functional.attribute_conv.native import native_supports
 from hcnn.functional.attribute_conv.spectral import plus_transforms
 from hcnn.functional.axes import (
     BOUNDARIES,
@@ -22,6 +23,8 @@ from hcnn.functional.axes import (
     per_axis,
     translate,
 )
+from hcnn.functional.native.library import description as native_description
+from hcnn.functional.native.library import native_available, native_disabled
 from hcnn.functional.patch_moments.dispatch import patch_moments
 
 __all__ = [
@@ -38,6 +41,10 @@ __all__ = [
     "conv_matrix",
     "dense_weight",
     "marginal",
+    "native_available",
+    "native_description",
+    "native_disabled",
+    "native_supports",
     "pad_spatial",
     "patch_moments",
     "per_axis",

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from hcnn.functional.native.library import native_available
+
 _TRITON = find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's own switch: its kernels then run on the CPU
 _enabled = True
@@ -22,13 +24,16 @@ _enabled = True
 Form = TypeVar("Form", bound=Callable[..., Any])
 
 
-def choose(x: Tensor, plain: Form, *, cpu: Form | None = None, triton: Form | None = None) -> Form:
+def choose(
+    x: Tensor, plain: Form, *, cpu: Form | None = None, native: Form | None = None, triton: Form | None = None
+) -> Form:
     """The form of an operation for a tensor.
 
     Args:
         x: the tensor.
         plain: the form for everything else.
         cpu: the form for tensors in the processor's memory, if there is one.
+        native: the form for tensors that the native kernels take (`native_available`), if there is one.
         triton: the form for tensors that the Triton kernels take (`available`), if there is one; it comes first.
 
     Returns:
@@ -41,6 +46,8 @@ def choose(x: Tensor, plain: Form, *, cpu: Form | None = None, triton: Form | No
     """
     if triton is not None and available(x):
         return triton
+    if native is not None and native_available(x):
+        return native
     return cpu if cpu is not None and x.device.type == "cpu" else plain
 
 

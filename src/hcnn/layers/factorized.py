@@ -11,6 +11,7 @@ is exact for every τ; with ``zeros`` it holds for the outputs whose filters do 
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ from hcnn.functional import (
     choose_plus_method,
     dense_weight,
     marginal,
+    native_available,
+    native_supports,
     patch_moments,
     per_axis,
     placement,
@@ -121,35 +124,43 @@ class AttributeLayer(nn.Module):
             )
         return marginal(x, range(1, first))
 
-    def chosen_method(self, sizes: Sequence[int], filters: int, device: str = "cpu") -> Method:
+    def chosen_method(self, sizes: Sequence[int], filters: int, device: str = "cpu", *, native: bool = False) -> Method:
         """The form that the convolution takes for attributes of these sizes.
 
         Args:
             sizes: of the convolved attributes.
             filters: K.
             device: type of the device.
+            native: whether the native kernels can be had, as `native` says for an array.
 
         Returns:
             `method` where it is set, else what "auto" takes.
 
         Example:
             >>> layer = FactorizedConv(16, 32, attribute_support=(7, 11), stride=(2, 2, 1, 1))
-            >>> layer.chosen_method((8, 16), 16)
-            'spectral'
+            >>> layer.chosen_method((8, 16), 16), layer.chosen_method((8, 16), 16, native=True)
+            ('spectral', 'native')
 
         """
+        if not self.attributes or self.channels is not None:
+            return "dense"
         if self.method != "auto":
             return self.method
         n, taps = self.attributes, math.prod(self.spatial_support)
         return choose_method(
-            sizes, self.attribute_support, self.stride[:n], filters, taps, self.boundary, device,
-            channel_axis=self.channels is not None,
-        )  # fmt: skip
+            sizes, self.attribute_support, self.stride[:n], filters, taps, self.boundary, device, native=native
+        )
 
-    def convolve(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, matrix: Tensor | None = None
-    ) -> Tensor:
-        """`attribute_conv` with this layer's geometry."""
+    def native(self, x: Tensor) -> bool:
+        """Whether the native kernels take the convolution of an array that has entered."""
+        n = self.attributes
+        return native_available(x) and native_supports(
+            x.shape[1 : 1 + n], self.attribute_support, self.stride[:n], self.spatial_support
+        )
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, **more: Any) -> Tensor:
+        """`attribute_conv` with this layer's geometry; `more` are further keywords of it."""
+        sizes = x.shape[1 : 1 + self.attributes]
         return attribute_conv(
             x,
             weight,
@@ -158,8 +169,8 @@ class AttributeLayer(nn.Module):
             stride=self.stride,
             boundary=self.boundary,
             channel_axis=self.channels is not None,
-            method=self.method if self.attributes and self.channels is None else "dense",
-            matrix=matrix,
+            method=self.chosen_method(sizes, len(weight), x.device.type, native=self.native(x)),
+            **more,
         )
 
     def step_plus(
@@ -348,11 +359,11 @@ class FactorizedConv(AttributeLayer):
             y = self.convolve(x, self._compose(scale), edge_bias(self.g, shift, x, self.stride, self.boundary))
         return normalize_elu(self.norm, y, self.spatial, average_oldest)
 
-    def chosen_method(self, sizes: Sequence[int], filters: int, device: str = "cpu") -> Method:
+    def chosen_method(self, sizes: Sequence[int], filters: int, device: str = "cpu", *, native: bool = False) -> Method:
         """As `AttributeLayer.chosen_method`; with an inner ELU the form of the attribute step."""
         if self.inner_elu:
             return self.plus_method(self.g.shape, sizes, device)
-        return super().chosen_method(sizes, filters, device)
+        return super().chosen_method(sizes, filters, device, native=native)
 
     def _compose(self, scale: Tensor) -> Tensor:
         """``w(k, v, u) = Σ_q g(k, q, v) scale(q) h(q, u)``."""

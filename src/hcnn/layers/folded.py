@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
@@ -66,8 +65,8 @@ class _Folded(AttributeLayer):
         super().__init__(**_geometry(source))
         self._kept: dict[tuple[Any, ...], Any] = {}
 
-    def prepare(self, weight: Tensor, sizes: Sequence[int], device: str) -> Any:
-        """What the convolution makes of its filters, for attributes of these sizes."""
+    def prepare(self, weight: Tensor, x: Tensor) -> Any:
+        """What the convolution makes of its filters, for an array that has entered."""
         raise NotImplementedError
 
     def kept(self, weight: Tensor, x: Tensor) -> Any:
@@ -77,10 +76,10 @@ class _Folded(AttributeLayer):
         kind, sizes = x.device.type, x.shape[1 : 1 + self.attributes]
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         # The last entry tells of changes in place.
-        key = (*sizes, self.method, dtype, weight.device, weight.data_ptr(), weight._version)
+        key = (*sizes, self.method, self.native(x), dtype, weight.device, weight.data_ptr(), weight._version)
         if key not in self._kept:
             with torch.inference_mode(False), torch.no_grad():
-                made = tree_map_only(Tensor, lambda one: one.to(dtype), self.prepare(weight, sizes, kind))
+                made = tree_map_only(Tensor, lambda one: one.to(dtype), self.prepare(weight, x))
             self._kept = {key: made}
         return self._kept[key]
 
@@ -104,18 +103,17 @@ class FoldedConv(_Folded):
         self.weight = nn.Parameter(weight.clone())
         self.bias = nn.Parameter(bias.clone())
 
-    def prepare(self, weight: Tensor, sizes: Sequence[int], device: str) -> Tensor:
+    def prepare(self, weight: Tensor, x: Tensor) -> Tensor:
         """The spatial convolution that stands for w."""
-        method, stride = self.chosen_method(sizes, len(weight), device), self.stride[: self.attributes]
+        sizes, stride = x.shape[1 : 1 + self.attributes], self.stride[: self.attributes]
+        method = self.chosen_method(sizes, len(weight), x.device.type, native=self.native(x))
         return conv_matrix(weight, sizes, stride, self.boundary, method, channel_axis=self.channels is not None)
 
     def forward(self, x: Tensor, *, entered: bool = False, average_oldest: bool = False) -> Tensor:
         """Compute x_j from x_{j-1}; for the keywords see `AttributeLayer`."""
         x = self.enter(x, self.weight.dtype, entered=entered)
         matrix = self.kept(self.weight, x)
-        y = self.convolve(x, self.weight, self.bias, matrix=matrix)
-        y = F.elu(y) if matrix is None else F.elu_(y)  # no gradient asks for y
-        return y.mean(1) if average_oldest else y
+        return self.convolve(x, self.weight, self.bias, matrix=matrix, elu=True, average_oldest=average_oldest)
 
 
 class FoldedPlusConv(_Folded):
@@ -137,13 +135,13 @@ class FoldedPlusConv(_Folded):
         self.g = nn.Parameter(g.clone())
         self.bias = nn.Parameter(bias.clone())
 
-    def chosen_method(self, sizes: Sequence[int], filters: int, device: str = "cpu") -> Method:
+    def chosen_method(self, sizes: Sequence[int], filters: int, device: str = "cpu", *, native: bool = False) -> Method:
         """The form of the attribute step."""
         return self.plus_method(self.g.shape, sizes, device)
 
-    def prepare(self, weight: Tensor, sizes: Sequence[int], device: str) -> PlusMatrix:
+    def prepare(self, weight: Tensor, x: Tensor) -> PlusMatrix:
         """The attribute step."""
-        return self.plus_matrix(weight, sizes, device)
+        return self.plus_matrix(weight, x.shape[1 : 1 + self.attributes], x.device.type)
 
     def forward(self, x: Tensor, *, entered: bool = False, average_oldest: bool = False) -> Tensor:
         """Compute x_j from x_{j-1}; for the keywords see `AttributeLayer`."""

@@ -7,10 +7,11 @@ from typing import Literal
 import torch
 
 from hcnn.functional.attribute_conv.dense import bands
+from hcnn.functional.attribute_conv.native import native_multiply_adds
 from hcnn.functional.attribute_conv.spectral import spectral_multiply_adds
 from hcnn.functional.axes import Boundary
 
-Method = Literal["auto", "dense", "spectral"]
+Method = Literal["auto", "dense", "spectral", "native"]
 
 # From which ratio of multiply-adds on the spectral form is faster. Measured on two x86 cores, float32, forward and
 # backward: 4.5 times faster at a ratio of 7.5, 2.6 times at 4.0, no difference at 2.0. Not measured: dense.
@@ -27,6 +28,7 @@ def choose_method(
     device: str,
     *,
     channel_axis: bool = False,
+    native: bool = False,
 ) -> Method:
     """Which form is expected to be faster for a geometry; what ``method="auto"`` takes.
 
@@ -41,19 +43,25 @@ def choose_method(
         boundary: "zeros" or "circular".
         device: type of the device.
         channel_axis: whether there is a channel axis, for which only the dense form exists.
+        native: whether the native form can be had; a multiply-add costs it as much as the dense form.
 
     Returns:
-        "dense" or "spectral".
+        "dense", "spectral" or "native".
 
     Example:
         >>> choose_method((8, 16), (7, 11), (2, 2), 16, 9, "circular", "cpu")
         'spectral'
         >>> choose_method((4, 8), (5, 7), (2, 2), 8, 9, "zeros", "cpu")
         'dense'
+        >>> choose_method((4, 8), (5, 7), (2, 2), 8, 9, "zeros", "cpu", native=True)
+        'native'
     """
     if channel_axis or not sizes:
         return "dense"
     dense = math.prod(sizes) * math.prod([n // s for n, s in zip(sizes, stride, strict=True)]) * filters * taps
+    if native:
+        work = native_multiply_adds(sizes, support, stride, boundary, filters, taps)
+        return "native" if work < dense else "dense"
     advantage = dense / spectral_multiply_adds(sizes, support, stride, boundary, filters, taps)
     return "spectral" if advantage > _ADVANTAGE.get(device, math.inf) else "dense"
 

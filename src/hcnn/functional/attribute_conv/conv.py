@@ -3,13 +3,17 @@
 import math
 from collections.abc import Sequence
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hcnn.functional.attribute_conv.choose import Method, choose_method
 from hcnn.functional.attribute_conv.dense import dense_conv, dense_weight
+from hcnn.functional.attribute_conv.native import native_conv, native_supports, native_weight
 from hcnn.functional.attribute_conv.spectral import spectral_weight
 from hcnn.functional.attribute_conv.spectral_op import spectral_conv
 from hcnn.functional.axes import CONVOLUTIONS, Boundary, axis_names, check_boundary, pad_spatial, per_axis
+from hcnn.functional.native.library import description, native_available
 
 
 def attribute_conv(
@@ -23,6 +27,8 @@ def attribute_conv(
     channel_axis: bool = False,
     method: Method = "auto",
     matrix: Tensor | None = None,
+    elu: bool = False,
+    average_oldest: bool = False,
 ) -> Tensor:
     """Convolve an array along space and along its attributes with K filters, whose index is a new attribute.
 
@@ -43,11 +49,14 @@ def attribute_conv(
         boundary: "zeros" or "circular", for every axis.
         channel_axis: sum over an axis c of unordered channels, as the first layer does with colours.
         method: "dense" (one convolution with a block-Toeplitz matrix over channels), "spectral" (one small
-            convolution per frequency of the attributes), or "auto" (`choose_method`). They differ in rounding only.
+            convolution per frequency of the attributes), "native" (the spectral form by this package's own kernels,
+            float32 on a CPU), or "auto" (`choose_method`). They differ in rounding only.
         matrix: what `conv_matrix` made of this weight for this geometry and method, where it is at hand already.
+        elu: apply ELU to y; without gradients the native form does that in the same pass.
+        average_oldest: then average it over its first attribute, as the next layer does first, eq. (6).
 
     Returns:
-        y, (b, *v', k, *u').
+        y, (b, *v', k, *u'), without the first of v' if averaged.
 
     Raises:
         ValueError: if axes, channels, supports, strides or dtypes do not fit; it says which.
@@ -88,28 +97,47 @@ def attribute_conv(
             + ("; with 'circular' that holds for spatial axes too" if boundary == "circular" else "")
         )
 
-    flat = x.reshape(x.shape[0], -1, *extent)  # (b, v·c, *u)
-    margins = [k // 2 for k in ku]
-    if boundary == "circular":
-        flat, margins = pad_spatial(flat, margins, boundary), [0] * spatial
+    native = native_available(x) and not channel_axis and native_supports(sizes, kv, sv, ku)
     if method == "auto":
         method = choose_method(
-            sizes, kv, sv, weight.shape[0], math.prod(ku), boundary, x.device.type, channel_axis=channel_axis
-        )
+            sizes, kv, sv, weight.shape[0], math.prod(ku), boundary, x.device.type,
+            channel_axis=channel_axis, native=native,
+        )  # fmt: skip
     outputs = [n // s for n, s in zip(sizes, sv, strict=True)]
     if bias is not None:
         bias = bias.expand(*outputs, weight.shape[0]).reshape(-1)
-    if method not in ("dense", "spectral"):
-        raise ValueError(f"attribute_conv: expected method 'auto', 'dense' or 'spectral'; got {method!r}")
-    if method == "spectral" and (channel_axis or not attributes):
-        raise ValueError("attribute_conv: the spectral method needs attributes, and has no channel axis")
+    if method not in ("dense", "spectral", "native"):
+        raise ValueError(f"attribute_conv: expected method 'auto', 'dense', 'spectral' or 'native'; got {method!r}")
+    if method != "dense" and (channel_axis or not attributes):
+        raise ValueError(f"attribute_conv: the {method} method needs attributes, and has no channel axis")
+    if method == "native" and not native:
+        raise ValueError(
+            f"attribute_conv: the native method takes float32 on a CPU outside of autocast, one or two spatial axes; "
+            f"got {x.dtype} on {x.device}, {spatial} spatial axes, sizes {tuple(sizes)} "
+            f"(native kernels: {description()})"
+        )
     if matrix is None:
         matrix = conv_matrix(weight, sizes, sv, boundary, method, channel_axis=channel_axis)
-    if method == "dense":
-        y = dense_conv(flat, matrix, bias, su, margins)
+    flat = x.reshape(x.shape[0], -1, *extent)  # (b, v·c, *u)
+    if method == "native":
+        fused = elu and not torch.is_grad_enabled()
+        y = native_conv(
+            flat, matrix, bias, sizes, kv, stride, boundary, elu=fused, average_oldest=fused and average_oldest
+        )
+        if fused:
+            return y.reshape(x.shape[0], *outputs[1 if average_oldest else 0 :], weight.shape[0], *y.shape[2:])
     else:
-        y = spectral_conv(flat, matrix, bias, sizes, kv, stride, margins, boundary)
-    return y.reshape(x.shape[0], *outputs, weight.shape[0], *y.shape[2:])  # (b, *v', k, *u')
+        margins = [k // 2 for k in ku]
+        if boundary == "circular":
+            flat, margins = pad_spatial(flat, margins, boundary), [0] * spatial
+        if method == "dense":
+            y = dense_conv(flat, matrix, bias, su, margins)
+        else:
+            y = spectral_conv(flat, matrix, bias, sizes, kv, stride, margins, boundary)
+    y = y.reshape(x.shape[0], *outputs, weight.shape[0], *y.shape[2:])  # (b, *v', k, *u')
+    if elu:
+        y = F.elu(y) if torch.is_grad_enabled() else F.elu_(y)
+    return y.mean(1) if average_oldest else y
 
 
 def conv_matrix(
@@ -121,18 +149,19 @@ def conv_matrix(
     *,
     channel_axis: bool = False,
 ) -> Tensor:
-    """The spatial convolution that stands for filters along attributes, in the dense or the spectral form.
+    """The spatial convolution that stands for filters along attributes, in one of the forms.
 
     Args:
         weight: (k, *kv, *ku), or (k, c, *kv, *ku) with `channel_axis`.
         sizes: lengths of the attribute axes of x.
         stride: strides along them.
         boundary: "zeros" or "circular".
-        method: "dense" or "spectral".
+        method: "dense", "spectral" or "native".
         channel_axis: whether the filters have an axis of unordered channels.
 
     Returns:
-        `hcnn.functional.dense_weight`, or `hcnn.functional.attribute_conv.spectral.spectral_weight`.
+        `hcnn.functional.dense_weight`, `hcnn.functional.attribute_conv.spectral.spectral_weight`, or
+        `hcnn.functional.attribute_conv.native.native_weight`.
 
     Example:
         >>> import torch
@@ -142,4 +171,6 @@ def conv_matrix(
     """
     if method == "dense":
         return dense_weight(weight, sizes, stride, boundary, channel_axis=channel_axis)
+    if method == "native":
+        return native_weight(weight, sizes, stride, boundary)
     return spectral_weight(weight, tuple(sizes), tuple(stride), boundary)

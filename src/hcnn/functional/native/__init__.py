@@ -1,0 +1,1 @@
+"""Native kernels: C++ without torch's headers, compiled once for each instruction set and loaded by ctypes."""

@@ -40,7 +40,10 @@ def digest() -> str:
 
 def compiler() -> str | None:
     """The C++ compiler: what CXX names, else g++, clang++ or c++; None if there is none."""
-    return next((found for name in (os.environ.get("CXX"), "g++", "clang++", "c++") if name and (found := shutil.which(name))), None)
+    return next(
+        (found for name in (os.environ.get("CXX"), "g++", "clang++", "c++") if name and (found := shutil.which(name))),
+        None,
+    )
 
 
 def build(target: Path = LIBRARY, extra: list[str] | None = None) -> Path:
@@ -62,13 +65,21 @@ def build(target: Path = LIBRARY, extra: list[str] | None = None) -> Path:
     machine = {"AMD64": "x86_64"}.get(platform.machine(), platform.machine())
     options = [*_COMMON, f'-DHCNN_SOURCE="{digest()}"', *(extra or [])]
     with tempfile.TemporaryDirectory() as folder:
-        jobs = [(f"kernels_{name}.o", "kernels.cpp", [f"-DHCNN_VARIANT={name}", *flags]) for name, flags in _VARIANTS.get(machine, {"baseline": []}).items()]
+        jobs = [
+            (f"kernels_{name}.o", "kernels.cpp", [f"-DHCNN_VARIANT={name}", *flags])
+            for name, flags in _VARIANTS.get(machine, {"baseline": []}).items()
+        ]
         jobs += [(f"{name}.o", f"{name}.cpp", []) for name in ("dispatch", "pool")]
-        commands = [[cxx, *options, *flags, "-c", str(SOURCE / source), "-o", f"{folder}/{name}"] for name, source, flags in jobs]
+        commands = [
+            [cxx, *options, *flags, "-c", str(SOURCE / source), "-o", f"{folder}/{name}"]
+            for name, source, flags in jobs
+        ]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(_run, commands))
         part = Path(f"{folder}/kernels.so")
-        _run([cxx, "-shared", "-pthread", *(extra or []), *(f"{folder}/{name}" for name, _, _ in jobs), "-o", str(part)])
+        _run(
+            [cxx, "-shared", "-pthread", *(extra or []), *(f"{folder}/{name}" for name, _, _ in jobs), "-o", str(part)]
+        )
         fresh = target.with_name(f"{target.name}.{os.getpid()}")
         shutil.copyfile(part, fresh)  # a process that has the old one loaded keeps it
         fresh.replace(target)

@@ -5,7 +5,8 @@
 
 import ctypes
 import os
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -47,7 +48,7 @@ class Moments(ctypes.Structure):
 
 _SIGNATURES = {  # number of pointers to arrays, after the sizes and before the number of threads
     "hcnn_conv": 4,
-    "hcnn_conv_backward": 5,
+    "hcnn_conv_backward": 6,
     "hcnn_normalize": 6,
     "hcnn_normalize_backward": 9,
     "hcnn_scale_elu": 4,
@@ -56,16 +57,17 @@ _SIGNATURES = {  # number of pointers to arrays, after the sizes and before the 
 }
 
 
-@cache
 def _load(path: Path, isa: str | None) -> tuple[ctypes.CDLL | None, str]:
     """The library, or None; and the instruction set that it uses, or why there is none."""
+    if os.environ.get("HCNN_NATIVE") == "0":
+        return None, "switched off by HCNN_NATIVE=0"
     if not path.exists():
         return None, "not compiled: install the package where there is a C++ compiler, or run `make native`"
     try:
         library = ctypes.CDLL(str(path))
         library.hcnn_source.restype = library.hcnn_choose.restype = ctypes.c_char_p
         library.hcnn_choose.argtypes = [ctypes.c_char_p]
-        if build.SOURCE.exists() and library.hcnn_source().decode() != build.digest():
+        if library.hcnn_source().decode() != build.digest():
             return None, "compiled from other source than this: run `make native`"
         chosen = library.hcnn_choose(isa.encode() if isa else None)
     except (OSError, AttributeError) as error:
@@ -78,10 +80,8 @@ def _load(path: Path, isa: str | None) -> tuple[ctypes.CDLL | None, str]:
     return library, chosen.decode()
 
 
-def _loaded() -> tuple[ctypes.CDLL | None, str]:
-    if os.environ.get("HCNN_NATIVE") == "0":
-        return None, "switched off by HCNN_NATIVE=0"
-    return _load(build.LIBRARY, os.environ.get("HCNN_NATIVE_ISA") or None)
+_library, _description = _load(build.LIBRARY, os.environ.get("HCNN_NATIVE_ISA") or None)
+_enabled = _library is not None
 
 
 def description() -> str:
@@ -91,12 +91,58 @@ def description() -> str:
         >>> isinstance(description(), str)
         True
     """
-    return _loaded()[1]
+    return _description
 
 
-def present() -> bool:
-    """Whether there are native kernels in this process."""
-    return _loaded()[0] is not None
+def native_available(x: Tensor) -> bool:
+    """Whether the native kernels take a tensor: float32 on the CPU, outside of autocast.
+
+    Args:
+        x: what a function would be given.
+
+    Returns:
+        False where there are none, and inside `native_disabled`.
+
+    Example:
+        >>> native_available(torch.zeros(3, dtype=torch.float64))
+        False
+    """
+    return _enabled and x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+
+
+@contextmanager
+def native_disabled() -> Iterator[None]:
+    """Use the PyTorch forms inside this block; for comparisons in one process.
+
+    Example:
+        >>> with native_disabled():
+        ...     native_available(torch.zeros(3))
+        False
+    """
+    global _enabled
+    before, _enabled = _enabled, False
+    try:
+        yield
+    finally:
+        _enabled = before
+
+
+@contextmanager
+def instruction_set(name: str) -> Iterator[None]:
+    """Use the kernels compiled for one instruction set inside this block; for tests and measurements.
+
+    Args:
+        name: "baseline", or on x86 "avx2" or "avx512".
+
+    Raises:
+        ValueError: if there are none for it.
+    """
+    if _library is None or _library.hcnn_choose(name.encode()) is None:
+        raise ValueError(f"instruction_set: there are no native kernels for {name!r} here: {_description}")
+    try:
+        yield
+    finally:
+        _library.hcnn_choose(_description.encode())
 
 
 def call(name: str, sizes: ctypes.Structure, *arrays: Tensor | None) -> None:
@@ -110,11 +156,12 @@ def call(name: str, sizes: ctypes.Structure, *arrays: Tensor | None) -> None:
     Raises:
         ValueError: if a tensor is not contiguous on the CPU.
     """
-    library, why = _loaded()
-    if library is None:
-        raise ValueError(f"{name}: there are no native kernels: {why}")
+    if _library is None:
+        raise ValueError(f"{name}: there are no native kernels: {_description}")
     for one in arrays:
         if one is not None and (one.device.type != "cpu" or not one.is_contiguous()):
-            raise ValueError(f"{name}: expected contiguous tensors on the CPU; got {one.device}, strides {one.stride()}")
+            raise ValueError(
+                f"{name}: expected contiguous tensors on the CPU; got {one.device}, strides {one.stride()}"
+            )
     pointers = (None if one is None else one.data_ptr() for one in arrays)
-    getattr(library, name)(ctypes.addressof(sizes), *pointers, torch.get_num_threads())
+    getattr(_library, name)(ctypes.addressof(sizes), *pointers, torch.get_num_threads())

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from hcnn.functional.backend import choose
-from hcnn.functional.normalize_elu import naive, tiled, triton_op
+from hcnn.functional.normalize_elu import naive, native, tiled, triton_op
 
 
 def channel_statistics(y: Tensor, spatial: int) -> tuple[Tensor, Tensor]:
@@ -46,7 +46,7 @@ def normalize_elu(y: Tensor, scale: Tensor, shift: Tensor, spatial: int, average
                  [0.]]])
 
     """
-    form = choose(y, naive.normalize_elu, triton=triton_op.normalize_elu)
+    form = choose(y, naive.normalize_elu, native=native.normalize_elu, triton=triton_op.normalize_elu)
     return form(y, scale, shift, spatial, average_oldest)
 
 
@@ -74,6 +74,10 @@ def batch_normalize_elu(
 
     """
     form = choose(
-        y, naive.batch_normalize_elu, cpu=tiled.batch_normalize_elu, triton=triton_op.batch_normalize_elu
-    )  # fmt: skip
+        y,
+        naive.batch_normalize_elu,
+        cpu=tiled.batch_normalize_elu,
+        native=native.batch_normalize_elu,
+        triton=triton_op.batch_normalize_elu,
+    )
     return form(y, weight, bias, eps, spatial, average_oldest)

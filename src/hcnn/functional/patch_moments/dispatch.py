@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hcnn.functional.axes import Boundary, check_boundary
 from hcnn.functional.backend import choose
-from hcnn.functional.patch_moments import rows_op, triton_op
+from hcnn.functional.patch_moments import native, rows_op, triton_op
 
 
 def patch_moments(x: Tensor, support: Sequence[int], *, boundary: Boundary = "zeros") -> tuple[Tensor, Tensor]:
@@ -44,5 +44,8 @@ def patch_moments(x: Tensor, support: Sequence[int], *, boundary: Boundary = "ze
         raise ValueError(f"patch_moments: expected odd supports, one per spatial axis; got {tuple(support)}")
     if x.ndim < axes:
         raise ValueError(f"patch_moments: support {tuple(support)} expects {axes} spatial axes; got {tuple(x.shape)}")
-    triton = triton_op.patch_moments if tuple(support) == (3, 3) else None
-    return choose(x, rows_op.patch_moments, triton=triton)(x, support, boundary)
+    if tuple(support) == (3, 3):
+        form = choose(x, rows_op.patch_moments, native=native.patch_moments, triton=triton_op.patch_moments)
+    else:
+        form = rows_op.patch_moments
+    return form(x, support, boundary)

@@ -37,7 +37,7 @@ struct HcnnMoments {  // x: (images, maps, height, width)
 struct HcnnVariant {
     const char* name;
     void (*conv)(const HcnnConv*, const float*, const float*, const float*, float*, int);
-    void (*conv_backward)(const HcnnConv*, const float*, const float*, const float*, float*, float*, int);
+    void (*conv_backward)(const HcnnConv*, const float*, const float*, const float*, float*, float*, float*, int);
     void (*normalize)(const HcnnNormalize*, const float*, const float*, const float*, float*, float*, float*, int);
     void (*normalize_backward)(const HcnnNormalize*, const float*, const float*, const float*, const float*,
                                const float*, const float*, float*, float*, float*, int);

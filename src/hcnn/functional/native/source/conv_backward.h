@@ -22,7 +22,7 @@ struct ConvBackward {
     const Layout layout;
     const Program analysis, from_y, to_x;
     const float *grad, *x, *weights;
-    float *grad_x, *partial;
+    float *grad_x, *partial, *bias_partial;  // the latter: (chunks, outputs, filters)
     const Phase* phases;
     const int32_t *at, *g_at;  // at: (aliases, taps) in x, padded; g_at: for each phase (4, its taps) in ĝ
     long sums_size;            // of the partial sums of one chunk
@@ -44,10 +44,10 @@ struct ConvBackward {
     void run(int chunk, float* scratch) const {
         for (int image = chunk * per_chunk; image < (chunk + 1) * per_chunk && image < c.images; ++image)
             for (int first = 0; first < c.out_height; first += layout.rows)
-                strip(image, first, partial + chunk * sums_size, scratch);
+                strip(image, first, partial + chunk * sums_size, bias_partial + (long)chunk * c.outputs * c.filters, scratch);
     }
 
-    void strip(int image, int first, float* sums_out, float* scratch) const {
+    void strip(int image, int first, float* sums_out, float* bias_sums, float* scratch) const {
         const int rows = c.out_height - first < layout.rows ? c.out_height - first : layout.rows;
         const long px = layout.x_plane, pg = layout.g_plane, pd = d_plane();
         float* gathered = scratch;
@@ -69,12 +69,14 @@ struct ConvBackward {
             for (int v = 0; v < c.outputs; ++v)
                 for (int one = 0; one < 4; ++one) {
                     float* to = g + (4L * v + one) * pg;
-                    if (k + one < c.filters)
-                        gather_g(c, layout,
-                                 grad + (((long)image * c.outputs + v) * c.filters + k + one) * c.out_height * c.out_width,
-                                 first, to);
-                    else
+                    if (k + one >= c.filters) {
                         memset(to, 0, sizeof(float) * pg);
+                        continue;
+                    }
+                    const long at = (long)v * c.filters + k + one;
+                    gather_g(c, layout, grad + ((long)image * c.outputs * c.filters + at) * c.out_height * c.out_width,
+                             first, to);
+                    bias_sums[at] += total(to, rows);
                 }
             transform(from_y, g, 4 * pg, g_spectrum, 4 * pg, 4 * pg / LANES, between);
             for (int i = 0; i < c.groups; ++i) {
@@ -105,6 +107,16 @@ struct ConvBackward {
         transform(to_x, d_spectrum, pd, gathered, pd, pd / LANES, between);
         for (int v = 0; v < c.channels; ++v)
             scatter(gathered + v * pd, first, rows, grad_x + ((long)image * c.channels + v) * c.height * c.width);
+    }
+
+    float total(const float* g, int rows) const {
+        vf all = {};
+        for (int row = 0; row < rows; ++row)
+            for (int column = 0; column < c.out_width; column += LANES) {
+                const vf one = load(g + (row + layout.above) * layout.pitch + layout.left + column);
+                all += c.out_width - column < LANES ? keep(one, first_lanes(c.out_width - column)) : one;
+            }
+        return sum(all);
     }
 
     // Adds what four filters of a group give to the gradient of its planes.
@@ -265,7 +277,7 @@ static void unpack_sums(const HcnnConv& c, const ConvBackward& job, int chunks, 
 }
 
 static void conv_backward(const HcnnConv* c, const float* grad, const float* x, const float* w, float* grad_x,
-                          float* grad_w, int threads) {
+                          float* grad_w, float* grad_bias, int threads) {
     const double per_position = 2.0 * c->channels + 2.0 * c->planes + 4.0 * c->dofs + 4.0 * c->outputs;
     const Layout l(*c, rows_of_strip(*c, per_position));
     Phase* phases = (Phase*)malloc(sizeof(Phase) * l.phases);
@@ -286,17 +298,25 @@ static void conv_backward(const HcnnConv* c, const float* grad, const float* x, 
         for (int i1 = 0; i1 < c->support[0]; ++i1)
             for (int i2 = 0; i2 < c->support[1]; ++i2) at[j++] = (int32_t)(s * l.x_plane + l.tap(*c, i1, i2));
     ConvBackward job{*c, l, Program(c->programs[0], c->matrices[0]), Program(c->programs[3], c->matrices[3]),
-                     Program(c->programs[2], c->matrices[2]), grad, x, packed, grad_x, nullptr, phases, at, g_at, 0,
+                     Program(c->programs[2], c->matrices[2]), grad, x, packed, grad_x, nullptr, nullptr, phases, at, g_at, 0,
                      per_chunk};
     if (grad_w) {
         for (int i = 0; i < c->groups; ++i) job.sums_size += c->group[3 * i] ? 3 : 1;
         job.sums_size *= 4L * TERMS * job.term_tiles() * ((c->filters + 3) / 4);
         job.partial = (float*)calloc(job.sums_size * chunks, sizeof(float));
     }
+    const long biases = (long)c->outputs * c->filters;
+    job.bias_partial = (float*)calloc(biases * chunks, sizeof(float));
     hcnn_parallel(chunks, threads, job.scratch(),
                   [](void* context, int chunk, float* scratch) { ((const ConvBackward*)context)->run(chunk, scratch); },
                   (void*)&job);
     if (grad_w) unpack_sums(*c, job, chunks, job.partial, grad_w);
+    for (long i = 0; i < biases; ++i) {
+        float all = 0;
+        for (int chunk = 0; chunk < chunks; ++chunk) all += job.bias_partial[chunk * biases + i];
+        grad_bias[i] = all;
+    }
+    free(job.bias_partial);
     free(job.partial);
     free(at);
     free(g_at);

@@ -42,8 +42,8 @@ EXPORT void hcnn_conv(const HcnnConv* c, const float* x, const float* w, const f
     chosen->conv(c, x, w, bias, out, threads);
 }
 EXPORT void hcnn_conv_backward(const HcnnConv* c, const float* grad, const float* x, const float* w, float* grad_x,
-                               float* grad_w, int threads) {
-    chosen->conv_backward(c, grad, x, w, grad_x, grad_w, threads);
+                               float* grad_w, float* grad_bias, int threads) {
+    chosen->conv_backward(c, grad, x, w, grad_x, grad_w, grad_bias, threads);
 }
 EXPORT void hcnn_normalize(const HcnnNormalize* n, const float* y, const float* weight, const float* bias, float* out,
                            float* mean, float* variance, int threads) {

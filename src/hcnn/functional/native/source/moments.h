@@ -19,7 +19,7 @@ struct Moments {
     double* out;  // (images, 5, SUMS): all rows, then the rows 0, 1, height, height + 1 of the extended x
 
     long pitch() const { return up<long>(m.width + 2, LANES) + LANES; }
-    long scratch() const { return (m.height + 4) * pitch() + 5L * SUMS * LANES; }
+    long scratch() const { return up<long>((m.height + 4) * pitch(), LANES) + 5L * SUMS * LANES; }
 
     // A map with margins: `margin` rows and columns more on each side, minus the pivot.
     static void extend(const HcnnMoments& m, const float* map, float pivot, int margin, float* to, long pitch) {
@@ -41,8 +41,7 @@ struct Moments {
 
     template <int DISTANCE>
     INLINE void row_sums(const float* row, long pitch, int width, vf* total) {
-        constexpr int N = DISTANCE == 0 ? 9 : 9;
-        vf acc[N] = {};
+        vf acc[9] = {};
         for (int c = 0; c < width; c += LANES) {
             const int left = width - c;
             vf upper[3], lower[3];
@@ -59,14 +58,14 @@ struct Moments {
                 for (int i = 0; i < 3; ++i)
                     for (int j = 0; j < 3; ++j) acc[3 * i + j] += upper[i] * lower[j];
         }
-        for (int i = 0; i < N; ++i) total[i] += acc[i];
+        for (int i = 0; i < 9; ++i) total[i] += acc[i];
     }
 
-    void run(int image, float* scratch) const {
+    void run(int image, float* memory) const {
         const long p = pitch();
-        memset(scratch, 0, sizeof(float) * scratch_floats());
-        float* map = scratch;
-        vf* total = (vf*)(scratch + up<long>((m.height + 4) * p, LANES));
+        memset(memory, 0, sizeof(float) * scratch());
+        float* map = memory;
+        vf* total = (vf*)(memory + up<long>((m.height + 4) * p, LANES));
         for (int v = 0; v < m.maps; ++v) {
             extend(m, x + ((long)image * m.maps + v) * m.height * m.width, pivot, 1, map, p);
             for (int row = 0; row < m.height + 2; ++row) {
@@ -84,21 +83,21 @@ struct Moments {
         }
         for (int i = 0; i < 5 * SUMS; ++i) out[(long)image * 5 * SUMS + i] = sum(total[i]);
     }
-    long scratch_floats() const { return up<long>((m.height + 4) * pitch(), LANES) + 5L * SUMS * LANES; }
 };
 
-// result: pivot, then mean (9) and covariance (9, 9), in float64.
+// result: mean (9) and covariance (9, 9), in float64.
 static void moments(const HcnnMoments* m, const float* x, double* result, int threads) {
     const long size = (long)m->height * m->width;
     double pivot = 0;  // of the first map; any value near the mean does
     for (long i = 0; i < size; ++i) pivot += x[i];
     double* parts = (double*)malloc(sizeof(double) * m->images * 5 * SUMS);
     Moments job{*m, x, (float)(pivot / size), parts};
-    hcnn_parallel(m->images, threads, job.scratch_floats(),
+    hcnn_parallel(m->images, threads, job.scratch(),
                   [](void* context, int image, float* scratch) { ((const Moments*)context)->run(image, scratch); }, &job);
     double total[5][SUMS] = {};
     for (int image = 0; image < m->images; ++image)
-        for (int i = 0; i < 5 * SUMS; ++i) total[0][i] += parts[(long)image * 5 * SUMS + i];
+        for (int e = 0; e < 5; ++e)
+            for (int i = 0; i < SUMS; ++i) total[e][i] += parts[((long)image * 5 + e) * SUMS + i];
     free(parts);
     const double count = (double)m->images * m->maps * size;
     // Rows 0 … 2 of a patch run over all extended rows but two.
@@ -108,8 +107,7 @@ static void moments(const HcnnMoments* m, const float* x, double* result, int th
         if (distance == 1) return total[0][9 + slot] - total[left_out_next[i]][9 + slot];
         return total[0][18 + slot];
     };
-    double* mean = result + 1;
-    double* covariance = result + 10;
+    double *mean = result, *covariance = result + 9;
     for (int i = 0; i < 3; ++i)
         for (int j = 0; j < 3; ++j) mean[3 * i + j] = of(i, 0, j) / count;
     for (int a = 0; a < 9; ++a)
@@ -119,7 +117,6 @@ static void moments(const HcnnMoments* m, const float* x, double* result, int th
             covariance[9 * a + b] = covariance[9 * b + a] = second - mean[a] * mean[b];
         }
     for (int a = 0; a < 9; ++a) mean[a] += job.pivot;
-    result[0] = job.pivot;
 }
 
 // dx(u) = Σ_t e_t(u - t) with e(u) = (G (p(u) - mean) + dmean) / n, G = dC + dCᵀ: a 5×5 filter of x and a constant. At

@@ -13,7 +13,9 @@ from functools import lru_cache
 
 import numpy as np
 
-Boundary = str
+from hcnn.functional.attribute_conv.spectral import period
+from hcnn.functional.axes import Boundary
+
 Block = tuple[np.ndarray, list[int], list[int]]  # matrix (targets, sources), planes of the source and of the target
 MOST = 512  # planes that a matrix may read
 
@@ -41,11 +43,6 @@ class NativePlan:
     programs: tuple[tuple[np.ndarray, np.ndarray], ...]
 
 
-def period(size: int, support: int, stride: int, circular: bool) -> int:
-    """Length of the periodic axis that a convolution along an axis is embedded in."""
-    return size if circular else math.ceil((size + support // 2) / stride) * stride
-
-
 def _grid(sizes: tuple[int, ...]) -> np.ndarray:
     return np.array([*itertools.product(*map(range, sizes))], dtype=float).reshape(math.prod(sizes), len(sizes))
 
@@ -62,7 +59,7 @@ def _wave(phase: np.ndarray, part: int) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def native_plan(
-    sizes: tuple[int, ...], support: tuple[int, ...], stride: tuple[int, ...], circular: bool
+    sizes: tuple[int, ...], support: tuple[int, ...], stride: tuple[int, ...], boundary: Boundary
 ) -> NativePlan:
     """Build the arrays of one geometry, in float64 until they are packed.
 
@@ -70,24 +67,27 @@ def native_plan(
         sizes: lengths of the attribute axes of x.
         support: odd filter supports along them.
         stride: strides along them, dividing the sizes.
-        circular: whether they are periodic; otherwise zeros lie outside.
+        boundary: "zeros" or "circular".
 
     Returns:
         The plan; cached.
 
     Example:
-        >>> plan = native_plan((8, 16), (7, 11), (2, 2), True)
+        >>> plan = native_plan((8, 16), (7, 11), (2, 2), "circular")
         >>> plan.planes, plan.dofs, plan.outputs, len(plan.groups)
         (128, 32, 32, 18)
     """
-    periods = tuple(period(n, k, s, circular) for n, k, s in zip(sizes, support, stride, strict=True))
+    periods = tuple(period(n, k, s, boundary) for n, k, s in zip(sizes, support, stride, strict=True))
     folded = tuple(n // s for n, s in zip(periods, stride, strict=True))
     groups, x_planes, y_planes = _frequencies(periods, folded, stride)
     taps = _grid(support) - np.array(support) // 2
     filters = np.stack([_filter_row(plane, taps, periods) for plane in x_planes])
     analysis = _analysis(sizes, periods, x_planes)
     synthesis = _synthesis(tuple(n // s for n, s in zip(sizes, stride, strict=True)), folded, periods, y_planes)
-    between = math.prod(sizes[:-1]) * periods[-1], math.prod(n // s for n, s in zip(sizes[:-1], stride, strict=False)) * folded[-1]
+    between = (
+        math.prod(sizes[:-1]) * periods[-1],
+        math.prod(n // s for n, s in zip(sizes[:-1], stride, strict=False)) * folded[-1],
+    )
     return NativePlan(
         planes=len(x_planes),
         dofs=len(y_planes),
@@ -173,7 +173,10 @@ def _analysis(sizes: tuple[int, ...], periods: tuple[int, ...], planes: list[Pla
 
 
 def _synthesis(
-    outputs: tuple[int, ...], folded: tuple[int, ...], periods: tuple[int, ...], planes: list[tuple[tuple[int, ...], int]]
+    outputs: tuple[int, ...],
+    folded: tuple[int, ...],
+    periods: tuple[int, ...],
+    planes: list[tuple[tuple[int, ...], int]],
 ) -> list[list[Block]]:
     last, n = folded[-1], outputs[-1]
     rows = _half(last)
@@ -198,9 +201,7 @@ def _synthesis(
         first.append((np.stack(columns, 1), sources, [v * last + r for v in range(len(prefix)) for r in parts]))
     matrix = np.stack(
         [
-            (2 if 0 < 2 * f < last else 1)
-            * _wave(2 * np.pi * f * np.arange(n) / last, part)
-            / math.prod(periods)
+            (2 if 0 < 2 * f < last else 1) * _wave(2 * np.pi * f * np.arange(n) / last, part) / math.prod(periods)
             for f, part in rows
         ],
         1,
@@ -214,7 +215,7 @@ def _transposed(stages: list[list[Block]]) -> list[list[Block]]:
 
 
 def _pack(stages: list[list[Block]], between: int) -> tuple[np.ndarray, np.ndarray]:
-    """Stages as two flat arrays: see `Program` in source/transform.h."""
+    """Stages as two flat arrays: see `Program` in native/source/transform.h."""
     blocks, indices, floats = [], [], []
     at = 0
     for matrix, sources, targets in itertools.chain(*stages):

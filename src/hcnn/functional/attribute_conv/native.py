@@ -1,0 +1,281 @@
+"""The convolution per frequency by the native kernels: one pass for analysis, products, synthesis, bias and ELU."""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from hcnn.functional.attribute_conv.native_plan import MOST, NativePlan, native_plan
+from hcnn.functional.attribute_conv.spectral import period
+from hcnn.functional.axes import Boundary
+from hcnn.functional.custom_op import define_operator
+from hcnn.functional.native.library import Conv, call
+
+_TAPS = 512  # spatial taps that the kernels have room for
+
+
+def native_supports(sizes: Sequence[int], support: Sequence[int], stride: Sequence[int], space: Sequence[int]) -> bool:
+    """Whether the kernels take a geometry: attributes of moderate size, one or two spatial axes.
+
+    Args:
+        sizes: lengths of the attribute axes.
+        support: filter supports along them.
+        stride: strides along them.
+        space: spatial supports.
+
+    Example:
+        >>> native_supports((8, 16), (7, 11), (2, 2), (3, 3)), native_supports((8,), (3,), (1,), (3, 3, 3))
+        (True, False)
+    """
+    if not sizes or len(space) > 2 or math.prod(space) > _TAPS:
+        return False
+    *others, last = (period(n, k, s, "zeros") for n, k, s in zip(sizes, support, stride, strict=True))
+    return 2 * math.prod(others) <= MOST and last <= MOST
+
+
+def native_multiply_adds(
+    sizes: Sequence[int], support: Sequence[int], stride: Sequence[int], boundary: Boundary, filters: int, taps: int
+) -> int:
+    """Multiply-adds per spatial position (of a layer without spatial stride) of the native form.
+
+    Args:
+        sizes: lengths of the attribute axes.
+        support: filter supports along them.
+        stride: strides along them.
+        boundary: "zeros" or "circular".
+        filters: K.
+        taps: number of spatial taps.
+
+    Example:
+        >>> native_multiply_adds((8, 16), (7, 11), (2, 2), "circular", 16, 9)
+        38144
+    """
+    periods = [period(n, k, s, boundary) for n, k, s in zip(sizes, support, stride, strict=True)]
+    folded = [n // s for n, s in zip(periods, stride, strict=True)]
+    own = math.prod([2 if n % 2 == 0 else 1 for n in folded])  # frequencies that are their own conjugates
+    pairs = (math.prod(folded) - own) // 2
+    analysis = _transform(sizes, periods)
+    synthesis = _transform([n // s for n, s in zip(sizes, stride, strict=True)], folded)
+    return (3 * pairs + own) * math.prod(stride) * filters * taps + analysis + synthesis * filters
+
+
+def _transform(sizes: Sequence[int], periods: Sequence[int]) -> int:
+    """Multiply-adds between values and frequencies: along the last axis, then along the others of half a spectrum."""
+    last, others, frequencies = periods[-1], math.prod(sizes[:-1]), math.prod(periods[:-1])
+    pairs = (last - 1) // 2
+    return others * last * sizes[-1] + (4 * pairs + last - 2 * pairs) * others * frequencies
+
+
+def native_weight(weight: Tensor, sizes: Sequence[int], stride: Sequence[int], boundary: Boundary) -> Tensor:
+    """Filters w (k, *kv, *ku) as the kernels take them: a spectrum of as many planes as one of x has.
+
+    Args:
+        weight: (k, *kv, *ku), float32.
+        sizes: lengths of the attribute axes of x.
+        stride: strides along them.
+        boundary: of the attribute axes.
+
+    Returns:
+        (planes, k, *ku).
+    """
+    n = len(sizes)
+    support, space = weight.shape[1 : 1 + n], weight.shape[1 + n :]
+    flat = weight.flatten(1, n).flatten(2)  # (k, t, d)
+    made = _spectrum(flat, [*sizes], [*support], [*stride], boundary == "circular")
+    return made.reshape(-1, len(weight), *space)
+
+
+def native_conv(
+    x: Tensor,
+    spectrum: Tensor,
+    bias: Tensor | None,
+    sizes: Sequence[int],
+    support: Sequence[int],
+    stride: Sequence[int],
+    boundary: Boundary,
+    *,
+    elu: bool = False,
+    average_oldest: bool = False,
+) -> Tensor:
+    """`hcnn.functional.attribute_conv` by the native kernels.
+
+    Neither spectrum is ever stored whole: strips of rows of one image go through all steps within the cache, and the
+    gradient forms them again.
+
+    Args:
+        x: (b, v, *u), v all attributes flattened; float32, one or two spatial axes.
+        spectrum: of `native_weight`.
+        bias: (v' · k,), or None.
+        sizes: lengths of the attribute axes.
+        support: of the filters along the attributes.
+        stride: one per axis of (*v, *u).
+        boundary: of all axes.
+        elu: apply it to the result; there is no gradient then.
+        average_oldest: average the result over its first attribute; with `elu` only.
+
+    Returns:
+        (b, v' · k, *u'); averaged, v' are all attributes but the first.
+    """
+    n, space = len(sizes), spectrum.ndim - 2
+    outputs = math.prod([size // s for size, s in zip(sizes, stride, strict=False)])
+    if bias is None:
+        bias = x.new_zeros(outputs * spectrum.shape[1])
+    maps, filters, strides = x, spectrum, [*stride]
+    if space == 1:  # one row
+        maps, filters, strides = x.unsqueeze(2), spectrum.unsqueeze(2), [*stride[:n], 1, *stride[n:]]
+    y = _conv(maps, filters, bias, [*sizes], [*support], strides, boundary == "circular", elu, average_oldest)
+    return y.squeeze(2) if space == 1 else y
+
+
+def _boundary(circular: bool) -> Boundary:
+    return "circular" if circular else "zeros"
+
+
+def _plan(sizes: Sequence[int], support: Sequence[int], stride: Sequence[int], circular: bool) -> NativePlan:
+    return native_plan(tuple(sizes), tuple(support), tuple(stride[: len(sizes)]), _boundary(circular))
+
+
+@lru_cache(maxsize=64)
+def _basis(sizes: tuple[int, ...], support: tuple[int, ...], stride: tuple[int, ...], circular: bool) -> Tensor:
+    with torch.inference_mode(False):  # it outlives the mode it is first needed in
+        return torch.as_tensor(_plan(sizes, support, stride, circular).filters, dtype=torch.float32)
+
+
+def _spectrum_forward(
+    weight: Tensor, sizes: list[int], support: list[int], stride: list[int], circular: bool
+) -> Tensor:
+    """(k, t, d) -> (planes, k, d)."""
+    basis = _basis(tuple(sizes), tuple(support), tuple(stride), circular).to(weight.dtype)
+    flat = weight.transpose(0, 1).reshape(weight.shape[1], -1)
+    return (basis @ flat).view(-1, weight.shape[0], weight.shape[2])
+
+
+def _spectrum_backward(
+    grad: Tensor, weight: Tensor, sizes: list[int], support: list[int], stride: list[int], circular: bool
+) -> Tensor:
+    basis = _basis(tuple(sizes), tuple(support), tuple(stride), circular).to(grad.dtype)
+    flat = basis.T @ grad.reshape(len(grad), -1)
+    return flat.view(-1, *grad.shape[1:]).transpose(0, 1).contiguous()
+
+
+def _spectrum_fake(
+    weight: Tensor, sizes: list[int], support: list[int], stride: list[int], circular: bool
+) -> Tensor:
+    planes = math.prod(period(n, k, s, _boundary(circular)) for n, k, s in zip(sizes, support, stride, strict=True))
+    return weight.new_empty(planes, weight.shape[0], weight.shape[2])
+
+
+_spectrum = define_operator("native_spectrum", _spectrum_forward, _spectrum_backward, _spectrum_fake)
+
+
+def _out(size: int, stride: int) -> int:
+    return (size + stride - 1) // stride
+
+
+def _sizes(
+    x: Tensor,
+    spectrum: Tensor,
+    bias: Tensor,
+    sizes: list[int],
+    support: list[int],
+    stride: list[int],
+    circular: bool,
+) -> Conv:
+    """What the kernels are told, after everything that they rely on has been checked."""
+    n = len(sizes)
+    plan = _plan(sizes, support, stride, circular)
+    filters, *taps = spectrum.shape[1:]
+    fits = x.ndim == 4 and x.shape[1] == math.prod(sizes) and len(spectrum) == plan.planes and len(taps) == 2
+    fits = fits and tuple(bias.shape) == (plan.outputs * filters,) and len(stride) == n + 2
+    if not fits or any(one.dtype != torch.float32 for one in (x, spectrum, bias)):
+        raise ValueError(
+            f"native_conv: expected float32 x (b, {math.prod(sizes)}, u1, u2), a spectrum of {plan.planes} planes, "
+            f"a bias of {plan.outputs * filters}; got {tuple(x.shape)}, {tuple(spectrum.shape)}, "
+            f"{tuple(bias.shape)}, {x.dtype}"
+        )
+    if x.numel() == 0 or math.prod(taps) > _TAPS or any(k % 2 == 0 for k in taps):
+        raise ValueError(f"native_conv: expected values and odd supports of at most {_TAPS} taps; got {taps}")
+    height, width = x.shape[2:]
+    return Conv(
+        images=len(x),
+        height=height,
+        width=width,
+        channels=x.shape[1],
+        filters=filters,
+        out_height=_out(height, stride[n]),
+        out_width=_out(width, stride[n + 1]),
+        support=tuple(taps),
+        stride=tuple(stride[n:]),
+        wrap=circular,
+        planes=plan.planes,
+        dofs=plan.dofs,
+        outputs=plan.outputs,
+        aliases=plan.aliases,
+        groups=len(plan.groups),
+        group=plan.groups.ctypes.data,
+        programs=tuple(ints.ctypes.data for ints, _ in plan.programs),
+        matrices=tuple(floats.ctypes.data for _, floats in plan.programs),
+    )
+
+
+def _forward(
+    x: Tensor,
+    spectrum: Tensor,
+    bias: Tensor,
+    sizes: list[int],
+    support: list[int],
+    stride: list[int],
+    circular: bool,
+    elu: bool,
+    average: bool,
+) -> Tensor:
+    """(b, v, u1, u2) -> (b, v'·k, u1', u2')."""
+    told = _sizes(x, spectrum, bias, sizes, support, stride, circular)
+    told.elu, told.average = elu, sizes[0] // stride[0] if average else 0
+    y = _fake(x, spectrum, bias, sizes, support, stride, circular, elu, average)
+    call("hcnn_conv", told, x.contiguous(), spectrum.contiguous(), bias.contiguous(), y)
+    return y
+
+
+def _fake(
+    x: Tensor,
+    spectrum: Tensor,
+    bias: Tensor,
+    sizes: list[int],
+    support: list[int],
+    stride: list[int],
+    circular: bool,
+    elu: bool,
+    average: bool,
+) -> Tensor:
+    outputs = [n // s for n, s in zip(sizes, stride, strict=False)][1 if average else 0 :]
+    space = (_out(x.shape[2], stride[-2]), _out(x.shape[3], stride[-1]))
+    return x.new_empty(x.shape[0], math.prod(outputs) * spectrum.shape[1], *space)
+
+
+def _backward(
+    grad: Tensor,
+    x: Tensor,
+    spectrum: Tensor,
+    bias: Tensor,
+    sizes: list[int],
+    support: list[int],
+    stride: list[int],
+    circular: bool,
+    elu: bool,
+    average: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients for x, the spectrum of the filters and the bias."""
+    if elu:
+        raise ValueError("native_conv: with ELU there is no gradient")
+    told = _sizes(x, spectrum, bias, sizes, support, stride, circular)
+    if grad.shape != _fake(x, spectrum, bias, sizes, support, stride, circular, elu, average).shape:
+        raise ValueError(f"native_conv: the gradient has shape {tuple(grad.shape)}, which its result had not")
+    grads = [torch.empty_like(one, memory_format=torch.contiguous_format) for one in (x, spectrum, bias)]
+    call("hcnn_conv_backward", told, *(one.contiguous() for one in (grad, x, spectrum)), *grads)
+    return grads[0], grads[1], grads[2]
+
+
+_conv = define_operator("native_conv", _forward, _backward, _fake)
