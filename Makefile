@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 DEMO_READY := $(VENV)/demo-ready
 READY := $(VENV)/ready
 
-.PHONY: docs demo test test-all matrix lint format types pytest clean help
+.PHONY: docs demo native sanitize test test-all matrix lint format types pytest clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,8 @@ help:
 	@echo "make test      everything CI checks: lint, format, types, tests with doctests"
 	@echo "make test-all  the same, with the slow tests"
 	@echo "make matrix    the tests under other locales, terminals, time zones, thread counts, instruction sets and paths"
+	@echo "make native    compile the native kernels again, after their source has changed"
+	@echo "make sanitize  the native kernels under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make docs      the documentation into docs/_build/html; runs every example (HCNN_GALLERY=0: without running them)"
 	@echo "make format    let ruff rewrite what it can"
 	@echo "With another Python, in an environment of its own: make test PYTHON=python3.12"
@@ -41,6 +43,12 @@ test: lint types pytest
 
 test-all: lint types $(READY)
 	$(PYTEST) -m ''
+
+native:
+	$(PYTHON) src/hcnn/functional/native/build.py
+
+sanitize: $(READY)
+	$(BIN)/python tools/sanitize.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -223,8 +223,7 @@ def _pack(stages: list[list[Block]], between: int) -> tuple[np.ndarray, np.ndarr
             raise ValueError(f"the native transform reads at most {MOST} planes at a time; got {len(sources)}")
         blocks.append([len(targets), len(sources), at, len(indices), len(indices) + len(sources)])
         indices += [*sources, *targets]
-        for row in range(0, len(targets), 4):
-            floats.append(matrix[row : row + 4].T.reshape(-1))  # (sources, up to 4)
+        floats += [matrix[row : row + 4].T.reshape(-1) for row in range(0, len(targets), 4)]  # (sources, up to 4) each
         at += matrix.size
     header = [len(stages), between, *map(len, stages)]
     ints = np.array([*header, *itertools.chain(*blocks), *indices], dtype=np.int32)

@@ -1,6 +1,7 @@
 """The compiled library: whether there is one, which instruction set it uses, and its functions.
 
-``HCNN_NATIVE=0`` switches it off; ``HCNN_NATIVE_ISA`` takes one of its instruction sets instead of the best one.
+``HCNN_NATIVE=0`` switches it off; ``HCNN_NATIVE_ISA`` takes one of its instruction sets instead of the best one;
+``HCNN_NATIVE_LIBRARY`` loads another file, as `make sanitize` does. They are read when the package is imported.
 """
 
 import ctypes
@@ -20,7 +21,7 @@ _INT, _POINTER = ctypes.c_int32, ctypes.c_void_p
 class Conv(ctypes.Structure):
     """`HcnnConv` of source/api.h."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         *((name, _INT) for name in ("images", "height", "width", "channels", "filters", "out_height", "out_width")),
         ("support", _INT * 2),
         ("stride", _INT * 2),
@@ -34,7 +35,7 @@ class Conv(ctypes.Structure):
 class Normalize(ctypes.Structure):
     """`HcnnNormalize` of source/api.h."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         *((name, _INT) for name in ("images", "oldest", "others", "filters", "space")),
         ("eps", ctypes.c_float),
     ]
@@ -43,7 +44,7 @@ class Normalize(ctypes.Structure):
 class Moments(ctypes.Structure):
     """`HcnnMoments` of source/api.h."""
 
-    _fields_ = [(name, _INT) for name in ("images", "maps", "height", "width", "wrap")]  # noqa: RUF012
+    _fields_ = [(name, _INT) for name in ("images", "maps", "height", "width", "wrap")]
 
 
 _SIGNATURES = {  # number of pointers to arrays, after the sizes and before the number of threads
@@ -57,12 +58,20 @@ _SIGNATURES = {  # number of pointers to arrays, after the sizes and before the 
 }
 
 
-def _load(path: Path, isa: str | None) -> tuple[ctypes.CDLL | None, str]:
+NOT_COMPILED = "not compiled: install the package where there is a C++ compiler, or run `make native`"
+
+
+def path() -> Path:
+    """Where the library lies."""
+    return Path(os.environ.get("HCNN_NATIVE_LIBRARY") or build.LIBRARY)
+
+
+def load(path: Path, isa: str | None) -> tuple[ctypes.CDLL | None, str]:
     """The library, or None; and the instruction set that it uses, or why there is none."""
     if os.environ.get("HCNN_NATIVE") == "0":
         return None, "switched off by HCNN_NATIVE=0"
     if not path.exists():
-        return None, "not compiled: install the package where there is a C++ compiler, or run `make native`"
+        return None, NOT_COMPILED
     try:
         library = ctypes.CDLL(str(path))
         library.hcnn_source.restype = library.hcnn_choose.restype = ctypes.c_char_p
@@ -80,7 +89,7 @@ def _load(path: Path, isa: str | None) -> tuple[ctypes.CDLL | None, str]:
     return library, chosen.decode()
 
 
-_library, _description = _load(build.LIBRARY, os.environ.get("HCNN_NATIVE_ISA") or None)
+_library, _description = load(path(), os.environ.get("HCNN_NATIVE_ISA") or None)
 _enabled = _library is not None
 
 
@@ -127,6 +136,14 @@ def native_disabled() -> Iterator[None]:
         _enabled = before
 
 
+def runs(name: str) -> bool:
+    """Whether this library and processor have an instruction set."""
+    if _library is None or _library.hcnn_choose(name.encode()) is None:
+        return False
+    _library.hcnn_choose(_description.encode())
+    return True
+
+
 @contextmanager
 def instruction_set(name: str) -> Iterator[None]:
     """Use the kernels compiled for one instruction set inside this block; for tests and measurements.
@@ -137,8 +154,9 @@ def instruction_set(name: str) -> Iterator[None]:
     Raises:
         ValueError: if there are none for it.
     """
-    if _library is None or _library.hcnn_choose(name.encode()) is None:
+    if _library is None or not runs(name):
         raise ValueError(f"instruction_set: there are no native kernels for {name!r} here: {_description}")
+    _library.hcnn_choose(name.encode())
     try:
         yield
     finally:

@@ -1,0 +1,253 @@
+"""The native kernels against the plain forms in float64: results, gradients, threads, instruction sets, errors."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+
+from hcnn.functional import attribute_conv, choose_method, native_available, native_description, native_disabled
+from hcnn.functional.attribute_conv.native import native_multiply_adds, native_weight
+from hcnn.functional.attribute_conv.native_plan import native_plan
+from hcnn.functional.native import library
+from hcnn.functional.normalize_elu import dispatch as normalize
+from hcnn.functional.normalize_elu import naive
+from hcnn.functional.patch_moments import naive as naive_moments
+from hcnn.functional.patch_moments import patch_moments
+from hcnn.layers import FactorizedConv
+from hcnn.layers.folded import fold_layer
+
+pytestmark = pytest.mark.skipif(not native_available(torch.zeros(1)), reason=native_description())
+
+# attributes: sizes, supports, strides; space: sizes, supports, strides
+ATTRIBUTES = [
+    ((8, 16), (7, 11), (2, 2)),
+    ((4, 8), (5, 7), (2, 2)),
+    ((2, 4), (3, 3), (2, 2)),
+    ((4, 6), (3, 5), (2, 1)),
+    ((6, 6), (3, 3), (1, 3)),
+    ((8,), (5,), (2,)),
+    ((6,), (9,), (1,)),
+    ((2, 4, 6), (3, 3, 5), (2, 2, 2)),
+]
+SPACE = [
+    ((9, 9), (3, 3), (1, 1)),
+    ((8, 32), (3, 3), (2, 2)),
+    ((40, 17), (3, 3), (1, 1)),  # more than one strip for the larger attributes
+    ((20,), (5,), (2,)),
+    ((6, 9), (5, 3), (2, 3)),
+    ((2, 2), (7, 7), (1, 1)),
+    ((1, 1), (3, 3), (1, 1)),
+]
+SETS = [name for name in ("baseline", "avx2", "avx512") if library.runs(name)]
+
+
+@pytest.fixture(params=SETS)
+def each_set(request) -> Iterator[str]:
+    with library.instruction_set(request.param):
+        yield request.param
+
+
+def close(found: Tensor, exact: Tensor, tolerance: float = 3e-6) -> None:
+    """Errors are small beside the largest value."""
+    assert found.dtype == torch.float32
+    error = (found.double() - exact).abs().max() / exact.abs().max().clamp_min(1e-6)
+    assert error < tolerance, f"{error:.1e} of {exact.abs().max():.1e}"
+
+
+def against_double(fast: Callable[..., Tensor], slow: Callable[..., Tensor], inputs: list[Tensor]) -> None:
+    """Results and all gradients of a native form are those of a plain form in float64."""
+    given = [one.clone().requires_grad_() for one in inputs]
+    exact = [one.double().requires_grad_() for one in inputs]
+    y, expected = fast(*given), slow(*exact)
+    assert y.shape == expected.shape
+    close(y, expected)
+    g = torch.randn_like(y)
+    found = torch.autograd.grad(y, given, g)
+    for one, other in zip(found, torch.autograd.grad(expected, exact, g.double()), strict=True):
+        close(one, other, 1e-5)
+
+
+def conv_case(v, kv, sv, u, ku, su, boundary, filters):
+    torch.manual_seed(0)
+    outputs = [n // s for n, s in zip(v, sv, strict=True)]
+    inputs = [torch.randn(3, *v, *u), torch.randn(filters, *kv, *ku), torch.randn(*outputs, filters)]
+
+    def run(method):
+        return lambda x, w, bias: attribute_conv(
+            x, w, bias, spatial=len(u), stride=(*sv, *su), boundary=boundary, method=method
+        )
+
+    return run("native"), run("dense"), inputs
+
+
+@pytest.mark.parametrize("boundary", ["zeros", "circular"])
+@pytest.mark.parametrize(("u", "ku", "su"), SPACE)
+@pytest.mark.parametrize(("v", "kv", "sv"), ATTRIBUTES)
+def test_convolution(v, kv, sv, u, ku, su, boundary) -> None:
+    if boundary == "circular" and any(n % s for n, s in zip(u, su, strict=True)):
+        pytest.skip("a stride must divide a period")
+    against_double(*conv_case(v, kv, sv, u, ku, su, boundary, 5 if len(v) == 3 else 8))
+
+
+@pytest.mark.parametrize("boundary", ["zeros", "circular"])
+@pytest.mark.parametrize("filters", [1, 4, 10])
+def test_every_instruction_set(each_set, filters, boundary) -> None:
+    against_double(*conv_case((4, 8), (5, 7), (2, 2), (10, 18), (3, 3), (2, 1), boundary, filters))
+    against_double(*conv_case((6,), (3,), (1,), (33,), (5,), (1,), boundary, filters))
+
+
+@pytest.mark.parametrize("boundary", ["zeros", "circular"])
+@pytest.mark.parametrize("shape", [(3, 4, 16, 16), (2, 3, 9, 7), (2, 2, 2, 2), (2, 2, 1, 20), (3, 20, 1), (17, 5)])
+def test_patch_moments(each_set, shape, boundary) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(shape) * 2 + 3
+
+    def run(moments):
+        return lambda x: torch.cat([one.flatten() for one in moments(x)])
+
+    with torch.enable_grad():
+        fast = run(lambda x: patch_moments(x, (3, 3), boundary=boundary))
+        against_double(fast, run(lambda x: naive_moments.patch_moments(x, boundary)), [x])
+
+
+@pytest.mark.parametrize("average", [False, True])
+@pytest.mark.parametrize(("shape", "spatial"), [((3, 4, 5, 6), 1), ((3, 2, 4, 8, 6, 11), 2), ((2, 3, 4, 2, 3, 2), 3)])
+def test_normalize_elu(each_set, shape, spatial, average) -> None:
+    torch.manual_seed(0)
+    k = shape[-1 - spatial]
+    y, weight, bias = torch.randn(shape) * 2 + 5, torch.rand(k) + 0.5, torch.randn(k)
+    fast, slow = (
+        lambda y, weight, bias, form=form: form.batch_normalize_elu(y, weight, bias, 1e-5, spatial, average)[0]
+        for form in (normalize, naive)
+    )
+    against_double(fast, slow, [y, weight, bias])
+    _, mean, variance = normalize.batch_normalize_elu(y, weight, bias, 1e-5, spatial)
+    for found, exact in zip((mean, variance), naive.channel_statistics(y.double(), spatial), strict=True):
+        close(found, exact)
+    with torch.no_grad():
+        close(
+            normalize.normalize_elu(y, weight, bias, spatial, average),
+            naive.normalize_elu(y.double(), weight.double(), bias.double(), spatial, average),
+        )
+
+
+def test_elu_of_extreme_values() -> None:
+    y = torch.tensor([-1e30, -200.0, -88.0, -1e-4, -0.0, 0.0, 1e-4, 50.0, float("inf"), float("-inf"), float("nan")])
+    with torch.no_grad():
+        found = normalize.normalize_elu(y.reshape(1, 1, -1), torch.ones(1), torch.zeros(1), 1)
+    torch.testing.assert_close(found.flatten(), torch.nn.functional.elu(y), rtol=1e-6, atol=1e-7, equal_nan=True)
+
+
+@pytest.mark.parametrize("average", [False, True])
+@pytest.mark.parametrize("boundary", ["zeros", "circular"])
+def test_a_folded_layer_takes_one_pass(boundary, average) -> None:
+    torch.manual_seed(0)
+    layer = FactorizedConv(8, 9, attribute_support=(3, 5), stride=(2, 2, 1, 1), boundary=boundary).double()
+    x = torch.randn(2, 4, 8, 9, 5)
+    layer(x.double())
+    folded = fold_layer(layer.eval(), (4, 8))
+    with torch.no_grad():
+        close(folded.float()(x, average_oldest=average), layer(x.double(), average_oldest=average))
+
+
+def test_results_do_not_depend_on_the_number_of_threads() -> None:
+    layer = FactorizedConv(8, 9, attribute_support=(5, 7), stride=(2, 2, 1, 1), averaged=1)
+    x = torch.randn(7, 2, 4, 8, 16, 16)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            given = x.clone().requires_grad_()
+            y = layer(given, average_oldest=True)
+            layer.zero_grad()
+            y.square().sum().backward()
+            results.append([y, given.grad, *(p.grad.clone() for p in layer.parameters())])
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        # PyTorch's own sums may differ; the kernels' results and the gradients that reach x may not.
+        assert torch.equal(results[0][0], other[0])
+        assert torch.equal(results[0][1], other[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_a_child_of_a_fork_has_threads_of_its_own() -> None:
+    x, w = torch.randn(4, 32, 16, 16), torch.randn(4, 3, 3, 3, 3)
+    geometry = [4, 8], [3, 3], [1, 1, 1, 1], True, False, False
+    spectrum = native_weight(w, (4, 8), (1, 1), "circular")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expected = torch.ops.hcnn.native_conv(x, spectrum, None, *geometry)
+        if (child := os.fork()) == 0:  # which must not touch PyTorch's own threads
+            signal.alarm(20)
+            found = torch.ops.hcnn.native_conv(x, spectrum, None, *geometry).numpy()
+            os._exit(0 if (found == expected.numpy()).all() else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_transforms_of_functions() -> None:
+    torch.manual_seed(0)
+    layer = FactorizedConv(4, 5, attribute_support=(3,), stride=(2, 1, 1)).eval()
+    x = torch.randn(3, 2, 8, 6, 6)
+    parameters = {name: one.detach() for name, one in layer.named_parameters()}
+    assert layer.chosen_method((8,), 4, native=layer.native(x[0])) == "native"
+
+    def loss(parameters, x):
+        return functional_call(layer, parameters, (x,)).square().mean()
+
+    each = vmap(grad(loss), (None, 0))(parameters, x)
+    with native_disabled():
+        expected = vmap(grad(loss), (None, 0))(parameters, x)
+    for name in parameters:
+        torch.testing.assert_close(each[name], expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_what_does_not_fit_is_explained() -> None:
+    w = torch.randn(4, 3, 3, 3)
+    with pytest.raises(ValueError, match=r"native method takes float32.*got torch.float64 on cpu"):
+        attribute_conv(torch.randn(1, 4, 5, 5).double(), w.double(), method="native")
+    with native_disabled(), pytest.raises(ValueError, match="native method takes float32"):
+        attribute_conv(torch.randn(1, 4, 5, 5), w, method="native")
+    geometry = [4], [3], [1, 1, 1], False
+    with pytest.raises(ValueError, match=r"expected float32 x \(b, 4, u1, u2\).*got \(1, 5, 5, 5\)"):
+        torch.ops.hcnn.native_conv(torch.zeros(1, 5, 5, 5), torch.zeros(5, 4, 3, 3), None, *geometry, False, False)
+    with pytest.raises(ValueError, match="the gradient has shape"):
+        torch.ops.hcnn.native_conv_backward(
+            torch.zeros(1, 15, 5, 5), torch.zeros(1, 4, 5, 5), torch.zeros(5, 4, 3, 3), *geometry, True, True
+        )
+    with pytest.raises(ValueError, match="no native kernels for 'vax'"), library.instruction_set("vax"):
+        pass
+
+
+def test_a_library_that_cannot_serve_says_why(tmp_path, monkeypatch) -> None:
+    assert library.load(tmp_path / "none.so", None) == (None, library.NOT_COMPILED)
+    (tmp_path / "kernels.so").write_text("no library")
+    assert "cannot be loaded" in library.load(tmp_path / "kernels.so", None)[1]
+    assert "HCNN_NATIVE_ISA" in library.load(library.path(), "vax")[1]
+    monkeypatch.setattr(library.build, "digest", lambda: "other")
+    assert "compiled from other source" in library.load(library.path(), None)[1]
+    monkeypatch.setenv("HCNN_NATIVE", "0")
+    assert "HCNN_NATIVE=0" in library.load(library.path(), None)[1]
+
+
+@pytest.mark.parametrize("boundary", ["zeros", "circular"])
+@pytest.mark.parametrize(("v", "kv", "sv"), ATTRIBUTES)
+def test_work_is_counted(v, kv, sv, boundary) -> None:
+    plan = native_plan(v, kv, sv, boundary)
+    products = sum(3 if complex_ else 1 for complex_, _, _ in plan.groups.tolist()) * plan.aliases * 6 * 9
+    transforms = plan.programs[0][1].size + 6 * plan.programs[1][1].size  # numbers of their matrices
+    assert native_multiply_adds(v, kv, sv, boundary, 6, 9) == products + transforms
+
+
+def test_the_native_form_is_chosen_where_it_takes_less_work() -> None:
+    for boundary in ("zeros", "circular"):
+        assert choose_method((4, 8), (5, 7), (2, 2), 8, 9, boundary, "cpu", native=True) == "native"
+    assert choose_method((2,), (3,), (1,), 2, 9, "zeros", "cpu", native=True) == "dense"
