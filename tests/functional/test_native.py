@@ -111,7 +111,7 @@ def test_patch_moments(each_set, shape, boundary) -> None:
 
     with torch.enable_grad():
         fast = run(lambda x: patch_moments(x, (3, 3), boundary=boundary))
-        against_double(fast, run(lambda x: naive_moments.patch_moments(x, boundary)), [x])
+        against_double(fast, run(lambda x: naive_moments.patch_moments(x, (3, 3), boundary)), [x])
 
 
 @pytest.mark.parametrize("average", [False, True])
@@ -179,14 +179,14 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
 def test_a_child_of_a_fork_has_threads_of_its_own() -> None:
     x, w = torch.randn(4, 32, 16, 16), torch.randn(4, 3, 3, 3, 3)
     geometry = [4, 8], [3, 3], [1, 1, 1, 1], True, False, False
-    spectrum = native_weight(w, (4, 8), (1, 1), "circular")
+    spectrum, bias = native_weight(w, (4, 8), (1, 1), "circular"), torch.randn(128)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        expected = torch.ops.hcnn.native_conv(x, spectrum, None, *geometry)
+        expected = torch.ops.hcnn.native_conv(x, spectrum, bias, *geometry)
         if (child := os.fork()) == 0:  # which must not touch PyTorch's own threads
             signal.alarm(20)
-            found = torch.ops.hcnn.native_conv(x, spectrum, None, *geometry).numpy()
+            found = torch.ops.hcnn.native_conv(x, spectrum, bias, *geometry).numpy()
             os._exit(0 if (found == expected.numpy()).all() else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     finally:
@@ -217,11 +217,12 @@ def test_what_does_not_fit_is_explained() -> None:
     with native_disabled(), pytest.raises(ValueError, match="native method takes float32"):
         attribute_conv(torch.randn(1, 4, 5, 5), w, method="native")
     geometry = [4], [3], [1, 1, 1], False
+    spectrum, bias = torch.zeros(5, 4, 3, 3), torch.zeros(16)
     with pytest.raises(ValueError, match=r"expected float32 x \(b, 4, u1, u2\).*got \(1, 5, 5, 5\)"):
-        torch.ops.hcnn.native_conv(torch.zeros(1, 5, 5, 5), torch.zeros(5, 4, 3, 3), None, *geometry, False, False)
+        torch.ops.hcnn.native_conv(torch.zeros(1, 5, 5, 5), spectrum, bias, *geometry, False, False)
     with pytest.raises(ValueError, match="the gradient has shape"):
         torch.ops.hcnn.native_conv_backward(
-            torch.zeros(1, 15, 5, 5), torch.zeros(1, 4, 5, 5), torch.zeros(5, 4, 3, 3), *geometry, True, True
+            torch.zeros(1, 15, 5, 5), torch.zeros(1, 4, 5, 5), spectrum, bias, *geometry, False, False
         )
     with pytest.raises(ValueError, match="no native kernels for 'vax'"), library.instruction_set("vax"):
         pass

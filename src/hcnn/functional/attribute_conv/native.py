@@ -160,9 +160,7 @@ def _spectrum_backward(
     return flat.view(-1, *grad.shape[1:]).transpose(0, 1).contiguous()
 
 
-def _spectrum_fake(
-    weight: Tensor, sizes: list[int], support: list[int], stride: list[int], circular: bool
-) -> Tensor:
+def _spectrum_fake(weight: Tensor, sizes: list[int], support: list[int], stride: list[int], circular: bool) -> Tensor:
     planes = math.prod(period(n, k, s, _boundary(circular)) for n, k, s in zip(sizes, support, stride, strict=True))
     return weight.new_empty(planes, weight.shape[0], weight.shape[2])
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from hcnn.functional.custom_op import define_operator
-from hcnn.functional.dtypes import per_value
 from hcnn.functional.native.library import Normalize, call
+from hcnn.functional.normalize_elu.naive import per_value
 
 
 def batch_normalize_elu(
