@@ -16,10 +16,13 @@ import torch
 from onnx.numpy_helper import to_array
 from onnx.reference import ReferenceEvaluator
 
+from hcnn.data.image_set import Splits
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.export import int8, int8_bytes, onnx_runner
+from hcnn.export.int8 import calibration_images, measure_int8
 from hcnn.models.hierarchical import HierarchicalCNNConfig, build
 from hcnn.models.pretrained import load_pretrained
+from hcnn.runs.load import load_run
 
 # Sums of products: columns (..., n) of activations and rows (o, n) of weights -> (..., o).
 Sums = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -216,3 +219,39 @@ def test_weights_of_8_bits_would_saturate(monkeypatch) -> None:
     white_noise = np.random.default_rng(0).random((1, 1, 8, 8)).astype(np.float32)
     exact, other = (Evaluation(data, sums).run(white_noise)["logits"] for sums in (exactly, saturating))
     assert np.abs(exact - other).max() > 0.01 * np.abs(exact).max()
+
+
+def test_int8_keeps_one_set_of_filters_and_most_answers(run, digits) -> None:
+    loaded = load_run(run)
+    data = int8_bytes(loaded.model, digits.train.images[:100], loaded.preprocessing)
+    proto = onnx.load_from_string(data)
+    filters = [entry for entry in proto.graph.initializer if entry.name.endswith("_filters")]
+    assert len(filters) == len(loaded.model.layers)
+    assert all(entry.data_type == onnx.TensorProto.INT8 for entry in filters)
+    images = digits.validation.images
+    exact = loaded.model(loaded.preprocessing.standardize(images)).argmax(1)
+    assert (onnx_runner(data)(images.float() / 255).argmax(1) == exact).float().mean() > 0.9
+
+
+def test_int8_is_measured_on_images_that_the_network_was_not_trained_on(run, digits) -> None:
+    loaded = load_run(run)
+    model, standard = loaded.model, loaded.preprocessing
+    calibration = calibration_images(digits.train)
+    assert len(calibration) == 256
+    first = [image.numpy().tobytes() for image in digits.train.images[:256]]
+    assert len({image.numpy().tobytes() for image in calibration} & {*first}) < 128  # data may be ordered by class
+    data = int8_bytes(model, calibration, standard)
+
+    by_test = measure_int8(data, model, Splits(digits.train, test=digits.test), standard)
+    assert (by_test.images, by_test.source, by_test.held_out) == (360, "digits/test", True)
+    with torch.no_grad():
+        exact = model(standard.standardize(digits.test.images)).argmax(1)
+    answers = onnx_runner(data)(digits.test.images.float() / 255).argmax(1)
+    expected = [(exact == digits.test.labels), (answers == digits.test.labels), (exact != answers)]
+    got = [by_test.float32, by_test.int8, by_test.changed]
+    assert got == pytest.approx([one.double().mean().item() for one in expected])
+
+    only_training = measure_int8(data, model, Splits(digits.train), standard)
+    assert (only_training.source, only_training.held_out) == ("digits/train", False)
+    with pytest.raises(ValueError, match="digits/validation: expected the classes of the network, a, b; got 0, 1, 2"):
+        measure_int8(data, model, digits, Preprocessing((0.0,), (1.0,), (8, 8), ("a", "b")))

@@ -107,7 +107,7 @@ def _export(add: Parser) -> None:
     add.add_argument(
         "--to", choices=("onnx", "torch", "safetensors", "c"), required=True,
         help="An ONNX file, a torch.export program, a folder of folded weights with a model card, or a C99 source file "
-        "for one image size.",
+        "with its header, for one image size.",
     )  # fmt: skip
     add.add_argument(
         "--output", type=Path,
@@ -122,6 +122,9 @@ def _export(add: Parser) -> None:
     )  # fmt: skip
     add.add_argument(
         "--image-size", type=int, metavar="N", help="For C: side length of the images. Default: as in training."
+    )
+    add.add_argument(
+        "--prefix", help="For C: the start of every name that the file defines. Default: made from the file's name."
     )
     add.add_argument(
         "--data",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hcnn.cli.terminal import say
 from hcnn.data.image_set import Splits
+from hcnn.export.c_program import header_path
 from hcnn.export.check_images import find_check_images, load_run_data
 from hcnn.export.folded_weights import CARD, WEIGHTS
 from hcnn.export.replace import check_replaceable
@@ -28,13 +29,15 @@ def export(options: Namespace, console: Console) -> None:
         raise ValueError(f"--int8: only for --to onnx; got --to {options.to}")
     if options.image_size is not None and options.to != "c":
         raise ValueError(f"--image-size: only for --to c, the other files take any size; got --to {options.to}")
+    if options.prefix is not None and options.to != "c":
+        raise ValueError(f"--prefix: only for --to c; got --to {options.to}")
     run = open_network(options.run)
     if not isinstance(run.model, AttributeNetwork):
         raise ValueError(f"{options.run}: only attribute networks can be exported; got a {type(run.model).__name__}")
     name = _NAMES[options.to].replace(".onnx", ".int8.onnx" if options.int8 else ".onnx")
     home = options.run if options.run.is_dir() else Path(f"{options.run.stem}-export")
     output = options.output or home / name
-    for path in [output / one for one in (WEIGHTS, CARD)] if options.to == "safetensors" else [output]:
+    for path in _files(output, options.to):
         check_replaceable(path, force=options.force)
     if options.to == "safetensors":
         _safetensors(run, output, console)
@@ -51,7 +54,7 @@ def export(options: Namespace, console: Console) -> None:
     from hcnn import export as to
 
     if options.to == "c":
-        source, difference = to.export_c(output, run.model, images, run.preprocessing)
+        source, difference = to.export_c(output, run.model, images, run.preprocessing, options.prefix)
         say(
             console,
             f"constants {source.table_bytes:,} bytes, static buffers {source.buffer_bytes:,} bytes, "
@@ -64,7 +67,15 @@ def export(options: Namespace, console: Console) -> None:
         difference = write(output, run.model, images, run.preprocessing)
     if difference is not None:
         say(console, f"largest difference from the trained network: {difference:.1g} of the largest logit")
-    _wrote(output, console)
+    for path in _files(output, options.to):
+        _wrote(path, console)
+
+
+def _files(output: Path, to: str) -> list[Path]:
+    """The files that an export writes."""
+    if to == "safetensors":
+        return [output / WEIGHTS, output / CARD]
+    return [output, header_path(output)] if to == "c" else [output]
 
 
 def _wrote(path: Path, console: Console) -> None:
@@ -89,8 +100,8 @@ def _safetensors(run: Run, output: Path, console: Console) -> None:
     records = replace(read_records(run.folder), config=run.config)
     card = model_card(run.model, records, size=run.preprocessing.size, usage=usage)
     export_safetensors(output, run.model, run.preprocessing, card)
-    for name in (WEIGHTS, CARD):
-        _wrote(output / name, console)
+    for path in _files(output, "safetensors"):
+        _wrote(path, console)
 
 
 def _int8(run: Run, output: Path, splits: Splits, console: Console) -> None:

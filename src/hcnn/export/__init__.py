@@ -3,7 +3,8 @@
 Each is made from the folded network, and checked against the trained one on real images before it gets its name.
 """
 
-from hcnn.export.c_source import CSource, c_source, export_c
+from hcnn.export.c_program import export_c
+from hcnn.export.c_source import CSource, c_source
 from hcnn.export.folded_weights import export_safetensors, load_folded
 from hcnn.export.int8 import int8_bytes
 from hcnn.export.onnx_file import export_onnx, onnx_runner

@@ -1,25 +1,18 @@
 """One C99 file for one image size: the filters as tables, loops over their taps, static buffers, no allocation."""
 
 import math
-import shutil
-import subprocess
-import tempfile
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hcnn.data.preprocessing import Preprocessing
-from hcnn.export.parity import check_outputs
+from hcnn.export.escape import c_identifier, c_string
 from hcnn.export.plain_network import PlainLayer, PlainNetwork
-from hcnn.models.hierarchical import AttributeNetwork
-from hcnn.storage.atomic import StrPath, write_atomically
-
-FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-O2")
 
 
 @dataclass(frozen=True)
@@ -27,90 +20,42 @@ class CSource:
     """A network as C.
 
     Attributes:
-        text: the file.
+        text: the source file.
+        header: the header that declares its functions.
         table_bytes: constants: weights, biases, tables of taps.
         buffer_bytes: static memory that it works in.
         multiply_adds: of one image.
     """
 
     text: str
+    header: str
     table_bytes: int
     buffer_bytes: int
     multiply_adds: int
 
 
-def export_c(
-    path: StrPath, model: AttributeNetwork, images: Tensor, preprocessing: Preprocessing
-) -> tuple[CSource, float | None]:
-    """Write a C99 file that depends on the C library only, after compiling it and checking it on images.
-
-    ``void hcnn_logits(const float *pixels, float *logits)`` takes pixels from 0 to 1, ``int hcnn_classify(const
-    unsigned char *bytes, float *logits)`` takes bytes; both channels first, not reentrant. ``-DHCNN_MAIN`` adds a
-    program that reads raw images from standard input.
-
-    Args:
-        path: the file to write.
-        model: a trained network with one or two spatial axes; folded here if it is not yet.
-        images: uint8 (n, c, *u), whose size is the one that the file is for.
-        preprocessing: standardization and class names to put inside.
-
-    Returns:
-        The source with its sizes, and the largest difference from the network's logits, relative to the largest;
-        None where there is no C compiler (cc) to check it with.
-
-    Raises:
-        ValueError: if it is above 1e-5, or the network has three spatial axes; nothing is written.
-
-    """
-    source = c_source(PlainNetwork(model, preprocessing), preprocessing, tuple(images.shape[2:]))
-    difference = None
-    if compiler := shutil.which("cc") or shutil.which("gcc"):
-        with tempfile.TemporaryDirectory(prefix="hcnn-export-") as folder:
-            program = compile_program(source, Path(folder), compiler)
-
-            def run(pixels: Tensor) -> Tensor:
-                return run_program(program, (pixels * 255).round().to(torch.uint8), model.config.classes)
-
-            difference = check_outputs(run, model, preprocessing, images, str(path))
-    write_atomically(path, source.text.encode())
-    return source, difference
-
-
-def compile_program(source: CSource, folder: Path, compiler: str = "cc") -> Path:
-    """Compile a source with its main program, warnings being errors.
-
-    Raises:
-        ValueError: with the compiler's words, if it refuses.
-    """
-    (folder / "net.c").write_text(source.text)
-    command = [compiler, *FLAGS, "-DHCNN_MAIN", str(folder / "net.c"), "-lm", "-o", str(folder / "net")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ValueError(f"{' '.join(command[:-4])}: the compiler refused the C file:\n{done.stderr}")
-    return folder / "net"
-
-
-def run_program(program: Path, images: Tensor, classes: int) -> Tensor:
-    """Logits (n, classes) of uint8 images from a compiled program."""
-    done = subprocess.run([str(program)], input=images.numpy().tobytes(), capture_output=True, check=True)
-    return torch.tensor([[float(word) for word in line.split()[:classes]] for line in done.stdout.splitlines()])
-
-
-def c_source(network: PlainNetwork, preprocessing: Preprocessing, size: Sequence[int]) -> CSource:
+def c_source(network: PlainNetwork, preprocessing: Preprocessing, size: Sequence[int], prefix: str = "hcnn") -> CSource:
     """Write a plain network as C.
 
     Args:
         network: compact, with the standardization inside.
         preprocessing: its mean, deviation and class names.
         size: spatial size of the images.
+        prefix: the start of every name that the file defines, so that any number of networks can be linked together.
 
     Returns:
         The source and what it needs.
 
     Raises:
-        ValueError: for three spatial axes, or a periodic image smaller than half a filter.
+        ValueError: for a prefix that no C name can begin with, three spatial axes, or a periodic image smaller than
+            half a filter.
 
     """
+    if prefix != c_identifier(prefix):
+        raise ValueError(
+            f"export c: expected a prefix of letters, digits and single underscores that begins with a letter, such as "
+            f"{c_identifier(prefix)!r}; got {prefix!r}"
+        )
     if network.config.spatial_axes not in (1, 2) or len(size) != network.config.spatial_axes:
         raise ValueError(
             f"export c: expected one or two spatial axes with a size each; the network has "
@@ -150,8 +95,8 @@ def c_source(network: PlainNetwork, preprocessing: Preprocessing, size: Sequence
         if key not in tables:
             tables[key] = f"{len(tables)}"
             flat = ", ".join(f"{{{a}, {t}}}" for a, t in pairs.tolist())
-            declared.append(f"static const pair_t pairs{tables[key]}[] = {{{flat}}};")
-            declared.append(_array("int", f"ends{tables[key]}", map(str, ends.tolist())))
+            declared.append(f"static const net_pair_t net_pairs{tables[key]}[] = {{{flat}}};")
+            declared.append(_array("int", f"net_ends{tables[key]}", map(str, ends.tolist())))
             bytes_total += 4 * len(pairs) + 4 * len(ends)
         bias = layer.bias.reshape(outputs, filters)
         same = bool((bias == bias[0]).all())
@@ -159,22 +104,22 @@ def c_source(network: PlainNetwork, preprocessing: Preprocessing, size: Sequence
         if rank:
             numbers |= {"h": layer.h, "s": layer.shift}
         for name, tensor in numbers.items():
-            declared.append(_array("float", f"{name}{j}", _floats(tensor)))
+            declared.append(_array("float", f"net_{name}{j}", _floats(tensor)))
             bytes_total += 4 * tensor.numel()
         buffers[j % 2] = max(buffers[j % 2], input_maps * _padded(extent, border))
         rows.append(
             f"    {{{inputs}, {1 if rank else channels}, {outputs}, {filters}, {averaged}, {extent[0]}, {extent[1]}, "
             f"{reached[0]}, {reached[1]}, {stride[0]}, {stride[1]}, {support[0]}, {support[1]}, {next_border[0]}, "
-            f"{next_border[1]}, {taps}, {rank}, {0 if same else filters}, w{j}, b{j}, "
-            f"{f'h{j}, s{j}' if rank else '0, 0'}, pairs{tables[key]}, ends{tables[key]}}},"
+            f"{next_border[1]}, {taps}, {rank}, {0 if same else filters}, net_w{j}, "
+            f"net_b{j}, {f'net_h{j}, net_s{j}' if rank else '0, 0'}, net_pairs{tables[key]}, net_ends{tables[key]}}},"
         )
         input_maps, extent = outputs // averaged * filters, reached
     last = len(layers) % 2
     buffers[last] = max(buffers[last], input_maps * math.prod(extent))
     readout = {"readout": network.readout_weight, "readout_bias": network.readout_bias} if network.linear else {}
     readout = readout or {"readout": network.scale}
-    for name, tensor in (readout | {"mean": network.mean, "std": network.std}).items():
-        declared.append(_array("float", name, _floats(tensor)))
+    for name, tensor in (readout | {"mean": network.mean, "deviation": network.std}).items():
+        declared.append(_array("float", f"net_{name}", _floats(tensor)))
         bytes_total += 4 * tensor.numel()
     first_border = [k // 2 for k in _plane(_spatial_support(layers[0]), layers[0])]
     constants = {
@@ -186,37 +131,52 @@ def c_source(network: PlainNetwork, preprocessing: Preprocessing, size: Sequence
     buffer_bytes = 4 * (buffers[0] + buffers[1] + columns + inner + network.config.channels * math.prod(plane))
     runtime = (files("hcnn.export") / "runtime.c").read_text()
     head, body = runtime.split("/* TABLES */\n")
-    names = ", ".join(_c_string(name) for name in preprocessing.classes)
+    about = _ABOUT.format(tables=bytes_total, buffers=buffer_bytes, multiply_adds=multiply_adds, **constants)
+    macros = {name: f"#define NET_{name} {value}\n" for name, value in constants.items()}
+    interface = "".join(macros.pop(name) for name in ("CHANNELS", "HEIGHT", "WIDTH", "CLASSES")) + _INTERFACE
+    start = [about, "#include <math.h>\n#include <string.h>\n\n", interface, "\n", *macros.values(), head]
+    end = ["static const net_layer_t net_layers[NET_LAYERS] = {", *rows, "};", body]
+    # The names of the classes come from outside: the prefix does not go into them.
+    names = ", ".join(c_string(name) for name in preprocessing.classes)
     text = "".join(
         [
-            _HEADER.format(tables=bytes_total, buffers=buffer_bytes, multiply_adds=multiply_adds, **constants),
-            *(f"#define {name} {value}\n" for name, value in constants.items()),
-            f"\nconst char *const hcnn_classes[CLASSES] = {{{names}}};\n",
-            head,
-            "\n".join(declared),
-            "\nstatic const layer_t layers[LAYERS] = {\n" + "\n".join(rows) + "\n};\n",
-            body,
+            _MARK.sub(prefix, "".join(start) + "\n".join(declared)),
+            f"\nconst char *const {prefix}_classes[{prefix}_CLASSES] = {{{names}}};\n",
+            _MARK.sub(prefix, "\n".join(end)),
         ]
     )
-    return CSource(text, bytes_total, buffer_bytes, multiply_adds)
+    header = _MARK.sub(prefix, f"{about}#ifndef HCNN_NET_H\n#define HCNN_NET_H\n\n{interface}\n#endif\n")
+    return CSource(text, header, bytes_total, buffer_bytes, multiply_adds)
 
 
-_HEADER = """\
-/* A hierarchical attribute CNN, written by hcnn: C99, no dependency but the C library, no allocation.
+# Every name that the file defines begins with this mark here and in runtime.c, and with the prefix in the file.
+_MARK = re.compile(r"(?<![A-Za-z0-9])(net|NET)(?=_)")
+
+_ABOUT = """\
+/* A hierarchical attribute CNN, written by hcnn. C99 and C++, no dependency but the C library, no allocation.
  *
- *     void hcnn_logits(const float *pixels, float *logits);           pixels from 0 to 1
- *     int hcnn_classify(const unsigned char *bytes, float *logits);   returns the class, an index of hcnn_classes
+ *     void net_logits(const float *pixels, float *logits);           pixels from 0 to 1
+ *     int net_classify(const unsigned char *bytes, float *logits);   returns the class, an index of net_classes
  *
  * Images are {CHANNELS} x {HEIGHT} x {WIDTH} (channels, rows, columns), logits {CLASSES}.
- * Buffers are static, so that calls must not overlap.
+ * The buffers are static: calls of one network must not overlap.
  * Constants: {tables} bytes. Static buffers: {buffers} bytes. Multiply-adds of one image: {multiply_adds}.
  *
- * cc -std=c99 -O3 -c FILE.c; link with -lm. With -DHCNN_MAIN it is a program: raw images in, classes and logits out.
+ * cc -std=c99 -O3 -c FILE.c; link with -lm. With -DHCNN_MAIN it is a program: raw images in, logits and classes out.
  */
-#include <math.h>
-#include <stdio.h>
-#include <string.h>
+"""
 
+_INTERFACE = """\
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+extern const char *const net_classes[NET_CLASSES];
+void net_logits(const float *pixels, float *logits);
+int net_classify(const unsigned char *bytes, float *logits);
+#ifdef __cplusplus
+}
+#endif
 """
 
 
@@ -252,9 +212,3 @@ def _floats(tensor: Tensor) -> Iterable[str]:
 
 def _array(kind: str, name: str, values: Iterable[str]) -> str:
     return f"static const {kind} {name}[] = {{{', '.join(values)}}};"
-
-
-def _c_string(text: str) -> str:
-    """A string literal in ASCII; question marks are escaped for the sake of trigraphs."""
-    plain = set(range(32, 127)) - set(b'"\\?')
-    return '"' + "".join(chr(b) if b in plain else f"\\{b:03o}" for b in text.encode()) + '"'

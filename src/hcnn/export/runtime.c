@@ -1,5 +1,5 @@
 
-typedef struct { unsigned short input, tap; } pair_t;
+typedef struct { unsigned short input, tap; } net_pair_t;
 
 /* One layer: x (inputs maps, with a border) -> y, whose oldest attributes are averaged out for the next layer. */
 typedef struct {
@@ -15,16 +15,16 @@ typedef struct {
     int bias_step;                 /* filters if every output has biases of its own, else 0 */
     const float *weight, *bias;    /* (filters, taps, channels, support) or g (filters, taps, rank); (outputs, filters) */
     const float *h, *shift;        /* HCNN(+): (rank, support), (rank) */
-    const pair_t *pairs;           /* which tap joins which input to an output, output by output */
+    const net_pair_t *pairs;           /* which tap joins which input to an output, output by output */
     const int *ends;               /* where the pairs of each output end */
-} layer_t;
+} net_layer_t;
 
 /* TABLES */
 
-static float elu(float x) { return x > 0 ? x : expm1f(x); }
+static float net_elu(float x) { return x > 0 ? x : expm1f(x); }
 
 /* sum over the spatial support of one map: out[column] += weight * x */
-static void add_row(float *out, const float *x, const float *w, const layer_t *l, int row)
+static void net_add_row(float *out, const float *x, const float *w, const net_layer_t *l, int row)
 {
     const int pitch = l->width + 2 * (l->support_x / 2), step = l->step_x, columns = l->columns;
     for (int dy = 0; dy < l->support_y; dy++) {
@@ -40,30 +40,30 @@ static void add_row(float *out, const float *x, const float *w, const layer_t *l
 }
 
 /* out (columns) of output o, filter k, before the ELU */
-static void composed_row(float *out, const float *x, const layer_t *l, int o, int k, int row)
+static void net_composed_row(float *out, const float *x, const net_layer_t *l, int o, int k, int row)
 {
     const int border = l->support_y / 2, size = l->support_y * l->support_x;
     const int map = (l->height + 2 * border) * (l->width + 2 * (l->support_x / 2));
     for (int p = o ? l->ends[o - 1] : 0; p < l->ends[o]; p++)
         for (int c = 0; c < l->channels; c++)
-            add_row(out, x + (l->pairs[p].input * l->channels + c) * map,
+            net_add_row(out, x + (l->pairs[p].input * l->channels + c) * map,
                     l->weight + ((k * l->taps + l->pairs[p].tap) * l->channels + c) * size, l, row);
 }
 
 /* z (inputs, rank, columns) = ELU(x * h + shift) */
-static void inner_row(float *z, const float *x, const layer_t *l, int row)
+static void net_inner_row(float *z, const float *x, const net_layer_t *l, int row)
 {
     const int size = l->support_y * l->support_x;
     const int map = (l->height + 2 * (l->support_y / 2)) * (l->width + 2 * (l->support_x / 2));
     for (int a = 0; a < l->inputs; a++)
         for (int q = 0; q < l->rank; q++, z += l->columns) {
             for (int i = 0; i < l->columns; i++) z[i] = l->shift[q];
-            add_row(z, x + a * map, l->h + q * size, l, row);
-            for (int i = 0; i < l->columns; i++) z[i] = elu(z[i]);
+            net_add_row(z, x + a * map, l->h + q * size, l, row);
+            for (int i = 0; i < l->columns; i++) z[i] = net_elu(z[i]);
         }
 }
 
-static void factorized_row(float *out, const float *z, const layer_t *l, int o, int k)
+static void net_factorized_row(float *out, const float *z, const net_layer_t *l, int o, int k)
 {
     for (int p = o ? l->ends[o - 1] : 0; p < l->ends[o]; p++) {
         const float *g = l->weight + (k * l->taps + l->pairs[p].tap) * l->rank;
@@ -74,7 +74,7 @@ static void factorized_row(float *out, const float *z, const layer_t *l, int o, 
 }
 
 /* Fill the border of each map: with zeros, which are there already, or periodically. */
-static void wrap(float *x, int maps, int rows, int columns, int border_y, int border_x)
+static void net_wrap(float *x, int maps, int rows, int columns, int border_y, int border_x)
 {
     const int pitch = columns + 2 * border_x, height = rows + 2 * border_y;
     for (int m = 0; m < maps; m++, x += pitch * height) {
@@ -91,79 +91,97 @@ static void wrap(float *x, int maps, int rows, int columns, int border_y, int bo
     }
 }
 
-static void run_layer(float *y, const float *x, const layer_t *l)
+static void net_run_layer(float *y, const float *x, const net_layer_t *l)
 {
-    static float out[MAX_COLUMNS], z[MAX_INNER];
+    static float out[NET_MAX_COLUMNS], z[NET_MAX_INNER];
     const int pitch = l->columns + 2 * l->border_x, map = pitch * (l->rows + 2 * l->border_y);
     const int kept = l->outputs / l->averaged; /* y's maps: (kept, filters) */
     memset(y, 0, sizeof(float) * (size_t)(kept * l->filters * map));
     for (int row = 0; row < l->rows; row++) {
-        if (l->rank) inner_row(z, x, l, row);
+        if (l->rank) net_inner_row(z, x, l, row);
         for (int o = 0; o < l->outputs; o++)
             for (int k = 0; k < l->filters; k++) {
                 const float bias = l->bias[o * l->bias_step + k];
                 float *to = y + ((o % kept) * l->filters + k) * map + (row + l->border_y) * pitch + l->border_x;
                 for (int i = 0; i < l->columns; i++) out[i] = bias;
-                if (l->rank) factorized_row(out, z, l, o, k);
-                else composed_row(out, x, l, o, k, row);
-                for (int i = 0; i < l->columns; i++) to[i] += elu(out[i]) / (float)l->averaged;
+                if (l->rank) net_factorized_row(out, z, l, o, k);
+                else net_composed_row(out, x, l, o, k, row);
+                for (int i = 0; i < l->columns; i++) to[i] += net_elu(out[i]) / (float)l->averaged;
             }
     }
-    if (PERIODIC) wrap(y, kept * l->filters, l->rows, l->columns, l->border_y, l->border_x);
+    if (NET_PERIODIC) net_wrap(y, kept * l->filters, l->rows, l->columns, l->border_y, l->border_x);
 }
 
-void hcnn_logits(const float *pixels, float *logits)
+void net_logits(const float *pixels, float *logits)
 {
-    static float even[EVEN], odd[ODD]; /* the input of each layer with an even, an odd number */
-    const int pitch = WIDTH + 2 * BORDER_X, map = pitch * (HEIGHT + 2 * BORDER_Y);
-    memset(even, 0, sizeof(float) * CHANNELS * (size_t)map);
-    for (int c = 0; c < CHANNELS; c++)
-        for (int i = 0; i < HEIGHT; i++)
-            for (int j = 0; j < WIDTH; j++)
-                even[c * map + (i + BORDER_Y) * pitch + BORDER_X + j] =
-                    (pixels[(c * HEIGHT + i) * WIDTH + j] - mean[c]) / std[c];
-    if (PERIODIC) wrap(even, CHANNELS, HEIGHT, WIDTH, BORDER_Y, BORDER_X);
-    for (int j = 0; j < LAYERS; j++) run_layer(j % 2 ? even : odd, j % 2 ? odd : even, &layers[j]);
+    static float even[NET_EVEN], odd[NET_ODD]; /* the input of each layer with an even, an odd number */
+    const int pitch = NET_WIDTH + 2 * NET_BORDER_X, map = pitch * (NET_HEIGHT + 2 * NET_BORDER_Y);
+    memset(even, 0, sizeof(float) * NET_CHANNELS * (size_t)map);
+    for (int c = 0; c < NET_CHANNELS; c++)
+        for (int i = 0; i < NET_HEIGHT; i++)
+            for (int j = 0; j < NET_WIDTH; j++)
+                even[c * map + (i + NET_BORDER_Y) * pitch + NET_BORDER_X + j] =
+                    (pixels[(c * NET_HEIGHT + i) * NET_WIDTH + j] - net_mean[c]) / net_deviation[c];
+    if (NET_PERIODIC) net_wrap(even, NET_CHANNELS, NET_HEIGHT, NET_WIDTH, NET_BORDER_Y, NET_BORDER_X);
+    for (int j = 0; j < NET_LAYERS; j++) net_run_layer(j % 2 ? even : odd, j % 2 ? odd : even, &net_layers[j]);
 
-    const float *x = LAYERS % 2 ? odd : even;
-    const int places = layers[LAYERS - 1].rows * layers[LAYERS - 1].columns;
-    float pooled[NEWEST];
-    for (int k = 0; k < NEWEST; k++) {
+    const float *x = NET_LAYERS % 2 ? odd : even;
+    const int places = net_layers[NET_LAYERS - 1].rows * net_layers[NET_LAYERS - 1].columns;
+    float pooled[NET_NEWEST];
+    for (int k = 0; k < NET_NEWEST; k++) {
         double sum = 0;
         for (int i = 0; i < places; i++) sum += x[k * places + i];
         pooled[k] = (float)(sum / places);
     }
-    for (int n = 0; n < CLASSES; n++) {
-#if LINEAR
-        logits[n] = readout_bias[n];
-        for (int k = 0; k < NEWEST; k++) logits[n] += readout[n * NEWEST + k] * pooled[k];
+    for (int n = 0; n < NET_CLASSES; n++) {
+#if NET_LINEAR
+        logits[n] = net_readout_bias[n];
+        for (int k = 0; k < NET_NEWEST; k++) logits[n] += net_readout[n * NET_NEWEST + k] * pooled[k];
 #else
-        logits[n] = pooled[n] * readout[0];
+        logits[n] = pooled[n] * net_readout[0];
 #endif
     }
 }
 
-int hcnn_classify(const unsigned char *bytes, float *logits)
+int net_classify(const unsigned char *bytes, float *logits)
 {
-    static float pixels[CHANNELS * HEIGHT * WIDTH];
+    static float pixels[NET_CHANNELS * NET_HEIGHT * NET_WIDTH];
     int best = 0;
-    for (int i = 0; i < CHANNELS * HEIGHT * WIDTH; i++) pixels[i] = (float)bytes[i] / 255.0f;
-    hcnn_logits(pixels, logits);
-    for (int n = 1; n < CLASSES; n++)
+    for (int i = 0; i < NET_CHANNELS * NET_HEIGHT * NET_WIDTH; i++) pixels[i] = (float)bytes[i] / 255.0f;
+    net_logits(pixels, logits);
+    for (int n = 1; n < NET_CLASSES; n++)
         if (logits[n] > logits[best]) best = n;
     return best;
 }
 
 #ifdef HCNN_MAIN
+#include <stdio.h>
+
+/* A name on one line, whatever bytes it holds. */
+static void net_print(const char *name)
+{
+    for (; *name; name++) {
+        const unsigned char byte = (unsigned char)*name;
+        if (byte < 32 || byte == 127) printf("\\x%02x", byte);
+        else putchar(byte);
+    }
+    putchar('\n');
+}
+
 int main(void)
 {
-    static unsigned char bytes[CHANNELS * HEIGHT * WIDTH];
-    float logits[CLASSES];
-    while (fread(bytes, 1, sizeof bytes, stdin) == sizeof bytes) {
-        const int best = hcnn_classify(bytes, logits);
-        for (int n = 0; n < CLASSES; n++) printf("%.9g ", (double)logits[n]);
-        printf("%s\n", hcnn_classes[best]);
+    static unsigned char bytes[NET_CHANNELS * NET_HEIGHT * NET_WIDTH];
+    float logits[NET_CLASSES];
+    size_t read;
+    while ((read = fread(bytes, 1, sizeof bytes, stdin)) == sizeof bytes) {
+        const int best = net_classify(bytes, logits);
+        for (int n = 0; n < NET_CLASSES; n++) printf("%.9g ", (double)logits[n]);
+        net_print(net_classes[best]);
     }
-    return 0;
+    if (read || ferror(stdin)) {
+        fprintf(stderr, "expected images of %d bytes; the last one has %d\n", (int)sizeof bytes, (int)read);
+        return 1;
+    }
+    return fflush(stdout) ? 1 : 0;
 }
 #endif

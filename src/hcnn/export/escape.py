@@ -1,0 +1,43 @@
+"""Names and texts from outside, made harmless for each format that an export writes: one function per format."""
+
+import re
+
+
+def c_string(text: str) -> str:
+    r"""A C string literal in ASCII.
+
+    Everything but plain ASCII becomes octal escapes of its UTF-8 bytes, question marks too, because of trigraphs. C
+    cannot hold a zero byte: it is spelled out.
+
+    Args:
+        text: any text.
+
+    Returns:
+        The literal with its quotes; the same in C and C++.
+
+    Example:
+        >>> print(c_string('a "dog"?\n'))
+        "a \042dog\042\077\012"
+
+    """
+    plain = set(range(32, 127)) - set(b'"\\?')
+    data = text.replace("\0", "\\x00").encode(errors="backslashreplace")
+    return '"' + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in data) + '"'
+
+
+def c_identifier(text: str) -> str:
+    """The start of names in C and C++ made from any text, such as a file's name.
+
+    Args:
+        text: any text.
+
+    Returns:
+        Letters, digits and single underscores, beginning with a letter; "hcnn" where nothing is left.
+
+    Example:
+        >>> c_identifier("my-net.v2"), c_identifier("2 dogs"), c_identifier("犬")
+        ('my_net_v2', 'n2_dogs', 'hcnn')
+
+    """
+    name = re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")[:40]
+    return (f"n{name}" if name[:1].isdigit() else name) or "hcnn"

@@ -1,0 +1,130 @@
+"""`hcnn export` as a command: what it writes, replaces, prints and refuses."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hcnn import cli
+from hcnn.data import archives
+
+
+def test_the_command_exports_everything(run, capsys) -> None:
+    for target, file in (("onnx", "model.onnx"), ("torch", "model.pt2"), ("c", "model.c")):
+        assert cli.main(["export", str(run), "--to", target]) == 0
+        out = capsys.readouterr().out
+        assert "checking with 64 images of digits/test" in out
+        assert re.search(r"largest difference from the trained network: \d+e-0[678]", out), out
+        assert (run / file).is_file()
+    assert "multiply-adds an image of 1x8x8" in out
+    assert cli.main(["export", str(run), "--to", "safetensors"]) == 0
+    card = (run / "folded" / "README.md").read_text()
+    for part in ("## Architecture", "| total |", "`digits`", "| lr | 0.1 |", "One seed: no spread", "## Limits"):
+        assert part in card, part
+    recorded = json.loads((run / "result.json").read_text())
+    assert f"test: {recorded['test_accuracy']:.2%} of 360 images, seed 0" in card
+    assert cli.main(["export", str(run), "--to", "onnx", "--int8"]) == 0
+    out = capsys.readouterr().out
+    assert "calibrated on 256 images of digits/train" in out
+    numbers = r"float32 [\d.]+%, int8 [\d.]+% \([+-][\d.]+%\); [\d.]+% of the answers differ"
+    assert re.search(rf"accuracy on 200 images of digits/validation: {numbers}", out), out
+    assert cli.main(["export", str(run), "--to", "c", "--image-size", "16", "--output", str(run / "16.c")]) == 0
+    out = capsys.readouterr().out
+    assert "1x16x16" in out
+    assert f"wrote {run / '16.h'}" in out
+    assert "int n16_classify(" in (run / "16.h").read_text()
+    assert cli.main(["export", str(run), "--to", "c", "--output", str(run / "16.c"), "--prefix", "dogs"]) == 0
+    assert "int dogs_classify(" in (run / "16.h").read_text()
+
+
+def _error(capsys, *arguments: object) -> str:
+    assert cli.main([str(one) for one in arguments]) == 2
+    return capsys.readouterr().err.replace("\n", " ")
+
+
+def test_what_cannot_be_exported_is_explained(run, tmp_path, capsys) -> None:
+    assert "--int8: only for --to onnx" in _error(capsys, "export", run, "--to", "c", "--int8")
+    assert "--prefix: only for --to c" in _error(capsys, "export", run, "--to", "onnx", "--prefix", "a")
+    assert "expected a prefix of letters" in _error(capsys, "export", run, "--to", "c", "--prefix", "2")
+    assert "--image-size: only for --to c" in _error(capsys, "export", run, "--to", "onnx", "--image-size", "9")
+    assert "expected config.json in it" in _error(capsys, "export", tmp_path, "--to", "onnx")
+    assert "name another data set with --data" in _error(capsys, "export", run, "--to", "onnx", "--data", "nowhere")
+    assert not list(tmp_path.iterdir())
+
+
+def _somewhere_else(run: Path, folder: Path, data: str) -> Path:
+    """A copy of a run on a machine that lacks its data."""
+    folder.mkdir()
+    for name in ("config.json", "result.json", "weights.safetensors"):
+        folder.joinpath(name).write_bytes((run / name).read_bytes().replace(b'"data": "digits"', data.encode()))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ('"data": "cifar10"', "cifar10 is not in "),
+        ('"data": "/nowhere/photos"', "/nowhere/photos: the images cannot be read (no such file or folder"),
+    ],
+)
+def test_a_network_is_exported_where_its_data_is_not(data, reason, run, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(archives, "fetch", None)  # nothing is downloaded for a check
+    moved = _somewhere_else(run, tmp_path / "run", data)
+    arguments = ["export", str(moved), "--to", "onnx", "--data-dir", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert f"checking with 64 synthetic images, because {reason}" in out
+    assert re.search(r"largest difference from the trained network: \d+e-0[678]", out), out
+    if "cifar" not in data:  # int8 needs real images
+        assert "name another data set with --data" in _error(capsys, *arguments, "--int8")
+
+
+def test_pretrained_weights_are_exported_without_any_data(tmp_path, capsys) -> None:
+    arguments = ["hcnn_small_cifar10", "--to", "c", "--output", str(tmp_path / "a.c"), "--data-dir", str(tmp_path)]
+    assert cli.main(["export", *arguments]) == 0
+    assert f"64 synthetic images, because cifar10 is not in {tmp_path}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("target", "name"), [("onnx", "a.onnx"), ("torch", "a.pt2"), ("c", "a.c"), ("safetensors", "f")]
+)
+def test_only_files_of_an_earlier_export_are_replaced(target, name, run, tmp_path, capsys) -> None:
+    path = tmp_path / name
+    arguments = ["export", run, "--to", target, "--output", path]
+    assert cli.main([str(one) for one in arguments]) == 0
+    assert cli.main([str(one) for one in arguments]) == 0  # our own
+    folder = [path / "README.md", path / "model.safetensors"]
+    written = {"safetensors": folder, "c": [path, path.with_suffix(".h")]}.get(target, [path])
+    for one in written:
+        before = one.read_bytes()
+        for other in (b"# My notes\n", b"", b"PK\x03\x04 of something", b"\x08\x07\x12\x07pytorch"):
+            one.write_bytes(other)
+            error = _error(capsys, *arguments)
+            assert f"{one}: the file exists and hcnn export did not write it; add --force to replace it" in error
+            assert one.read_bytes() == other
+        assert cli.main([str(part) for part in (*arguments, "--force")]) == 0
+        assert one.read_bytes()[:100] == before[:100]
+
+
+def test_folders_links_to_nothing_and_devices_are_never_replaced(run, tmp_path, capsys) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    os.mkfifo(tmp_path / "pipe")
+    for name, kind in (("folder", "a folder"), ("link", "a link to nothing"), ("pipe", "a device")):
+        error = _error(capsys, "export", run, "--to", "c", "--force", "--output", tmp_path / name)
+        assert f"expected a file or a free name; it is {kind}" in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link", "pipe"]
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package_names_the_extra(missing, run, tmp_path) -> None:
+    script = f"import sys; sys.modules[{missing!r}] = None\nfrom hcnn import cli; sys.exit(cli.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", script, "export", str(run), "--to", "onnx", "--output", str(tmp_path / "a.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"this needs {missing}: pip install 'hcnn[export]'" in done.stderr.replace("\n", " ")
+    assert not (tmp_path / "a.onnx").exists()

@@ -1,0 +1,98 @@
+"""ONNX files and torch.export programs in their runtimes."""
+
+import io
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from hcnn.export import PlainNetwork, export_onnx, export_program, onnx_runner
+from hcnn.export.onnx_file import onnx_bytes
+from hcnn.export.parity import check_outputs
+
+
+@pytest.mark.parametrize("name", ["zeros", "plus circular"])
+def test_onnx_and_program_take_any_batch_and_size(name, tmp_path, digits, settled, standard) -> None:
+    model = settled(name)
+    images = digits.test.images[:40]
+    assert export_onnx(tmp_path / "a.onnx", model, images, standard) < 1e-5
+    assert export_program(tmp_path / "a.pt2", model, images, standard) < 1e-5
+    program = torch.export.load(tmp_path / "a.pt2").module()
+    other = images[:3].repeat(1, 1, 2, 1)  # 16×8, which neither was made with
+    with torch.no_grad():
+        expected = model(standard.standardize(other))
+        for run in (onnx_runner(tmp_path / "a.onnx"), program):
+            got = run(other.float() / 255)
+            assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
+    text = (tmp_path / "a.onnx").read_bytes()
+    assert str(Path(__file__).parents[2]).encode() not in text  # no stack traces, no paths
+    proto = onnx.load_from_string(text)
+    assert {entry.domain: entry.version for entry in proto.opset_import}[""] == 18
+    assert {entry.key: entry.value for entry in proto.metadata_props}["classes"] == json.dumps(list("0123456789"))
+    onnx.checker.check_model(proto)
+
+
+def test_the_onnx_file_holds_filters_and_is_reproducible(tmp_path, digits, settled, standard) -> None:
+    model = settled("zeros")
+    for name in "ab":
+        export_onnx(tmp_path / name, model, digits.test.images[:2], standard)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    weights = sum(p.numel() for p in model.fold().parameters())
+    assert (tmp_path / "a").stat().st_size < 4 * weights + 25_000
+    graph = onnx.load(str(tmp_path / "a")).graph
+    assert all(node.domain == "" for node in graph.node)  # standard operators only
+
+
+@pytest.mark.parametrize(
+    ("name", "sides"), [("zeros", ["height", "width"]), ("circular", ["height", "width"]), ("line", ["length"])]
+)
+def test_dimensions_of_the_onnx_file_have_names(name, sides, settled) -> None:
+    graph = onnx.load_from_string(onnx_bytes(PlainNetwork(settled(name)))).graph
+    (given,), (made,) = graph.input, graph.output
+    shapes = [[dim.dim_param or dim.dim_value for dim in one.type.tensor_type.shape.dim] for one in (given, made)]
+    assert shapes == [["batch", 1, *sides], ["batch", 10]]
+
+
+@pytest.mark.parametrize("name", ["zeros", "plus circular", "multiscale"])
+def test_an_empty_batch_has_no_answers_in_pytorch_and_in_every_file(name, tmp_path, settled) -> None:
+    model = settled(name)
+    empty = torch.zeros(0, 1, 8, 8)
+    for network in (model, model.fold(), PlainNetwork(model)):
+        assert network(empty).shape == (0, 10)
+    logits, arrays = model(empty, return_arrays=True)
+    assert logits.shape == (0, 10)
+    assert [len(array.values) for array in arrays.values()] == [0] * len(model.layers)
+    export_program(tmp_path / "a.pt2", model, torch.zeros(1, 1, 8, 8))
+    for run in (onnx_runner(onnx_bytes(PlainNetwork(model))), torch.export.load(tmp_path / "a.pt2").module()):
+        assert run(empty).shape == (0, 10)
+    with pytest.raises(ValueError, match="layer 1: expected at least one entry along each of"):
+        model.train()(empty)  # it has no statistics
+
+
+@pytest.mark.filterwarnings("ignore")  # of an exporter that PyTorch deprecates
+@pytest.mark.parametrize("name", ["zeros", "plus circular", "line", "multiscale"])
+def test_the_older_onnx_exporter_writes_the_same_network(name, settled) -> None:
+    model = settled(name)
+    x = torch.randn(3, 1, *[12, 8][: model.config.spatial_axes])
+    file = io.BytesIO()
+    names = {"input_names": ["images"], "output_names": ["logits"]}
+    dynamic = {"images": {0: "batch", 2: "height"}, "logits": {0: "batch"}}
+    torch.onnx.export(PlainNetwork(model), (x[:2],), file, dynamo=False, dynamic_axes=dynamic, **names)
+    run = onnx_runner(file.getvalue())
+    with torch.no_grad():
+        expected = model(x)
+    assert (run(x) - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert run(x[:0]).shape == (0, 10)
+
+
+def test_an_export_that_differs_is_not_written(settled, standard) -> None:
+    model = settled("zeros")
+    images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"here\.onnx: its logits differ by .* expected at most 1e-05. Nothing was"):
+        check_outputs(lambda x: torch.ones(2, 10), model, standard, images, "here.onnx")
+    with pytest.raises(ValueError, match=r"expected logits of shape \(2, 10\); got \(2, 9\)"):
+        check_outputs(lambda x: torch.ones(2, 9), model, standard, images, "here.onnx")
+    with pytest.raises(ValueError, match="differ by nan"):
+        check_outputs(lambda x: torch.full((2, 10), torch.nan), model, standard, images, "here.onnx")

@@ -1,0 +1,39 @@
+"""The network in plain PyTorch operations against the network it is made from."""
+
+import pytest
+import torch
+
+from hcnn.export import PlainNetwork
+from hcnn.export.plain_network import flatten_taps
+from hcnn.functional import dense_weight
+
+KINDS = ("zeros", "circular", "plus", "plus circular", "published", "line", "multiscale")
+
+
+@pytest.mark.parametrize("boundary", ["zeros", "circular"])
+@pytest.mark.parametrize(
+    ("sizes", "support", "stride"), [((8,), (5,), (2,)), ((4, 8), (5, 7), (2, 2)), ((4, 6, 2), (3, 3, 3), (1, 2, 1))]
+)
+def test_taps_and_their_index_are_the_dense_weight(sizes, support, stride, boundary) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(3, 2, *support, 3, 3, dtype=torch.float64)
+    taps = flatten_taps(weight, sizes, stride, boundary, channel_axis=True)
+    padded = torch.cat([taps.weight, torch.zeros_like(taps.weight[:, :1])], 1)
+    gathered = padded[:, taps.index]  # (k, o, a, c, 3, 3); -1 is the row of zeros
+    dense = gathered.movedim(1, 0).reshape(-1, taps.index.shape[1] * 2, 3, 3)
+    torch.testing.assert_close(dense, dense_weight(weight, sizes, stride, boundary, channel_axis=True))
+
+
+@pytest.mark.parametrize("compact", [True, False])
+@pytest.mark.parametrize("name", KINDS)
+def test_the_plain_network_says_what_the_network_says(name, compact, settled) -> None:
+    model = settled(name)
+    x = torch.randn(3, model.config.channels, *[12, 8][: model.config.spatial_axes])
+    with torch.no_grad():
+        expected, got = model(x), PlainNetwork(model, compact=compact)(x)
+    assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_a_network_in_double_is_refused(settled) -> None:
+    with pytest.raises(ValueError, match=r"expected a float32 network on the CPU; got torch\.float64 on cpu"):
+        PlainNetwork(settled("zeros").double())
