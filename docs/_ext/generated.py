@@ -13,7 +13,10 @@ import torch
 from sphinx.application import Sphinx
 
 import hcnn
-from hcnn.bench.comparison import load_throughput, make_rows, read_results, write_comparison
+from hcnn.bench.comparison import make_entries
+from hcnn.bench.comparison_files import write_comparison
+from hcnn.bench.results import read_results
+from hcnn.bench.throughput import load_throughput
 from hcnn.functional import placement
 from hcnn.functional.attribute_conv.spectral import spectral_multiply_adds
 from hcnn.models.summary import summarize
@@ -131,7 +134,7 @@ def comparison(source: Path, target: Path) -> None:
     """The table of `hcnn compare` and its picture, from the results of this checkout."""
     results = read_results(source) if source.is_dir() else []
     throughput = load_throughput(source)
-    write_comparison(make_rows(results, throughput), throughput, target)
+    write_comparison(make_entries(results, throughput), throughput, target)
     page = target / "comparison.md"
     picture = "\n![Accuracy against parameters and multiply-adds](comparison.png)\n"
     style = "\n```{raw} html\n<style>td:nth-child(7) { min-width: 16em; }</style>\n```\n"  # what was run, in words

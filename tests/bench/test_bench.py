@@ -1,5 +1,7 @@
 """The baseline computes the same network; the report holds what was measured."""
 
+import time
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from hcnn import cli, create_model
 from hcnn.bench import report
 from hcnn.bench.machine import measure_limits
 from hcnn.bench.suite import Case, dense_multiply_adds, race
+from hcnn.bench.timing import time_steps
 from hcnn.bench.two_step import TwoStepNetwork
 from hcnn.models.hierarchical import AttributeNetwork
 
@@ -33,6 +36,16 @@ def test_two_step_network_is_the_same_network(inner_elu, boundary) -> None:
         )
         for one, other in zip(ours, theirs, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
+
+
+def test_steps_are_timed_in_turns_after_a_warm_up() -> None:
+    called: list[str] = []
+    taken = time_steps([lambda: called.append("a"), lambda: called.append("b")], rounds=3, warm_up=2)
+    assert "".join(called) == "ab" * 5
+    assert [len(one) for one in taken] == [3, 3]
+    assert all(second > 0 for one in taken for second in one)
+    [longer] = time_steps([lambda: time.sleep(0.01)], rounds=1, seconds=0.05, warm_up=0)
+    assert 2 <= len(longer) <= 5
 
 
 def test_report_of_a_small_measurement(tmp_path) -> None:

@@ -12,7 +12,11 @@ from PIL import Image
 
 import hcnn
 from hcnn import cli
-from hcnn.bench.comparison import SYSTEMS, csv_text, load_throughput, make_rows, markdown, read_results
+from hcnn.bench.comparison import make_entries
+from hcnn.bench.comparison_files import csv_text, markdown
+from hcnn.bench.published import SYSTEMS
+from hcnn.bench.results import read_results
+from hcnn.bench.throughput import load_throughput
 from hcnn.bench.timing import inference_network, measure_throughput
 from hcnn.models.hierarchical import list_models
 
@@ -54,10 +58,10 @@ def test_a_run_kept_twice_counts_once(results, tmp_path) -> None:
 
 def test_rows_hold_our_figures_beside_the_publications(results) -> None:
     found = read_results(results)
-    assert [(one.model, one.taught, one.seed) for one in found] == [
+    assert [(one.model, one.distilled, one.seed) for one in found] == [
         ("resnet20_cifar10", False, 0), ("resnet20_cifar10", False, 1), ("wrn16_1_cifar10", True, 0),
     ]  # fmt: skip
-    rows = {row.system.title: row for row in make_rows(found)}
+    rows = {row.system.title: row for row in make_entries(found)}
     assert len(rows) == len(SYSTEMS)
     resnet = rows["ResNet-20"]
     assert resnet.seeds == (0, 1)
@@ -101,6 +105,10 @@ def test_measured_figures_are_kept_and_shown(results, tmp_path, capsys) -> None:
     text = (folder / "comparison.md").read_text()
     assert "50 (40 to 60) | 200 (190 to 210) |" in text
     assert "Images/s: a processor, 1 thread(s), torch 2, batches of 20" in text
+    kept["hardware"] = {"processor": "<b>\n# |fast|", "threads": 1}
+    (folder / "throughput.json").write_text(json.dumps(kept))
+    assert cli.main(["compare", str(folder)]) == 0
+    assert r"Images/s: \<b\>\\n\# \|fast\|, 1 thread(s)" in (folder / "comparison.md").read_text()
 
 
 def test_throughput_counts_images() -> None:
@@ -117,7 +125,7 @@ def test_throughput_counts_images() -> None:
 def test_the_table_in_results_is_of_the_results_there() -> None:
     folder = Path(__file__).parents[2] / "results"
     throughput = load_throughput(folder)
-    rows = make_rows(read_results(folder), throughput)
+    rows = make_entries(read_results(folder), throughput)
     assert all(row.accuracies and row.train for row in rows)
     again = "make it again: hcnn compare results"
     assert (folder / "comparison.md").read_text() == markdown(rows, throughput), again
@@ -148,7 +156,9 @@ def test_what_cannot_be_read_is_said(results, tmp_path, capsys) -> None:
     assert "resnet/0/result.json: expected a run's result" in error("compare", folder)
     shutil.rmtree(folder / "resnet")
     machine = {"hardware": {"processor": "a processor", "threads": 1}, "torch": "2", "batch": 20}
-    for kept in ([], {"models": 3}, {**machine, "models": {"resnet20_cifar10": {"train": [1], "infer": [1, 1, 1]}}}):
+    never = {"resnet20_cifar10": {"train": [1, 1, 1e999], "infer": [1, 1, 1]}}
+    short = {"resnet20_cifar10": {"train": [1], "infer": [1, 1, 1]}}
+    for kept in ([], {"models": 3}, {**machine, "models": never}, {**machine, "models": short}):
         (folder / "throughput.json").write_text(json.dumps(kept))
         assert "throughput.json: expected the figures that `hcnn compare --measure` writes" in error("compare", folder)
     assert "--batch and --seconds: expected at least one image" in error("compare", results, "--batch", 0)

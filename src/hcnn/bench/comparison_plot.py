@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from hcnn import plotting as pictures
-from hcnn.bench.comparison import SHORT, Row
+from hcnn.bench.comparison import SHORT, Entry
+from hcnn.plotting import pyplot, save
 
 _PRINTED, _OURS = "#999999", "#0072b2"
 _Point = tuple[float, float, str]
@@ -18,21 +18,20 @@ _PLACES = tuple(
 )  # fmt: skip
 
 
-def plot(rows: list[Row], path: Path) -> None:
+def plot(entries: list[Entry], path: Path) -> None:
     """Draw CIFAR-10: what is published and our full runs above, our short runs below, each on its own scale.
 
     Bars are the sample deviation over seeds.
 
     Args:
-        rows: as `hcnn.bench.comparison.make_rows` gives them.
+        entries: from `hcnn.bench.comparison.make_entries`.
         path: the PNG to write.
     """
-    pyplot = pictures.pyplot()
-    short = [row for row in rows if row.data == "cifar10" and row.images < SHORT]
-    full = [row for row in rows if row.data == "cifar10" and row.images >= SHORT]
-    printed = list({row.system.title: row for row in rows if row.system.cifar10 is not None}.values())
+    short = [entry for entry in entries if entry.data == "cifar10" and entry.images < SHORT]
+    full = [entry for entry in entries if entry.data == "cifar10" and entry.images >= SHORT]
+    printed = list({entry.system.title: entry for entry in entries if entry.system.cifar10 is not None}.values())
     tall = 2 if short else 1
-    figure, grid = pyplot.subplots(tall, 2, figsize=(11, 4.6 * tall), layout="constrained", squeeze=False)
+    figure, grid = pyplot().subplots(tall, 2, figsize=(11, 4.6 * tall), layout="constrained", squeeze=False)
     named: list[tuple[Any, list[_Point]]] = []
     for column, (what, field) in enumerate(
         (("parameters to be stored", "stored"), ("multiply-adds of an image", "multiply_adds"))
@@ -61,11 +60,11 @@ def plot(rows: list[Row], path: Path) -> None:
                 one.legend(frameon=False, loc="lower right")
     for axes, points in named:
         _name_points(figure, axes, points)
-    pictures.save(figure, path)
+    save(figure, path)
 
 
-def _name(row: Row) -> str:
-    return row.system.title.split(",")[0] + (" taught" if row.system.taught else "")
+def _name(entry: Entry) -> str:
+    return entry.system.title.split(",")[0] + (" distilled" if entry.system.distilled else "")
 
 
 def _points(axes: Any, points: list[_Point], colour: str, label: str, marker: str) -> None:
@@ -75,11 +74,11 @@ def _points(axes: Any, points: list[_Point], colour: str, label: str, marker: st
         )
 
 
-def _spreads(axes: Any, rows: list[Row], field: str) -> None:
+def _spreads(axes: Any, entries: list[Entry], field: str) -> None:
     """A bar of one sample deviation over seeds to either side, where there is more than one."""
-    for row in rows:
-        if row.spread is not None:
-            axes.errorbar(getattr(row, field), row.mean, row.spread, ecolor=_OURS, alpha=0.4, capsize=2)
+    for entry in entries:
+        if entry.spread is not None:
+            axes.errorbar(getattr(entry, field), entry.mean, entry.spread, ecolor=_OURS, alpha=0.4, capsize=2)
 
 
 def _name_points(figure: Any, axes: Any, points: list[_Point]) -> None:

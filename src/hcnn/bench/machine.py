@@ -1,17 +1,18 @@
-"""The limits of the machine at hand: what the networks are measured against."""
+"""The limits of this machine, which the networks are measured against."""
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
+from hcnn.bench.timing import time_steps
+
 
 @dataclass(frozen=True)
 class Limits:
-    """The best that this machine did in a few plain operations, beside the networks.
+    """The best that this machine did in a few plain operations.
 
     Attributes:
         dtype: of the operands.
@@ -24,21 +25,6 @@ class Limits:
     convolution: float
     product: float
     copy: float
-
-
-def median_seconds(step: Callable[[], object], *, repeat: int = 5, device: str = "cpu") -> float:
-    """Median duration of a step after two that warm up."""
-
-    def once() -> float:
-        start = time.perf_counter()
-        step()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    once()
-    once()
-    return statistics.median(once() for _ in range(repeat))
 
 
 @torch.no_grad()
@@ -57,17 +43,21 @@ def measure_limits(dtype: torch.dtype, *, device: str = "cpu", images: int = 16)
         >>> measure_limits(torch.float32, images=1).convolution > 0
         True
     """
+
+    def seconds(step: Callable[[], object]) -> float:
+        return statistics.median(time_steps([step], rounds=5, device=device)[0])
+
     x = torch.randn(images, 128, 32, 32, device=device).to(dtype)
     weight = torch.randn(512, 128, 3, 3, device=device).to(dtype)
     work = x[:, 0].numel() * weight.numel()
     rates = []
     for layout in (torch.contiguous_format, torch.channels_last):
         a, w = x.contiguous(memory_format=layout), weight.contiguous(memory_format=layout)
-        rates.append(work / median_seconds(lambda a=a, w=w: F.conv2d(a, w, padding=1), device=device))
+        rates.append(work / seconds(lambda a=a, w=w: F.conv2d(a, w, padding=1)))
     left = weight.flatten(1)
     right = torch.randn(left.shape[1], 1024 * max(1, images // 2), device=device).to(dtype)
-    product = left.numel() * right.shape[1] / median_seconds(lambda: left @ right, device=device)
+    product = left.numel() * right.shape[1] / seconds(lambda: left @ right)
     source = torch.zeros(2**24, device=device)
     target = torch.empty_like(source)
-    copy = 2 * 4 * source.numel() / median_seconds(lambda: target.copy_(source), device=device)
+    copy = 2 * 4 * source.numel() / seconds(lambda: target.copy_(source))
     return Limits(str(dtype).removeprefix("torch."), max(rates), product, copy)

@@ -1,25 +1,25 @@
-"""What the publications print about the systems of the comparison: parameters, accuracy, and where."""
+"""What publications print about the systems of the comparison: parameters and accuracy, with the source."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class System:
-    """A row of the comparison.
+    """A network of the comparison with the figures of its publication.
 
     Attributes:
-        title: what it is called in tables.
-        model: name before ``_cifar10`` and ``_cifar100``; "" for a row without a network of ours.
-        taught: whether the row is of a student that learned from a teacher.
+        title: its name in tables.
+        model: its name before ``_cifar10`` or ``_cifar100``.
+        distilled: whether the figures are those of a student that also learned from a teacher.
         parameters: as printed, for CIFAR-10 and CIFAR-100 where they differ.
         cifar10: accuracy in %, or None.
         cifar100: accuracy in %, or None.
-        source: where the figures are printed.
+        source: the publication that prints the figures.
     """
 
     title: str
     model: str
-    taught: bool
+    distilled: bool
     parameters: str
     cifar10: float | None
     cifar100: float | None

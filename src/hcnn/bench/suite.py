@@ -1,4 +1,4 @@
-"""The tables of `hcnn bench`: every method against the two-step network, the comparators, and how cost grows."""
+"""The tables of `hcnn bench`: every method against the two-step network, the other networks, and how cost grows."""
 
 import platform
 import statistics
@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from hcnn.bench.machine import measure_limits
 from hcnn.bench.memory import peak_of_step
-from hcnn.bench.timing import inference_network
+from hcnn.bench.throughput import compared_networks, measure_networks
+from hcnn.bench.timing import inference_network, make_step, throughput, time_steps
 from hcnn.bench.two_step import TwoStepNetwork
 from hcnn.layers.factorized import AttributeLayer
-from hcnn.models.hierarchical import AttributeNetwork, create_model, list_models
+from hcnn.models.hierarchical import AttributeNetwork, create_model
 from hcnn.models.summary import summarize
 from hcnn.runs.allocator import keep_freed_memory
 from hcnn.runs.environment import commit, hardware
@@ -70,21 +70,7 @@ def prepare(case: Case, *, train: bool, images: int | None = None, device: str =
             layer.method = case.method  # pyright: ignore[reportAttributeAccessIssue]
     model = model.to(device).train(train)
     x = torch.randn(images or case.batch, channels, case.side, case.side, device=device)
-    labels = torch.arange(len(x), device=device) % classes
-
-    def step() -> None:
-        with (
-            torch.inference_mode(not train),
-            torch.autocast(device, torch.bfloat16, enabled=case.dtype == "bfloat16"),
-        ):
-            logits = model(x)
-        if train:
-            F.cross_entropy(logits.float(), labels).backward()
-            model.zero_grad(set_to_none=True)
-        if device != "cpu":
-            torch.cuda.synchronize()
-
-    return step
+    return make_step(model, x, classes=classes, train=train, dtype=case.dtype)
 
 
 def race(cases: list[Case], *, train: bool, rounds: int = 3, device: str = "cpu") -> list[dict[str, Any]]:
@@ -106,24 +92,19 @@ def race(cases: list[Case], *, train: bool, rounds: int = 3, device: str = "cpu"
         (1.0, True)
     """
     steps = [prepare(case, train=train, device=device) for case in cases]
-    taken: list[list[float]] = [[] for _ in cases]
-    for turn in range(rounds + 1):
-        for index, step in enumerate(steps):
-            start = time.perf_counter()
-            step()
-            if turn:
-                taken[index].append((time.perf_counter() - start) / cases[index].batch)
+    taken = time_steps(steps, rounds=rounds, warm_up=1, device=device)
     rows = []
     for case, own in zip(cases, taken, strict=True):
-        ratio = statistics.median(first / other for first, other in zip(taken[0], own, strict=True))
+        speed = throughput(case.batch, own)
+        faster = (first / other * case.batch / cases[0].batch for first, other in zip(taken[0], own, strict=True))
         rows.append(
             {
                 **asdict(case),
                 "train": train,
-                "images_per_second": 1 / statistics.median(own),
-                "low": 1 / max(own),
-                "high": 1 / min(own),
-                "ratio": ratio,
+                "images_per_second": speed.median,
+                "low": speed.low,
+                "high": speed.high,
+                "ratio": statistics.median(faster),
             }
         )
     return rows
@@ -224,15 +205,11 @@ def run_suite(
             for case in (group[0], group[1], group[-1 if len(group) == 3 else 4]):
                 record["memory"].append({**asdict(case), "bytes": peak_of_step(asdict(case))})
     say("other networks")
-    names = [name for name in list_models() if name.endswith("cifar10") and "teacher" not in name]
-    record["networks"] = []
-    for name in names:
-        case = Case(name, batch=2 if quick else 16)
-        speeds = {
-            key: race([case], train=train, rounds=rounds, device=device)[0]["images_per_second"]
-            for key, train in (("inference", False), ("training", True))
-        }
-        record["networks"].append({"name": name, **speeds})
+    speeds = measure_networks(compared_networks(), batch=2 if quick else 16, rounds=rounds, device=device)
+    record["networks"] = [
+        {"name": name, "inference": one["infer"].median, "training": one["train"].median}
+        for name, one in speeds.items()
+    ]
     say("growth")
     record["growth"] = []
     for axis, case in growth_cases(quick=quick):

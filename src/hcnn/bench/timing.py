@@ -1,9 +1,9 @@
-"""What a network costs: multiply-adds of an image, images a second in training and inference."""
+"""What a network costs: multiply-adds per image, and images per second in training and inference."""
 
 import copy
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from hcnn.models.summary import summarize
 
 @dataclass(frozen=True)
 class Throughput:
-    """Images a second over several steps.
+    """Images per second over several steps.
 
     Attributes:
         median: over the steps.
@@ -35,7 +35,7 @@ class Throughput:
 
 
 def inference_network(model: nn.Module) -> Any:
-    """The network as one would deploy it: an HCNN folded, a hypernetwork's main network, any other as it is."""
+    """The network as it is deployed: an HCNN is folded, a hypernetwork generates its main network once."""
     if isinstance(model, AttributeNetwork):
         return model if model.folded else model.eval().fold()
     return model.generated() if isinstance(model, HyperNetwork) else model.eval()
@@ -45,11 +45,12 @@ def inference_network(model: nn.Module) -> Any:
 def multiply_adds(model: nn.Module, image_size: Sequence[int]) -> int:
     """Multiply-adds of one image through the inference network: convolutions and matrix products.
 
-    Of an attribute network those of the dense form, from `summarize`, in whatever form it is executed; of any other
-    half of the floating-point operations that `torch.utils.flop_counter` sees on tensors without contents.
+    For an attribute network they are those of the dense form, from `summarize`, whichever form it is executed in. For
+    any other network they are half of the floating-point operations that `torch.utils.flop_counter` counts on tensors
+    without contents.
 
     Args:
-        model: an unfolded attribute network, or a comparator.
+        model: an unfolded attribute network, or a baseline.
         image_size: one size per spatial axis.
 
     Returns:
@@ -69,47 +70,115 @@ def multiply_adds(model: nn.Module, image_size: Sequence[int]) -> int:
     return counter.get_total_flops() // 2
 
 
-def measure_throughput(
-    model: nn.Module, batch: Tensor, *, train: bool, seconds: float = 3.0, classes: int | None = None
-) -> Throughput:
-    """Time steps of a network on one batch, after a warm-up, waiting for the device around each.
+def make_step(
+    model: nn.Module, images: Tensor, *, classes: int, train: bool, dtype: str = "float32"
+) -> Callable[[], None]:
+    """A function that takes one step of a network on one batch.
 
     Args:
-        model: on the device of the batch; its weights and statistics may change in training.
-        batch: standardized images (b, c, *u).
+        model: on the device of the images; its weights keep their values, its statistics change in training.
+        images: standardized (b, c, *u).
+        classes: number of classes.
         train: forward, loss and backward in training mode; else forward alone in eval mode without gradients.
-        seconds: to measure for; at least three steps are timed whatever they take.
+        dtype: "float32", or "bfloat16" for autocast.
+
+    Returns:
+        The step.
+
+    """
+    labels, device = torch.arange(len(images), device=images.device) % classes, images.device.type
+    model.train(train)
+
+    def step() -> None:
+        with torch.inference_mode(not train), torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+            logits = model(images)
+        if train:
+            F.cross_entropy(logits.float(), labels).backward()
+            model.zero_grad(set_to_none=True)
+
+    return step
+
+
+def time_steps(
+    steps: Sequence[Callable[[], object]],
+    *,
+    rounds: int = 3,
+    seconds: float = 0.0,
+    warm_up: int = 2,
+    device: torch.device | str = "cpu",
+) -> list[list[float]]:
+    """Time steps in turns, A B C A B C …, so that whatever else the machine does meets all of them alike.
+
+    Args:
+        steps: what is timed.
+        rounds: how often each step is timed at least.
+        seconds: further rounds follow until each step was timed for that long.
+        warm_up: rounds before, which are not timed.
+        device: waited for around each step.
+
+    Returns:
+        The durations of each step in seconds, round by round.
+
+    Example:
+        >>> slow, fast = time_steps([lambda: time.sleep(0.01), lambda: None], rounds=2, warm_up=0)
+        >>> len(slow), min(slow) > max(fast)
+        (2, True)
+
+    """
+    device = torch.device(device)
+    taken: list[list[float]] = [[] for _ in steps]
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    turn = 0
+    while turn < warm_up + rounds or min(map(sum, taken)) < seconds:
+        for own, step in zip(taken, steps, strict=True):
+            wait()
+            start = time.perf_counter()
+            step()
+            wait()
+            if turn >= warm_up:
+                own.append(time.perf_counter() - start)
+        turn += 1
+    return taken
+
+
+def measure_throughput(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    train: bool,
+    seconds: float = 3.0,
+    rounds: int = 3,
+    classes: int | None = None,
+) -> Throughput:
+    """Time steps of a network on one batch, after two that warm up.
+
+    Args:
+        model: on the device of the images; see `make_step`.
+        images: standardized (b, c, *u).
+        train: whether to train.
+        seconds: how long to measure.
+        rounds: how many steps to time at least.
         classes: number of classes; ``model.config.classes`` if None.
 
     Returns:
-        Images a second.
+        Images per second.
 
     Example:
         >>> speed = measure_throughput(nn.Linear(4, 2), torch.zeros(8, 4), train=True, seconds=0.01, classes=2)
         >>> speed.low <= speed.median <= speed.high
         True
+
     """
     config: Any = getattr(model, "config", None)
-    labels = torch.arange(len(batch), device=batch.device) % (config.classes if classes is None else classes)
-    model.train(train)
+    step = make_step(model, images, classes=config.classes if classes is None else classes, train=train)
+    [taken] = time_steps([step], rounds=rounds, seconds=seconds, device=images.device)
+    return throughput(len(images), taken)
 
-    def step() -> float:
-        start = time.perf_counter()
-        with torch.set_grad_enabled(train):
-            logits = model(batch)
-            if train:
-                F.cross_entropy(logits.float(), labels).backward()
-        if batch.is_cuda:
-            torch.cuda.synchronize(batch.device)
-        return time.perf_counter() - start
 
-    for _ in range(2):
-        step()
-    taken: list[float] = []
-    while len(taken) < 3 or sum(taken) < seconds:
-        taken.append(step())
-        if train:
-            model.zero_grad(set_to_none=True)
-    return Throughput(
-        len(batch) / statistics.median(taken), len(batch) / max(taken), len(batch) / min(taken), len(taken)
-    )
+def throughput(images: int, taken: Sequence[float]) -> Throughput:
+    """Images per second of steps of that many images that took these seconds."""
+    return Throughput(images / statistics.median(taken), images / max(taken), images / min(taken), len(taken))

@@ -4,10 +4,13 @@ from argparse import Namespace
 
 from rich.console import Console
 
-from hcnn.bench import comparison
+from hcnn.bench.comparison import DATA, make_entries
+from hcnn.bench.comparison_files import write_comparison
+from hcnn.bench.published import SYSTEMS
+from hcnn.bench.results import read_results
+from hcnn.bench.throughput import compared_networks, load_throughput, measure_all, save_throughput
 from hcnn.cli.terminal import say
 from hcnn.cli.train import set_threads
-from hcnn.models.hierarchical import list_models
 
 
 def compare(options: Namespace, console: Console) -> None:
@@ -21,22 +24,17 @@ def compare(options: Namespace, console: Console) -> None:
     def tell(text: str) -> None:
         say(console, text)
 
-    results = comparison.read_results(options.results, tell)
+    results = read_results(options.results, tell)
     if options.measure:
-        names = [
-            name
-            for name in dict.fromkeys(f"{system.model}_cifar10" for system in comparison.SYSTEMS)
-            if name in list_models()
-        ]
-        throughput = comparison.measure_all(names, batch=options.batch, seconds=options.seconds, say=tell)
-        tell(f"wrote {comparison.save_throughput(throughput, options.results)}")
-    throughput = comparison.load_throughput(options.results)
-    rows = comparison.make_rows(results, throughput)
-    named = {f"{system.model}_{data}" for system in comparison.SYSTEMS for data in comparison.DATA}
+        measured = measure_all(compared_networks(), batch=options.batch, seconds=options.seconds, say=tell)
+        tell(f"wrote {save_throughput(measured, options.results)}")
+    throughput = load_throughput(options.results)
+    entries = make_entries(results, throughput)
+    named = {f"{system.model}_{data}" for system in SYSTEMS for data in DATA}
     for one in results:
-        if one.model not in named or one.data not in comparison.DATA:
+        if one.model not in named or one.data not in DATA:
             tell(f"no row for {one.path}: {one.model or 'a network without a name'} on {one.data}")
-    for row in rows:
-        tell(f"{row.system.title}: {row.accuracy if row.accuracies else ''} {row.run}".replace(":  ", ": "))
-    for path in comparison.write_comparison(rows, throughput, options.output or options.results):
+    for entry in entries:
+        tell(f"{entry.system.title}: {entry.accuracy if entry.accuracies else ''} {entry.run}".replace(":  ", ": "))
+    for path in write_comparison(entries, throughput, options.output or options.results):
         tell(f"wrote {path}")

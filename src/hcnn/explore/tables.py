@@ -20,7 +20,7 @@ from hcnn.explore.statistics import (
     roughness,
 )
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # of a study's table; `hcnn.explore.study` names its columns
 Say = Callable[[str], None]
 CONSISTENCY, CHANGE = "class consistency, τ ≠ 0", "logit change"
 _ORDERS = 2  # shuffled orders for these tables; properties take more

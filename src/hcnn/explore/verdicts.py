@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +12,8 @@ from hcnn.explore.properties import properties_for
 from hcnn.explore.shifts import shuffled_orders
 from hcnn.explore.sources import Position, Source
 from hcnn.explore.statistics import Bootstrap
-from hcnn.explore.tables import Say
+from hcnn.explore.tables import Row, Say
 
-Row = dict[str, Any]
 Cell = tuple[int, str, str]  # depth, attribute, property
 
 

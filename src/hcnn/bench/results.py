@@ -1,0 +1,92 @@
+"""Every finished run below a folder, as the comparison needs it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hcnn.models.hierarchical import NetworkConfig, list_models, model_config
+from hcnn.runs.settings import CONFIG, RESULT, network_kind
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run as the comparison sees it.
+
+    Attributes:
+        path: its result.json.
+        model: the name of its network, or None if that network has no name.
+        distilled: whether it learned from a teacher, too.
+        data: the data set it was trained on.
+        recipe: the recipe in its config.json with the number of training images, as JSON.
+        seed: of the run.
+        accuracy: on the test set, or on validation images if the test set was not read.
+        tested: whether the accuracy is that on the test set.
+        images: training images seen, counting every epoch.
+    """
+
+    path: Path
+    model: str | None
+    distilled: bool
+    data: str
+    recipe: str
+    seed: int
+    accuracy: float
+    tested: bool
+    images: int
+
+
+def read_results(folder: Path, say: Callable[[str], None] = lambda text: None) -> list[Result]:
+    """All results below a folder, in order of their paths.
+
+    Args:
+        folder: searched for result.json with config.json beside it.
+        say: told of each result that is left out, with the reason.
+
+    Returns:
+        The results.
+
+    Raises:
+        ValueError: if there is no such folder, or a result cannot be read; it names the file.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: expected a folder of results, as `hcnn train` leaves them")
+    names = {_key(model_config(name)): name for name in list_models()}
+    found: list[Result] = []
+    seen: dict[str, Path] = {}
+    for path in sorted(folder.rglob(RESULT)):
+        if not (path.parent / CONFIG).is_file():
+            say(f"left out {path}: no {CONFIG} beside it")
+            continue
+        try:
+            result, config = (json.loads((path.parent / name).read_text()) for name in (RESULT, CONFIG))
+            if "test_accuracy" not in result and "validation_accuracy" not in result:
+                say(f"left out {path}: neither test nor validation accuracy in it")
+                continue
+            one = _result(path, result, config, names)
+            first = seen.setdefault(str(result["weights_sha256"]), path)
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{path}: expected a run's result with its {CONFIG}; {error!r}") from error
+        if first != path:
+            say(f"left out {path}: the same run as {first}")
+            continue
+        found.append(one)
+    return found
+
+
+def _result(path: Path, result: dict[str, Any], config: dict[str, Any], names: dict[str, str]) -> Result:
+    tested = "test_accuracy" in result
+    accuracy = float(result["test_accuracy" if tested else "validation_accuracy"])
+    if not 0 <= accuracy <= 1:
+        raise ValueError(f"accuracy: expected 0 to 1; got {accuracy}")
+    network = json.dumps([config["network"], config["model"]], sort_keys=True)
+    recipe = json.dumps([config["recipe"], config.get("teaching"), result["train_images"]], sort_keys=True)
+    images = int(result["epochs"]) * int(result["train_images"])
+    data, seed = str(result["data"]), int(result["seed"])
+    return Result(path, names.get(network), "teacher" in config, data, recipe, seed, accuracy, tested, images)
+
+
+def _key(network: NetworkConfig) -> str:
+    """A network's configuration as config.json has it."""
+    return json.dumps([network_kind(network), json.loads(json.dumps(asdict(network)))], sort_keys=True)
