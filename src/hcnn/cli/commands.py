@@ -105,14 +105,14 @@ def _predict(add: Parser) -> None:
 def _export(add: Parser) -> None:
     add.add_argument("run", type=Path, metavar="RUN", help=_RUN)
     add.add_argument(
-        "--to", choices=("onnx", "torch", "safetensors", "c"), required=True,
-        help="An ONNX file, a torch.export program, a folder of folded weights with a model card, or a C99 source file "
-        "with its header, for one image size.",
+        "--to", choices=("onnx", "torch", "safetensors", "c", "html"), required=True,
+        help="An ONNX file, a torch.export program, a folder of folded weights with a model card, a C99 source file "
+        "with its header, for one image size, or an HTML page that classifies pictures in any browser, offline.",
     )  # fmt: skip
     add.add_argument(
         "--output", type=Path,
-        help="The file (for safetensors, the folder) to write. Default: model.onnx, model.pt2, model.c or folded/ in "
-        "the run folder.",
+        help="The file (for safetensors, the folder) to write. Default: model.onnx, model.pt2, model.c, "
+        "model.html or folded/ in the run folder.",
     )  # fmt: skip
     add.add_argument("--force", action="store_true", help="Replace existing files that hcnn export did not write.")
     add.add_argument(

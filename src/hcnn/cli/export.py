@@ -20,7 +20,7 @@ from hcnn.prediction import open_network
 from hcnn.runs.load import Run
 from hcnn.storage.atomic import ensure_writable, write_atomically
 
-_NAMES = {"onnx": "model.onnx", "torch": "model.pt2", "safetensors": "folded", "c": "model.c"}
+_NAMES = {"onnx": "model.onnx", "torch": "model.pt2", "safetensors": "folded", "c": "model.c", "html": "model.html"}
 
 
 def export(options: Namespace, console: Console) -> None:
@@ -62,6 +62,11 @@ def export(options: Namespace, console: Console) -> None:
         )
         if difference is None:
             say(console, "not checked: there is no C compiler (cc) here")
+    elif options.to == "html":
+        title = options.run.resolve().name if options.run.is_dir() else options.run.name
+        difference = to.export_html(output, run.model, images, run.preprocessing, labels=checked.labels, title=title)
+        if difference is None:
+            say(console, "not checked: there is no Node.js (node) here")
     else:
         write = to.export_onnx if options.to == "onnx" else to.export_program
         difference = write(output, run.model, images, run.preprocessing)

@@ -6,6 +6,7 @@ Each is made from the folded network, and checked against the trained one on rea
 from hcnn.export.c_program import export_c
 from hcnn.export.c_source import CSource, c_source
 from hcnn.export.folded_weights import export_safetensors, load_folded
+from hcnn.export.html_file import export_html
 from hcnn.export.int8 import int8_bytes
 from hcnn.export.onnx_file import export_onnx, onnx_runner
 from hcnn.export.plain_network import PlainNetwork
@@ -16,6 +17,7 @@ __all__ = [
     "PlainNetwork",
     "c_source",
     "export_c",
+    "export_html",
     "export_onnx",
     "export_program",
     "export_safetensors",

@@ -24,10 +24,12 @@ class CheckImages:
     Attributes:
         images: uint8 (n, c, *u).
         source: where they come from, for people.
+        labels: their classes (n,); None for synthetic images.
     """
 
     images: Tensor
     source: str
+    labels: Tensor | None = None
 
 
 def find_check_images(run: Run, data: str | None = None, data_dir: StrPath | None = None) -> CheckImages:
@@ -58,7 +60,7 @@ def find_check_images(run: Run, data: str | None = None, data_dir: StrPath | Non
         return _synthetic(run, str(error))
     chosen = splits.test or splits.validation or splits.train
     images = chosen.images[:COUNT]
-    return CheckImages(images, f"{len(images)} images of {chosen.name}")
+    return CheckImages(images, f"{len(images)} images of {chosen.name}", chosen.labels[:COUNT])
 
 
 def load_run_data(run: Run, data: str | None = None, data_dir: StrPath | None = None) -> Splits:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hcnn.storage.atomic import StrPath
 
-SIGNATURE = "written by hcnn"  # in C sources, and as an entry of .pt2 archives
+SIGNATURE = "written by hcnn"  # in C sources and pages, and as an entry of .pt2 archives
 _HEAD = 1 << 16
 
 
@@ -38,7 +38,7 @@ def is_export(path: StrPath) -> bool:
         path: a regular file.
 
     Returns:
-        True for ONNX, torch.export, C and folded safetensors files of this package, and their model cards.
+        True for ONNX, torch.export, C, HTML and folded safetensors files of this package, and their model cards.
 
     """
     with Path(path).open("rb") as file:

