@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,10 @@ from PIL import Image
 from hcnn import cli
 from hcnn.data import datasets
 from hcnn.data.image_set import Splits
+from hcnn.data.image_sources import ImageSource
 from hcnn.export import export_safetensors
 from hcnn.models.hierarchical import HierarchicalCNNConfig
-from hcnn.prediction import Source, open_network, read_input
+from hcnn.prediction import open_network, read_input
 from hcnn.runs.load import load_run
 from hcnn.runs.settings import RunSettings
 from hcnn.runs.train import train_run
@@ -126,16 +128,44 @@ def test_a_bad_image_stops_or_is_skipped(run, photos, tmp_path, capsys) -> None:
     assert "--batch-size: expected a positive number; got 0" in capsys.readouterr().err
 
 
+def test_what_is_left_out_is_said_and_nothing_found_is_an_error(run, photos, tmp_path, capsys) -> None:
+    assert cli.main(["predict", str(run), str(photos), "--format", "csv"]) == 0
+    assert capsys.readouterr().err == "left out 1 file that is not an image: 1 .txt\n"
+    (tmp_path / "notes.txt").write_text("no image")
+    assert cli.main(["predict", str(run), str(tmp_path), "--format", "csv"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "or .npy arrays; found none and left out 1 file that is not an image: 1 .txt" in captured.err
+
+
+def test_files_that_cannot_be_read_do_not_end_a_run_that_skips_them(run, photos, tmp_path, capsys) -> None:
+    for name in ("a.png", "z.png"):
+        (tmp_path / name).write_bytes((photos / "0.png").read_bytes())
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "device.npy").symlink_to("/dev/zero")
+    with (tmp_path / "renamed.npy").open("wb") as file:
+        np.savez(file, images=np.zeros((1, 8, 8)))
+    terabytes = str({"descr": "|u1", "fortran_order": False, "shape": (1, 10**6, 10**6)}).encode()
+    (tmp_path / "huge.npy").write_bytes(b"\x93NUMPY\1\0" + len(terabytes).to_bytes(2, "little") + terabytes)
+    assert cli.main(["predict", str(run), str(tmp_path), "--bad-images", "skip"]) == 0
+    captured = capsys.readouterr()
+    assert [line.partition(": ")[0] for line in captured.out.splitlines()] == [str(tmp_path / f"{n}.png") for n in "az"]
+    assert captured.err.count("skipped ") == 5
+    assert cli.main(["predict", str(run), str(tmp_path / "pipe.png")]) == 2
+    assert "pipe.png: expected a regular file; it is a named pipe" in capsys.readouterr().err
+
+
 def test_arrays_between_0_and_1_are_pixels(run, tmp_path) -> None:
     loaded = load_run(run)
     image = datasets.load("digits").train.images[0]
     np.save(tmp_path / "a.npy", image.numpy() / 255)
     np.save(tmp_path / "b.npy", image.numpy())
     np.save(tmp_path / "c.npy", image.numpy().astype(float))
-    a, b = (read_input(Source(str(tmp_path / name)), loaded) for name in ("a.npy", "b.npy"))
+    a, b = (read_input(ImageSource(str(tmp_path / name)), loaded) for name in ("a.npy", "b.npy"))
     torch.testing.assert_close(a, b)
     with pytest.raises(ValueError, match=r"c\.npy: expected floats between 0 and 1; got 0 to 239"):
-        read_input(Source(str(tmp_path / "c.npy")), loaded)
+        read_input(ImageSource(str(tmp_path / "c.npy")), loaded)
 
 
 def test_arrays_may_have_their_channels_last_or_none(run, tmp_path) -> None:
@@ -149,12 +179,12 @@ def test_arrays_may_have_their_channels_last_or_none(run, tmp_path) -> None:
     ):
         np.save(tmp_path / f"{name}.npy", array)
         np.save(tmp_path / f"{name}-big.npy", (array / 255).astype(">f8"))
-    expected = read_input(Source(str(tmp_path / "first.npy")), loaded)
+    expected = read_input(ImageSource(str(tmp_path / "first.npy")), loaded)
     for path in sorted(tmp_path.glob("*.npy")):
-        torch.testing.assert_close(read_input(Source(str(path)), loaded), expected)
+        torch.testing.assert_close(read_input(ImageSource(str(path)), loaded), expected)
     np.save(tmp_path / "wrong.npy", image.transpose(1, 0, 2))
     with pytest.raises(ValueError, match=r"wrong.npy: expected pixels of shape \(1, 8, 8\) .*; got \(8, 1, 8\)"):
-        read_input(Source(str(tmp_path / "wrong.npy")), loaded)
+        read_input(ImageSource(str(tmp_path / "wrong.npy")), loaded)
 
 
 def test_folded_weights_predict_too(run, photos, tmp_path, capsys) -> None:

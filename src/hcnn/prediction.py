@@ -1,11 +1,8 @@
 """Classifying a stream of images in constant memory: files, folders, lists of paths, an image on standard input."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +11,12 @@ from torch import Tensor
 from hcnn.bench.timing import inference_network
 from hcnn.data.array_files import read_npy
 from hcnn.data.channels import Channels, channels_first
-from hcnn.data.image_files import SUFFIXES, read_image
+from hcnn.data.image_files import read_image
+from hcnn.data.image_sources import ImageSource
 from hcnn.export.folded_weights import WEIGHTS as FOLDED
 from hcnn.export.folded_weights import load_folded
 from hcnn.models.pretrained import load_named
 from hcnn.runs.load import Run
-
-_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
 
 
 @dataclass(frozen=True)
@@ -34,19 +30,6 @@ class Prediction:
 
     name: str
     best: tuple[tuple[str, float], ...]
-
-
-@dataclass(frozen=True)
-class Source:
-    """An image that has not been read yet.
-
-    Attributes:
-        name: its path, or "-".
-        data: its bytes, if they came from standard input.
-    """
-
-    name: str
-    data: bytes | None = None
 
 
 def open_network(where: Path) -> Run:
@@ -67,59 +50,9 @@ def open_network(where: Path) -> Run:
     return load_named(where)
 
 
-def find_images(arguments: Sequence[Path], stdin: Any) -> Iterator[Source]:
-    """The images that the arguments of `hcnn predict` mean, one after the other, none of them read.
-
-    Args:
-        arguments: files; folders, searched through in the order of names for images and arrays; "-" for standard
-            input, which holds an image, or a path on each line.
-        stdin: standard input, a `io.BufferedReader`, read as it comes.
-
-    Yields:
-        Where to find each image.
-
-    Raises:
-        ValueError: at once if an argument does not exist, or there is none.
-
-    """
-    if not arguments:
-        raise ValueError("predict: expected image files, folders, or - for standard input; got none")
-    for path in arguments:
-        if str(path) != "-" and not path.exists():
-            raise ValueError(f"{path}: no such file or folder")
-    return chain.from_iterable(_images_of(path, stdin) for path in arguments)
-
-
-def _images_of(path: Path, stdin: Any) -> Iterator[Source]:
-    if str(path) == "-":
-        return _from_stdin(stdin)
-    return _walk(str(path)) if path.is_dir() else iter([Source(str(path))])
-
-
-def _walk(folder: str) -> Iterator[Source]:
-    """Names only, as text, and one folder of them at a time."""
-    for name in sorted(os.listdir(folder)):  # noqa: PTH208 - a Path each would be most of the memory
-        path = os.path.join(folder, name)  # noqa: PTH118
-        if name.startswith("."):
-            continue
-        if os.path.isdir(path):  # noqa: PTH112
-            yield from _walk(path)
-        elif name.lower().endswith((*SUFFIXES, ".npy")):
-            yield Source(path)
-
-
-def _from_stdin(stdin: Any) -> Iterator[Source]:
-    if stdin.peek(8).startswith(_SIGNATURES):
-        yield Source("-", stdin.read())
-        return
-    for line in stdin:
-        if name := os.fsdecode(line.rstrip(b"\r\n")):
-            yield Source(name)
-
-
 def predict_stream(
     run: Run,
-    sources: Iterator[Source],
+    sources: Iterator[ImageSource],
     *,
     top: int = 3,
     batch_size: int = 64,
@@ -175,7 +108,7 @@ def _classify(
         yield Prediction(name, tuple(zip(classes, values, strict=True)))
 
 
-def read_input(source: Source, run: Run, channels: Channels = "auto") -> Tensor:
+def read_input(source: ImageSource, run: Run, channels: Channels = "auto") -> Tensor:
     """Read and standardize one input of a network.
 
     Args:
@@ -193,7 +126,9 @@ def read_input(source: Source, run: Run, channels: Channels = "auto") -> Tensor:
     """
     shape = (run.model.config.channels, *run.preprocessing.size)
     path = source.name
-    if not path.endswith(".npy") or source.data is not None:
+    if source.problem:
+        raise ValueError(f"{path}: {source.problem}")
+    if not path.lower().endswith(".npy") or source.data is not None:
         if len(shape) != 3:
             raise ValueError(f"{path}: expected a .npy array of shape {shape}, as the network has no image size")
         what = path if source.data is None else source.data

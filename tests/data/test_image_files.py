@@ -1,6 +1,7 @@
 """Image files and folders of them: exact pixels, and every unfit file refused by name."""
 
 import io
+import os
 import re
 import struct
 import sys
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from hcnn.data.datasets import load
-from hcnn.data.image_files import read_image
+from hcnn.data.image_files import SUFFIXES, read_image
 
 Pixels = np.ndarray
 
@@ -54,6 +55,69 @@ def test_pixels_come_back_exactly():
     assert torch.equal(read_image(encode(grey), size=8, channels=3), torch.tensor(grey)[None].expand(3, 8, 8))
     opaque = np.concatenate([pixels, np.full((8, 8, 1), 255, np.uint8)], 2)
     assert torch.equal(read_image(encode(opaque), size=8, channels=3), torch.tensor(pixels).permute(2, 0, 1))
+    for form, options in (("BMP", {}), ("DIB", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"})):
+        assert torch.equal(
+            read_image(encode(pixels, form, **options), size=8, channels=3), torch.tensor(pixels).permute(2, 0, 1)
+        )
+        assert torch.equal(read_image(encode(grey, form, **options), size=8, channels=1), torch.tensor(grey)[None])
+    assert torch.equal(read_image(encode(grey, "GIF"), size=8, channels=1), torch.tensor(grey)[None])
+
+
+@pytest.mark.parametrize(("form", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {}), ("MPO", {})])
+def test_of_several_pictures_the_first_is_read(form, options):
+    data = several(form, 3, **options)
+    with Image.open(io.BytesIO(data)) as opened:
+        assert getattr(opened, "n_frames", 1) == 3
+    expected = read_image(several(form, 1, **options), size=8, channels=3)
+    assert torch.equal(read_image(data, size=8, channels=3), expected)
+
+
+def test_a_reduced_copy_is_no_page_of_its_own():
+    frames = [Image.fromarray(noise(8, 8)), Image.fromarray(noise(4, 4))]
+    frames[1].encoderinfo = {"tiffinfo": {254: 1}}
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "TIFF", save_all=True, append_images=frames[1:])
+    assert torch.equal(read_image(buffer.getvalue(), size=8, channels=3), torch.tensor(noise(8, 8)).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_deep_grey_is_scaled_to_8_bits(form):
+    deep = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    image = read_image(encode(deep, form), size=256, channels=1)[0].numpy()
+    assert np.array_equal(image, np.round(deep / 257).astype(np.uint8))
+
+
+def profile(colours: dict[tuple[int, int, int, int], tuple[int, int, int]]) -> bytes:
+    """A CMYK profile with a table of two points per ink, and L, a, b (of 255) where they are given, else white."""
+    grid = [colours.get(ink, (255, 128, 128)) for ink in np.ndindex(2, 2, 2, 2)]
+    ramp = bytes(range(256))
+    identity = b"".join(struct.pack(">i", 65536 if i % 4 == 0 else 0) for i in range(9))
+    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + identity + ramp * 4 + bytes(sum(grid, ())) + ramp * 3
+    white = b"XYZ " + bytes(4) + struct.pack(">iii", 63190, 65536, 54061)
+    tags = {b"A2B0": table, b"wtpt": white}
+    offset, directory, body = 128 + 4 + 12 * len(tags), struct.pack(">I", len(tags)), b""
+    for name, content in tags.items():
+        padded = content + bytes(-len(content) % 4)
+        directory += name + struct.pack(">II", offset + len(body), len(content))
+        body += padded
+    head = struct.pack(">I4sI4s4s4s12s4s", offset + len(body), b"lcms", 0x02400000, b"prtr", b"CMYK", b"Lab ",
+                       struct.pack(">6H", 2026, 1, 1, 0, 0, 0), b"acsp")  # fmt: skip
+    head += bytes(28) + struct.pack(">iii", 63190, 65536, 54061)
+    return head + bytes(128 - len(head)) + directory + body
+
+
+@pytest.mark.parametrize("form", ["JPEG", "TIFF"])
+def test_cmyk_becomes_rgb_by_its_profile_or_by_its_inks(form):
+    cyan = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
+    plain = read_image(encode(cyan, form), size=8, channels=3)
+    assert np.allclose(plain[:, 4, 4], (0, 255, 255), atol=2)
+    red_ink = profile({(1, 0, 0, 0): (136, 208, 195)})  # where this printer puts cyan, it prints sRGB's red
+    red = read_image(encode(cyan, form, icc_profile=red_ink), size=8, channels=3)
+    assert np.allclose(red[:, 4, 4], (255, 0, 0), atol=12)
+    broken = read_image(encode(cyan, form, icc_profile=b"no profile"), size=8, channels=3)
+    assert torch.equal(broken, plain)
+    dark = read_image(encode(Image.new("CMYK", (8, 8), (0, 0, 0, 255)), form), size=8, channels=1)
+    assert int(dark.max()) <= 2
 
 
 def test_jpeg_is_read(tmp_path):
@@ -97,12 +161,13 @@ def test_exif_orientation_is_respected():
     pixels[0, 0] = 255  # top left as stored; orientation 6 is shown turned by 90° clockwise
     exif = Image.Exif()
     exif[0x0112] = 6
-    image = read_image(encode(pixels, exif=exif), size=8, channels=1)
-    assert image[0, 0, 7] == 255
-    assert int((image > 0).sum()) == 1
+    for form, stored in (("PNG", pixels), ("TIFF", pixels), ("PNG", pixels.astype(np.uint16) * 257)):
+        image = read_image(encode(stored, form, exif=exif), size=8, channels=1)
+        assert image[0, 0, 7] == 255
+        assert int((image > 0).sum()) == 1
 
 
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
 def test_a_truncated_file_is_refused_wherever_it_is_cut(tmp_path, form):
     data = encode(noise(16, 16), form)
     whole = read_image(data, size=16, channels=3)
@@ -127,20 +192,24 @@ def png(height: int, width: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
 
 
-def stills(count: int) -> bytes:
-    frames = [Image.fromarray(noise(8, 8, seed=i)) for i in range(count)]
-    return encode(frames[0], "WEBP", save_all=True, append_images=frames[1:])
+def several(form: str, count: int, **options: object) -> bytes:
+    frames = [Image.fromarray(noise(8, 8, 1 if form == "GIF" else 3, seed=i)) for i in range(count)]
+    return encode(frames[0], form, save_all=True, append_images=frames[1:], **options)
 
 
 UNFIT = [
-    (b"", r"expected a PNG, JPEG or WebP image; got an empty file"),
-    (b"hello, world", r"expected a PNG, JPEG or WebP image; this is none"),
-    (encode(noise(), "BMP"), r"expected a PNG, JPEG or WebP image; this is none"),
-    (encode(Image.new("CMYK", (8, 8)), "JPEG"), r"expected grey or RGB pixels of 8 bits; got mode CMYK"),
-    (encode(Image.fromarray(np.zeros((8, 8), np.uint16))), r"expected grey or RGB pixels of 8 bits; got mode I;16"),
+    (b"", r"expected a PNG, JPEG, WebP, GIF, BMP or TIFF image; got an empty file"),
+    (b"hello, world", r"expected a PNG, JPEG, WebP, GIF, BMP or TIFF image; this is none"),
+    (encode(noise(), "PPM"), r"expected a PNG, JPEG, WebP, GIF, BMP or TIFF image; this is none"),
+    (encode(noise(), "JPEG2000"), r"expected a PNG, JPEG, WebP, GIF, BMP or TIFF image; this is none"),
+    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", r"expected a PNG, .* image; this is none"),
+    (encode(Image.new("F", (8, 8)), "TIFF"), r"expected grey, RGB or CMYK pixels of 8 bits, .* 16; got mode F"),
+    (encode(Image.new("I", (8, 8)), "TIFF"), r"expected grey, RGB or CMYK pixels of 8 bits, .* 16; got mode I"),
+    (encode(Image.new("LAB", (8, 8)), "TIFF"), r"expected grey, RGB or CMYK pixels of 8 bits, .* 16; got mode LAB"),
     (encode(Image.new("RGBA", (8, 8), (1, 2, 3, 128))), r"expected opaque pixels; some are transparent"),
     (encode(Image.new("P", (8, 8)), transparency=0), r"expected opaque pixels; some are transparent"),
-    (stills(3), r"expected a still image; got 3 frames"),
+    (encode(Image.fromarray(np.full((8, 8), 7, np.uint16)), transparency=7), r"expected opaque pixels; some are"),
+    (several("TIFF", 3), r"expected a single page; got 3"),
     (png(8193, 8192), r"expected at most 67,108,864 pixels; got 8193 × 8192"),
     (png(10_000, 10_000), r"expected at most 67,108,864 pixels; got 10000 × 10000"),
     (png(60_000, 60_000), r"expected at most 67,108,864 pixels; .*3600000000"),
@@ -194,11 +263,15 @@ def test_a_folder_per_class(tmp_path):
     assert with_validation.validation.labels.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("validation", ["validation", "val"])
-def test_split_folders(tmp_path, validation):
-    for split in ("train", validation):
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [("train", "validation", "test"), ("train", "val", "test"), ("Train", "Val", "TEST"), ("train", "valid", "testing"),
+     ("training", "dev", "test")],
+)  # fmt: skip
+def test_split_folders(tmp_path, train, validation, test):
+    for split in (train, validation):
         pets(tmp_path / split)
-    write(tmp_path / "test", {"dog/x.png": noise(seed=99)})
+    write(tmp_path / test, {"dog/x.png": noise(seed=99)})
     splits = load(tmp_path)
     assert splits.validation is not None
     assert splits.test is not None
@@ -206,6 +279,11 @@ def test_split_folders(tmp_path, validation):
     assert splits.test.labels.tolist() == [1]
     with pytest.raises(ValueError, match=r"/validation: the data has a validation set; expected validation=0, got 3"):
         load(tmp_path, validation=3)
+
+
+def test_classes_may_have_the_names_that_only_some_people_give_to_splits(tmp_path):
+    write(tmp_path, {f"{name}/{i}.png": noise(seed=i) for i, name in enumerate(("valid", "invalid", "dev"))})
+    assert load(tmp_path).train.classes == ("dev", "invalid", "valid")
 
 
 def test_sizes_and_channels(tmp_path):
@@ -220,6 +298,9 @@ def test_sizes_and_channels(tmp_path):
     write(root, {"b/3.jpg": encode(noise(14, 10, 1), "JPEG", exif=exif)})  # lies on its side
     assert load(root).train.images.shape == (3, 1, 10, 14)
     (root / "b/3.jpg").unlink()
+    write(root, {"b/3.tif": encode(noise(14, 10, 1), "TIFF", exif=exif)})
+    assert load(root).train.images.shape == (3, 1, 10, 14)
+    (root / "b/3.tif").unlink()
     write(root, {"a/2.png": noise(11, 14, 1)})
     assert load(root).train.images.shape == (3, 1, 32, 32)
 
@@ -232,8 +313,8 @@ def test_bad_files_are_listed_and_refused_or_skipped(tmp_path):
     reasons = {
         "cat/cut.jpg": "the image is truncated or corrupt",
         "cat/deep": "expected an image file; got a folder",
-        "dog/notes.md": "expected a file named .png, .jpg, .jpeg, .webp; got .md",
-        "dog/text.jpg": "expected a PNG, JPEG or WebP image; this is none",
+        "dog/notes.md": f"expected a file named {', '.join(SUFFIXES)}; got .md",
+        "dog/text.jpg": "expected a PNG, JPEG, WebP, GIF, BMP or TIFF image; this is none",
     }
     for name, reason in reasons.items():
         assert f"\n  {root / name}: {reason}" in str(caught.value)
@@ -242,6 +323,29 @@ def test_bad_files_are_listed_and_refused_or_skipped(tmp_path):
     assert [name for name, _ in splits.skipped] == [str(root / name) for name in reasons]
     assert all(got.startswith(reason) for (_, got), reason in zip(splits.skipped, reasons.values(), strict=True))
     assert load(root, on_bad="skip", image_size=12, channels=3).train.digest() == splits.train.digest()
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    root = pets(tmp_path)
+    os.mkfifo(root / "cat/pipe.png")
+    (root / "cat/zero.png").symlink_to("/dev/zero")
+    (root / "cat/loop.png").symlink_to("loop.png")
+    splits = load(root, on_bad="skip")
+    assert len(splits.train) == 8
+    reasons = {Path(name).name: reason for name, reason in splits.skipped}
+    assert reasons["pipe.png"] == "expected a regular file; it is a named pipe"
+    assert reasons["zero.png"] == "expected a regular file; it is a device"
+    assert "Too many levels of symbolic links" in reasons["loop.png"]
+    with pytest.raises(ValueError, match=r"pipe.png: expected a regular file; it is a named pipe"):
+        read_image(root / "cat/pipe.png", size=8, channels=3)
+
+
+def test_class_names_may_hold_any_character_that_a_file_name_may(tmp_path):
+    names = ("two\nlines", "tab\tcr\r", "\x1b[31mred", "$a$ [red] <b>", "犬", "\udcff")
+    root = write(tmp_path, {f"{name}/{i}.png": noise(seed=i) for i, name in enumerate(names)})
+    splits = load(root)
+    assert splits.train.classes == tuple(sorted(names))
+    assert len(splits.train.digest()) == 64
 
 
 def test_a_long_list_of_bad_files_is_cut(tmp_path):
@@ -253,7 +357,7 @@ def test_a_long_list_of_bad_files_is_cut(tmp_path):
 def test_classes_without_images_are_named(tmp_path):
     root = pets(tmp_path)
     (root / "bird").mkdir()
-    with pytest.raises(ValueError, match=r"/bird: expected images \(.png, .jpg, .jpeg, .webp\); found none"):
+    with pytest.raises(ValueError, match=r"/bird: expected images \(.png, .jpg, .*, .tiff\); found none"):
         load(root)
     write(root, {"bird/1.png": b"no image"})
     with pytest.raises(ValueError, match=r"/bird: expected images that can be read; every file was skipped"):
@@ -264,7 +368,10 @@ def test_layouts_that_are_not_understood(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"/empty: expected a folder of images for each class; .*load\('cifar10"):
         load(tmp_path / "empty")
-    for folders in (("test", "cat"), ("train", "cat"), ("train", "val", "validation"), ("val", "test")):
+    for folders in (
+        ("test", "cat"), ("train", "cat"), ("train", "val", "validation"), ("val", "test"), ("Val", "Test"),
+        ("dev", "testing"), ("Train", "train"), ("train", "dev", "val"),
+    ):  # fmt: skip
         root = tmp_path / "-".join(folders)
         for folder in folders:
             (root / folder).mkdir(parents=True)

@@ -9,7 +9,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from hcnn.cli.terminal import make_console, say
-from hcnn.prediction import Prediction, find_images, open_network, predict_stream
+from hcnn.data.image_sources import find_images
+from hcnn.prediction import Prediction, open_network, predict_stream
 from hcnn.text import csv_row, printable
 
 
@@ -27,6 +28,8 @@ def predict(options: Namespace, console: Console) -> None:
     for line in prediction_lines(stream, options.format, top, run.preprocessing.classes):
         sys.stdout.write(line)
     sys.stdout.flush()
+    if left_out := sources.describe_left_out():
+        say(errors, left_out)
 
 
 def prediction_lines(stream: Iterable[Prediction], form: str, top: int, classes: tuple[str, ...]) -> Iterator[str]:

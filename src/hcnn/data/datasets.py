@@ -44,12 +44,14 @@ def load(
       stratified split of 1,437 to train and 360 to test that does not depend on `seed`.
     - **cifar10**, **cifar100**: the official binary archive, or its unpacked folder, in `data_dir`; downloaded if
       neither is there. CIFAR-100's `superclasses` are kept. Its order may be by class: never split it by position.
-    - **a folder**: one subfolder of PNG, JPEG or WebP files per class, or ``train/``, ``validation/`` (or ``val/``)
-      and ``test/`` with such subfolders. Without ``test/`` there is no test set: none is made up. Images are turned
-      as their EXIF says, resized with antialiasing until they cover `image_size` (for a square: shorter side),
-      cropped about the centre, and made grey or RGB. Palette images count as colour. What is neither grey nor RGB
-      (CMYK, 16-bit grey, transparent or animated images), does not decode, has another suffix or is larger than 64
-      megapixels is bad. Hidden files are ignored.
+    - **a folder**: one subfolder of images per class, or ``train/``, ``validation/`` (or ``val/``, ``valid/``,
+      ``dev/``) and ``test/`` with such subfolders, in upper or lower case. Without ``test/`` there is no test set: none
+      is made up. PNG, JPEG, WebP, GIF, BMP and TIFF files are read as `hcnn.data.image_files.read_image` says: turned
+      as their EXIF says, of an animation the first frame, 16-bit grey and CMYK converted. They are resized with
+      antialiasing until they cover `image_size` (for a square: shorter side), cropped about the centre, and made grey
+      or RGB. Palette images count as colour. A file is bad if it is transparent, has several pages, does not decode,
+      has another suffix, is larger than 64 megapixels, or is no regular file. Links are followed. Hidden files are
+      ignored.
     - **an .npz file**: `images`, `labels` and optionally `classes`, `test_images`, `test_labels`, and `channels`, which
       is "first" or "last" where the shape does not tell; see `hcnn.data.image_set.from_arrays`.
 

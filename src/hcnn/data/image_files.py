@@ -1,15 +1,15 @@
-"""Image files and folders of them: PNG, JPEG and WebP become uint8 tensors, or errors that name the file."""
+"""Image files: what Pillow reads safely becomes a uint8 tensor, or an error that names the file."""
 
 import warnings
 from collections.abc import Callable
 from io import BytesIO
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hcnn.data.regular_files import read_regular
 from hcnn.storage.atomic import StrPath
 
 if TYPE_CHECKING:
@@ -19,15 +19,34 @@ T = TypeVar("T")
 OnBad = Literal["refuse", "skip"]
 Size = int | tuple[int, int]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
+)  # fmt: skip
 MAX_PIXELS = 64 << 20
+
+# Formats whose decoders start no other program and are bounded by the size of the picture.
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF")
+_EXPECTED = "expected a PNG, JPEG, WebP, GIF, BMP or TIFF image"
+_GREY = ("1", "L", "LA")
+_DEEP_GREY = ("I;16", "I;16B", "I;16L")
+_COLOUR = ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+_ORIENTATION, _WIDTH, _HEIGHT, _BITS, _SUBFILE = 0x0112, 256, 257, 258, 254  # TIFF tags, the first one EXIF's too
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
+    8: "ROTATE_90",
+}  # fmt: skip
 
 
 def read_image(source: StrPath | bytes, *, size: Size, channels: int) -> Tensor:
     """Read one image file the way `hcnn.data.datasets.load` reads those of a folder.
 
+    PNG, JPEG (JFIF, and the first picture of MPO), WebP, GIF, BMP and TIFF files are read; of an animation, its first
+    frame. The image is turned as its EXIF says. 16-bit grey is scaled from 0 … 65535 to 0 … 255 and rounded (12-bit
+    grey from 0 … 4095); 16-bit colours keep their upper 8 bits. CMYK becomes sRGB by the colour profile in the file,
+    or, where there is none that can be used, by R = (1 - C)(1 - K) and so on.
+
     Args:
-        source: path of a PNG, JPEG or WebP file, or its bytes.
+        source: path of an image file, or its bytes.
         size: side, or (height, width), that the image is resized to cover and cropped to about its centre.
         channels: 1 for grey or 3 for RGB.
 
@@ -35,7 +54,8 @@ def read_image(source: StrPath | bytes, *, size: Size, channels: int) -> Tensor:
         uint8 tensor (c, height, width).
 
     Raises:
-        ValueError: if it is no image, is truncated, is neither grey nor RGB, or is too large; names the file.
+        ValueError: if it is no regular file or no image, is truncated, has pixels of another kind or several pages,
+            is transparent, or is too large; names the file.
         FileNotFoundError: if there is no such file.
         ImportError: if pillow is not installed.
 
@@ -43,7 +63,7 @@ def read_image(source: StrPath | bytes, *, size: Size, channels: int) -> Tensor:
     pair = height_and_width(size)
     if pair is None or channels not in (1, 3):
         raise ValueError(f"expected a size, and 1 or 3 channels; got size {size!r}, channels {channels!r}")
-    data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    data = source if isinstance(source, bytes) else read_regular(source)
     try:
         return fit(decode(data, upright), pair, channels)
     except ValueError as error:
@@ -67,24 +87,24 @@ def decode(data: bytes, use: "Callable[[Image], T]") -> T:
     except ImportError as error:
         raise ImportError("reading images needs pillow: pip install pillow") from error
     if not data:
-        raise ValueError("expected a PNG, JPEG or WebP image; got an empty file")
+        raise ValueError(f"{_EXPECTED}; got an empty file")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of damage that is judged here
         try:
-            image: Image.Image = Image.open(BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
+            image: Image.Image = Image.open(BytesIO(data), formats=_FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise _Unfit(f"expected at most {MAX_PIXELS:,} pixels; got {image.height} × {image.width}")
-            if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
-                raise _Unfit(f"expected grey or RGB pixels of 8 bits; got mode {image.mode}")
-            if (frames := getattr(image, "n_frames", 1)) > 1:
-                raise _Unfit(f"expected a still image; got {frames} frames")
+            if image.mode not in (*_GREY, *_COLOUR) and not _is_deep(image):
+                raise _Unfit(f"expected grey, RGB or CMYK pixels of 8 bits, or grey of 16; got mode {image.mode}")
+            if image.format == "TIFF":
+                _expect_one_page(image)
             return use(image)
         except _Unfit:
             raise
         except Image.DecompressionBombError as error:
             raise _Unfit(f"expected at most {MAX_PIXELS:,} pixels; {error}") from error
         except Image.UnidentifiedImageError as error:
-            raise _Unfit("expected a PNG, JPEG or WebP image; this is none, or its header is cut off") from error
+            raise _Unfit(f"{_EXPECTED}; this is none, or its header is cut off") from error
         # On damaged data Pillow's decoders raise OSError, SyntaxError, struct.error, KeyError and more.
         except Exception as error:
             raise _Unfit(f"the image is truncated or corrupt: {error}") from error
@@ -94,27 +114,80 @@ class _Unfit(ValueError):
     """An image that this package does not take."""
 
 
+def _is_deep(image: "Image") -> bool:
+    """Whether it is 16-bit grey; older versions of Pillow open such PNG files as 32-bit integers."""
+    return image.mode in _DEEP_GREY or (image.mode == "I" and image.format == "PNG")
+
+
 def _is_grey(image: "Image") -> bool:
-    return image.mode in ("1", "L", "LA")
+    return image.mode in _GREY or _is_deep(image)
 
 
-def header(image: "Image") -> tuple[tuple[int, int], bool]:
+def _expect_one_page(image: Any) -> None:
+    """Refuse a TIFF file of several pages, which are pictures of equal rank; reduced copies do not count."""
+    pages = 1
+    for page in range(1, image.n_frames):
+        image.seek(page)
+        pages += not image.tag_v2.get(_SUBFILE, 0) & 1
+    image.seek(0)
+    if pages > 1:
+        raise _Unfit(f"expected a single page; got {pages}")
+
+
+def header(image: Any) -> tuple[tuple[int, int], bool]:
     """(height, width) once it is upright, and whether it is grey."""
-    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    return (image.width, image.height) if turned else (image.height, image.width), _is_grey(image)
+    width, height = image.size
+    if image.format == "TIFF":  # whose size some versions of Pillow turn by themselves
+        width, height = image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]
+    turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (width, height) if turned else (height, width), _is_grey(image)
 
 
 def upright(image: "Image") -> "Image":
     """The pixels, as grey or RGB, turned as the EXIF orientation says."""
-    from PIL import ImageOps
+    from PIL import Image
 
     image.load()
+    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))  # asked after loading: TIFF images turn themselves
+    pixels = _eight_bits(image)
+    return pixels if turn is None else pixels.transpose(Image.Transpose[turn])
+
+
+def _eight_bits(image: "Image") -> "Image":
+    """The pixels as grey or RGB of 8 bits."""
+    if _is_deep(image):
+        return _from_deep_grey(image)
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         if np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
             raise _Unfit("expected opaque pixels; some are transparent")
         # An unused transparent colour would make Pillow add an alpha channel, or warn.
         image.info.pop("transparency", None)
-    return ImageOps.exif_transpose(image).convert("L" if _is_grey(image) else "RGB")
+    return _from_cmyk(image) if image.mode == "CMYK" else image.convert("L" if _is_grey(image) else "RGB")
+
+
+def _from_deep_grey(image: Any) -> "Image":
+    from PIL import Image
+
+    values = np.asarray(image).astype(np.uint32)
+    if "transparency" in image.info and (values == image.info["transparency"]).any():
+        raise _Unfit("expected opaque pixels; some are transparent")
+    twelve = image.format == "TIFF" and image.tag_v2.get(_BITS) == (12,)
+    largest = 4095 if twelve else 65535
+    return Image.fromarray(((values * 255 + largest // 2) // largest).astype(np.uint8))
+
+
+def _from_cmyk(image: "Image") -> "Image":
+    """RGB by the colour profile of the file where there is one that can be used."""
+    from PIL import ImageCms
+
+    if profile := image.info.get("icc_profile"):
+        try:
+            source, target = ImageCms.ImageCmsProfile(BytesIO(profile)), ImageCms.createProfile("sRGB")
+            if (converted := ImageCms.profileToProfile(image, source, target, outputMode="RGB")) is not None:
+                return converted
+        except (ImageCms.PyCMSError, OSError, ImportError):
+            pass
+    return image.convert("RGB")
 
 
 def fit(image: "Image", size: tuple[int, int], channels: int) -> Tensor:

@@ -8,10 +8,14 @@ import torch
 from torch import Tensor
 
 from hcnn.data.image_files import SUFFIXES, OnBad, T, decode, fit, header, upright
+from hcnn.data.regular_files import read_regular
 
 DEFAULT_SIZE = 32
 
-_SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+# Names of split folders, whatever their case. Those of the second group are split folders only beside one that is
+# surely, because they may as well be names of classes: valid and invalid.
+_SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+_MAYBE_SPLITS = {"training": "train", "valid": "validation", "dev": "validation", "testing": "test"}
 _CLUTTER = {"thumbs.db", "desktop.ini"}
 
 
@@ -126,15 +130,16 @@ def survey_folder(root: Path) -> FolderSurvey:
 
 def _split_folders(root: Path) -> dict[str, Path]:
     """Folder of each split; the root itself is "train" where there are no split folders."""
-    found = [path for path in _visible(root) if path.is_dir()]
-    splits = [path for path in found if path.name in _SPLIT_FOLDERS]
-    if not splits:
+    found = {path: path.name.lower() for path in _visible(root) if path.is_dir()}
+    known = {**_SPLITS, **_MAYBE_SPLITS}
+    splits = {path: known[name] for path, name in found.items() if name in known}
+    if not any(name in _SPLITS for name in found.values()) and (not found or len(splits) < len(found)):
         return {"train": root}
-    names = {_SPLIT_FOLDERS[path.name]: path for path in splits}
+    names = {split: path for path, split in splits.items()}
     if len(splits) != len(found) or len(names) != len(splits) or "train" not in names:
         raise ValueError(
-            f"{root}: expected a folder per class, or train/ with, if wanted, validation/ (or val/) and test/ and no "
-            f"folder beside them; got {', '.join(path.name + '/' for path in found)}"
+            f"{root}: expected a folder per class, or train/ with, if wanted, validation/ (or val/, valid/, dev/) and "
+            f"test/ and no folder beside them; got {', '.join(path.name + '/' for path in found)}"
         )
     return names
 
@@ -188,7 +193,7 @@ def _each(paths: Iterable[Path], read: Callable[[bytes], T], bad: dict[Path, str
     results: dict[Path, T] = {}
     for path in paths:
         try:
-            results[path] = read(path.read_bytes())
+            results[path] = read(read_regular(path))
         except (OSError, ValueError) as error:
-            bad[path] = str(error)
+            bad[path] = str(error).removeprefix(f"{path}: ")
     return results
