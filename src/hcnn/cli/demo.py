@@ -15,8 +15,10 @@ from hcnn.training.recipes import RECIPES, get_recipe
 
 def demo(options: Namespace, console: Console) -> None:
     """Train on the digits and leave a picture to predict."""
+    import torch
     from PIL import Image
 
+    torch.set_num_threads(1)  # these images are too small for several, which on a busy machine take many times as long
     recipe = get_recipe("digits", epochs=RECIPES["digits"].epochs if options.epochs is None else options.epochs)
     splits = datasets.load("digits")
     assert splits.test is not None

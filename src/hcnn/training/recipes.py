@@ -149,7 +149,8 @@ RECIPES: dict[str, Recipe] = {
         augmentation=Augmentation(translation=4, flip="alternating"),
         precision="bfloat16",
     ),
-    "digits": Recipe(epochs=40, batch_size=64, lr=0.1, augmentation=Augmentation(translation=1)),
+    # On 300 validation images, five seeds each: 99.3 % after 20 epochs (98.7 to 99.7); with Muon 99.1 % after 16.
+    "digits": Recipe(epochs=20, batch_size=64, lr=0.1, augmentation=Augmentation(translation=1)),
     # He et al. 2016, section 4.2: 64,000 steps of 128 images, divided by 10 at 32,000 and 48,000.
     "resnet": Recipe(
         epochs=164,
@@ -260,12 +261,12 @@ RECIPES: dict[str, Recipe] = {
 RECIPES |= {
     # Maxout without normalizations: FitNet 4 38.2 %; Muon's loss rises to thousands.
     "fast_plain": replace(RECIPES["fast"], optimizer="adamw", lr=3e-4, momentum=0.9, weight_decay=0.01),
-    "digits_plain": replace(RECIPES["digits"], optimizer="adamw", lr=3e-3, weight_decay=0.01),
+    "digits_plain": replace(RECIPES["digits"], epochs=40, optimizer="adamw", lr=3e-3, weight_decay=0.01),
     # Gated maps that are not normalized, and generated kernels; rate and decay of `modern`: the compact network 38.4 %,
     # by Muon 9.9 %; the hypernetwork 36.4 % and 28.8 %.
     "fast_adamw": replace(RECIPES["fast"], optimizer="adamw", lr=4e-3, momentum=0.9, weight_decay=0.05),
     # ReLUs without normalizations, which SGD at 0.1 switches off for good. The optimizer of `fast`.
-    "digits_muon": replace(RECIPES["digits"], optimizer="muon", lr=0.05, momentum=0.95, weight_decay=5e-4),
+    "digits_muon": replace(RECIPES["digits"], epochs=40, optimizer="muon", lr=0.05, momentum=0.95, weight_decay=5e-4),
 }
 
 
