@@ -137,15 +137,25 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-SLOW = ("wrn16_2", "wrn40_1", "maxout")  # wider twins and teachers of what is trained anyway
-SYSTEMS = [
-    pytest.param(name.removesuffix("_digits"), marks=[pytest.mark.slow] if name.startswith(SLOW) else [])
-    for name in NAMED
-    if name.endswith("_digits")
-]
+NAMES = [name.removesuffix("_digits") for name in NAMED if name.endswith("_digits")]
+WIDE = ("wrn16_2", "wrn40_1", "maxout")  # wider versions and teachers of what is trained anyway
+LONG = ("allcnn", "fitnet4", "densenet_bc40")  # ten seconds or more
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", LONG)
+def test_long_systems_begin_to_learn(system, tmp_path, one_thread) -> None:
+    data = fewer(datasets.load("digits"), 320)
+    recipe = get_recipe(suited_recipe(f"{system}_digits", "digits"), epochs=4)
+    train_run(tmp_path, RunSettings(hcnn.model_config(f"{system}_digits"), recipe, "digits"), data)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 4
+    assert losses[3] < 0.99 * losses[0]
+
+
+@pytest.mark.parametrize(
+    "system",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in (*WIDE, *LONG) else []) for name in NAMES],
+)
 def test_every_system_learns_the_digits(system, tmp_path, one_thread) -> None:
     suited = suited_recipe(f"{system}_digits", "digits")
     epochs = {"digits": 6, "digits_muon": 10, "digits_plain": 18}[suited]
