@@ -16,7 +16,6 @@ package, and the end of a row says so where they are meant to go there.
 """
 
 import argparse
-import json
 import math
 import os
 import resource
@@ -41,10 +40,12 @@ from hcnn.runs.allocator import keep_freed_memory, memory_advice
 from hcnn.runs.interrupts import Interrupted
 from hcnn.runs.load import load_run
 from hcnn.runs.seeds import summarize_seeds
-from hcnn.runs.settings import CONFIG, METRICS, RESULT, TIMING, RunSettings, check_same_run, run_config
+from hcnn.runs.settings import CONFIG, METRICS, RESULT, TIMING, RunSettings, check_same_run, run_config, settle
 from hcnn.runs.teacher import load_distillation
 from hcnn.runs.train import train_run
 from hcnn.storage.atomic import ensure_writable, write_atomically, write_json
+from hcnn.storage.records import read_object
+from hcnn.training.device import find_device
 from hcnn.training.distillation.config import get_distillation
 from hcnn.training.evaluate import predict_logits
 from hcnn.training.trainer import Progress, Trainer
@@ -194,8 +195,9 @@ def refuse(name: str, target: Path, settings: RunSettings, data: Splits) -> None
             f"{name} learns from row {find(name).teacher}: run that first; {settings.teacher} is not a finished run"
         )
     if (target / CONFIG).exists():
-        config = run_config(settings, data, fit_preprocessing(data.train))
-        check_same_run(target, json.loads((target / CONFIG).read_text()), config)
+        known = read_object(target / CONFIG)
+        settings, _ = settle(settings, known, find_device(settings.device))
+        check_same_run(target, known, run_config(settings, data, fit_preprocessing(data.train)))
 
 
 def start_check(name: str, settings: RunSettings, data: Splits, options: argparse.Namespace) -> str:

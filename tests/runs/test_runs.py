@@ -128,7 +128,7 @@ def test_damaged_checkpoints_are_named_and_passed_over(reference, tmp_path, comm
     out = done.stdout.replace("\n", " ")
     assert "refused" in out
     assert newest.name.split("-")[1] in out
-    assert "going on from" in out
+    assert "resuming from" in out
     assert _final(folder) == _final(reference)
 
 
@@ -240,7 +240,7 @@ def _worker_killed_once(folder: Path, at: float) -> subprocess.CompletedProcess[
 def test_a_killed_worker_makes_the_group_restart_from_the_checkpoint(tmp_path) -> None:
     done = _worker_killed_once(tmp_path / "run", 0.2)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert "going on from" in done.stdout.replace("\n", " ")
+    assert "resuming from" in done.stdout.replace("\n", " ")
     assert (tmp_path / "run" / "result.json").exists()
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hcnn.storage.records import read_object
 from hcnn.models.hierarchical import NetworkConfig, list_models, model_config
 from hcnn.runs.settings import CONFIG, RESULT, network_kind
 
@@ -60,7 +61,7 @@ def read_results(folder: Path, say: Callable[[str], None] = lambda text: None) -
             say(f"left out {path}: no {CONFIG} beside it")
             continue
         try:
-            result, config = (json.loads((path.parent / name).read_text()) for name in (RESULT, CONFIG))
+            result, config = (read_object(path.parent / name) for name in (RESULT, CONFIG))
             if "test_accuracy" not in result and "validation_accuracy" not in result:
                 say(f"left out {path}: neither test nor validation accuracy in it")
                 continue

@@ -46,7 +46,7 @@ def prediction_lines(stream: Iterable[Prediction], form: str, top: int, classes:
         file, best = printable(one.name), [(printable(name), p) for name, p in one.best]
         if form == "json":
             entries = [{"class": name, "probability": round(p, 6)} for name, p in one.best]
-            yield json.dumps({"file": one.name, **entries[0], "top": entries}) + "\n"
+            yield json.dumps({"file": one.name, **entries[0], "top": entries}, allow_nan=False) + "\n"
         elif form == "table":
             yield "  ".join(f"{name}{' ' * (width - cell_len(name))} {p:>7.1%}" for name, p in best) + f"  {file}\n"
         else:

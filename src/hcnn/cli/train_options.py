@@ -18,9 +18,9 @@ _COMMON = {
     "epochs": "Passes over the training set. Default: the recipe's.",
     "batch_size": "Images in a step. Default: the recipe's.",
     "lr": "Peak learning rate. Default: the recipe's.",
-    "precision": "float32, or bfloat16 for the convolutions. Default: the recipe's.",
+    "precision": "float32, bfloat16 (convolutions only) or auto, the faster one here. Default: the recipe's.",
 }
-_COMMON_KINDS = {"epochs": int, "batch_size": int, "lr": float, "precision": Literal["float32", "bfloat16"]}
+_COMMON_KINDS = {"epochs": int, "batch_size": int, "lr": float, "precision": Literal["auto", "float32", "bfloat16"]}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """How pixels become the input of a network."""
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,16 @@ class Preprocessing:
     std: tuple[float, ...]
     size: tuple[int, ...]
     classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or not all(math.isfinite(one) for one in (*self.mean, *self.std)):
+            raise ValueError(f"mean and std: expected one number per channel each; got {self.mean} and {self.std}")
+        if not all(one > 0 for one in self.std):
+            raise ValueError(f"std: expected positive numbers; got {self.std}")
+        if not all(one > 0 for one in self.size):
+            raise ValueError(f"size: expected positive numbers of pixels; got {self.size}")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"classes: expected different names; got {self.classes}")
 
     def standardize(self, images: Tensor) -> Tensor:
         """uint8 images (b, c, *u) to standardized float32.

@@ -8,7 +8,6 @@ A folder of arrays holds::
     near-….npy     nearest distances of unshifted images, made when first asked for (`hcnn.explore.neighbours`)
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from hcnn.data.preprocessing import Preprocessing
 from hcnn.explore.sources import AttributeSource, Position, Source
 from hcnn.models.hierarchical import AttributeNetwork
 from hcnn.storage.atomic import StrPath, ensure_writable, write_json
+from hcnn.storage.records import read_object
 from hcnn.storage.run_lock import RunLock
 
 INDEX, LOGITS = "index.json", "logits.npy"
@@ -217,7 +217,7 @@ def _origin(source: Source, images: ImageSet, position: Position) -> dict[str, A
 def _read(folder: Path, origin: dict[str, Any]) -> dict[str, Any]:
     """The record of a folder, which must be of the same origin."""
     try:
-        record = json.loads((folder / INDEX).read_text())
+        record = read_object(folder / INDEX)
         different = [key for key in origin if record[key] != origin[key]]
         done = int(record["done"])
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.models.hierarchical import AttributeNetwork, build
-from hcnn.runs.load import network_config, preprocessing_of
+from hcnn.runs.load import check_size, network_config, preprocessing_of
 from hcnn.runs.settings import network_kind
 from hcnn.storage.atomic import StrPath, ensure_writable, write_atomically
+from hcnn.storage.records import parse_object
 from hcnn.storage.safetensors import load_weights, match_state, save_weights
 
 FORMAT = "hcnn-folded-1"
@@ -38,7 +39,9 @@ def export_safetensors(folder: StrPath, model: AttributeNetwork, preprocessing: 
         "model": asdict(folded.config),
         "preprocessing": asdict(preprocessing),
     }
-    digest = save_weights(folder / WEIGHTS, folded.state_dict(), {"format": FORMAT, "hcnn": json.dumps(about)})
+    digest = save_weights(
+        folder / WEIGHTS, folded.state_dict(), {"format": FORMAT, "hcnn": json.dumps(about, allow_nan=False)}
+    )
     write_atomically(folder / CARD, card.encode())
     return digest
 
@@ -62,10 +65,12 @@ def load_folded(path: StrPath) -> tuple[AttributeNetwork, Preprocessing]:
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path}: expected folded weights of format {FORMAT}; got {metadata.get('format')!r}")
     try:
-        about = json.loads(metadata["hcnn"])
-        config, preprocessing = network_config(about), preprocessing_of(about)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: expected the network's configuration in the metadata; {error!r}") from error
+        text = metadata["hcnn"]
+    except KeyError:
+        raise ValueError(f"{path}: expected the network's configuration in the metadata; there is none") from None
+    about = parse_object(text, f"{path}: metadata")
+    config, preprocessing = network_config(about, str(path)), preprocessing_of(about, str(path))
+    check_size(config, state, str(path))
     network = build(config)
     if not isinstance(network, AttributeNetwork):
         raise ValueError(f"{path}: expected folded weights of an attribute network; got a {type(network).__name__}")

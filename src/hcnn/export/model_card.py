@@ -1,6 +1,5 @@
 """Model cards: what a network is, how it was trained, how well it does, what it is not for."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from hcnn.models.hierarchical import AttributeNetwork, build, count_parameters
 from hcnn.models.summary import summarize
 from hcnn.runs.settings import CONFIG, RESULT
+from hcnn.storage.records import read_object
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def read_records(folder: Path) -> Records:
         The records.
     """
     paths = (folder / CONFIG, folder / RESULT, folder.parent / "seeds.json")
-    found = [json.loads(path.read_text()) if path.is_file() else {} for path in paths]
+    found = [read_object(path) if path.is_file() else {} for path in paths]
     if not folder.name.startswith("seed-"):
         found[2] = {}
     return Records(*found)

@@ -1,17 +1,19 @@
 """Run folders read again."""
 
-import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.layers.randomness import drawn_from
 from hcnn.models.hierarchical import KINDS, NetworkConfig, build
 from hcnn.runs.settings import CONFIG, RESULT, WEIGHTS
+from hcnn.storage.records import build_record, read_object
 from hcnn.storage.safetensors import load_weights, match_state
+from hcnn.training.recipes import is_number
 
 
 @dataclass(frozen=True)
@@ -47,28 +49,92 @@ def load_run(folder: Path) -> Run:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} is not a finished run: expected {name} in it, as `hcnn train` leaves")
-    try:
-        config = json.loads((folder / CONFIG).read_text())
-        network, preprocessing = network_config(config), preprocessing_of(config)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder / CONFIG}: expected a run's configuration; {error!r}") from error
-    with drawn_from(torch.Generator()):  # the weights are replaced; the global random state is left alone
-        model = build(network)
+    where = str(folder / CONFIG)
+    config = read_object(where)
+    network, preprocessing = network_config(config, where), preprocessing_of(config, where)
     state, _ = load_weights(folder / WEIGHTS)
-    match_state(model.state_dict(), state, str(folder / WEIGHTS))
+    check_size(network, state, where)
+    with drawn_from(torch.Generator()):  # the weights are replaced; the global random state is left alone
+        with torch.device("meta"):  # another network may be too large to build
+            match_state(build(network).state_dict(), state, str(folder / WEIGHTS))
+        model = build(network)
     model.load_state_dict(state)
     return Run(folder, model.eval(), preprocessing, config)
 
 
-def network_config(config: dict[str, Any]) -> NetworkConfig:
-    """The network in a run's config.json."""
-    return KINDS[config["network"]](**_tuples(config["model"]))
+def network_config(config: dict[str, Any], where: str = CONFIG) -> NetworkConfig:
+    """The network in a run's config.json.
+
+    Args:
+        config: its contents.
+        where: opens the error text.
+
+    Raises:
+        ValueError: naming the field that is missing, unknown or of another type.
+    """
+    kind = config.get("network")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"{where}: network: expected one of {', '.join(KINDS)}; got {str(kind)[:60]!r}")
+    return build_record(KINDS[kind], config.get("model"), f"{where}: model")
+
+
+def preprocessing_of(config: dict[str, Any], where: str = CONFIG) -> Preprocessing:
+    """The preprocessing in a run's config.json, which must be for the network in it.
+
+    Args:
+        config: its contents.
+        where: opens the error text.
+
+    Raises:
+        ValueError: naming the field that is missing, unknown or of another type, or does not fit the network.
+    """
+    found = build_record(Preprocessing, config.get("preprocessing"), f"{where}: preprocessing")
+    network = network_config(config, where)
+    for name, expected, got in (
+        ("mean", network.channels, len(found.mean)),
+        ("size", network.spatial_axes, len(found.size)),
+        ("classes", network.classes, len(found.classes)),
+    ):
+        if got != expected:
+            raise ValueError(f"{where}: preprocessing.{name}: expected {expected} entries, as in model; got {got}")
+    return found
+
+
+def check_size(network: NetworkConfig, state: dict[str, Tensor], where: str) -> None:
+    """Refuse a configuration that is too large for its weights, before time and memory go into building it.
+
+    Args:
+        network: the configuration.
+        state: its weights.
+        where: opens the error text.
+
+    Raises:
+        ValueError: if a setting is larger than the number of weights, or a depth than the number of tensors.
+    """
+    weights = sum(value.numel() for value in state.values())
+    for name, value in asdict(network).items():
+        most = max(len(state), 64) if name == "depth" else max(weights, 1000)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and number > most:
+                raise ValueError(f"{where}: model.{name}: {number} is too large for weights of {weights:,} numbers")
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """The contents of a run's result.json, or {} where there is none."""
+    """The contents of a run's result.json, or {} where there is none.
+
+    Raises:
+        ValueError: naming the file, and the field if an accuracy or a number of images is none.
+    """
     path = Path(folder) / RESULT
-    return json.loads(path.read_text()) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    result = read_object(path)
+    for name, value in result.items():
+        if "_accuracy" in name and not (is_number(value) and 0 <= value <= 1):
+            raise ValueError(f"{path}: {name}: expected a number from 0 to 1; got {str(value)[:60]!r}")
+        if name.endswith("_images") and not (is_number(value) and isinstance(value, int) and value >= 0):
+            raise ValueError(f"{path}: {name}: expected a number of images; got {str(value)[:60]!r}")
+    return result
 
 
 def folder_options(data: str, preprocessing: Preprocessing) -> dict[str, Any]:
@@ -76,12 +142,3 @@ def folder_options(data: str, preprocessing: Preprocessing) -> dict[str, Any]:
     if not Path(data).expanduser().is_dir() or len(preprocessing.size) != 2:
         return {}
     return {"image_size": tuple(preprocessing.size), "channels": len(preprocessing.mean)}
-
-
-def preprocessing_of(config: dict[str, Any]) -> Preprocessing:
-    """The preprocessing in a run's config.json."""
-    return Preprocessing(**_tuples(config["preprocessing"]))
-
-
-def _tuples(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}

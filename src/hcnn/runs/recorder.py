@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from hcnn.data.image_set import ImageSet, Splits
-from hcnn.data.preprocessing import Preprocessing
 from hcnn.models.hierarchical import Network, count_parameters
 from hcnn.runs.environment import commit, hardware
 from hcnn.runs.settings import METRICS, RESULT, TIMING, WEIGHTS, RunSettings
@@ -18,8 +17,8 @@ from hcnn.storage.atomic import write_json
 from hcnn.storage.checkpoints import flatten_state, load_newest, save_checkpoint
 from hcnn.storage.log import append_line, sync_log
 from hcnn.storage.safetensors import save_weights
-from hcnn.training.evaluate import accuracy
-from hcnn.training.trainer import Progress, Trainer
+from hcnn.training.evaluate import predict_logits
+from hcnn.training.trainer import Diverged, Progress, Trainer
 
 
 class Recorder:
@@ -63,9 +62,12 @@ class Recorder:
             self.save()
 
     def save(self) -> None:
-        """Write a checkpoint of the trainer as it is, unless its weights are beyond use already."""
-        if not all(bool(value.isfinite().all()) for value in self.trainer.model.parameters()):
-            return
+        """Write a checkpoint of the trainer as it is.
+
+        Raises:
+            Diverged: if the weights contain NaN or infinities; the checkpoints before stay.
+        """
+        self.trainer.check_finite()
         tensors, tree = flatten_state(self.trainer.state())
         log_size = sync_log(self.folder / METRICS)
         state = {"tree": tree, "log_size": log_size, "seconds": self.seconds}
@@ -79,13 +81,16 @@ class Recorder:
         kept = {name: value.clone() for name, value in model.state_dict().items()}
         model.load_state_dict(self.trainer.result_state())
         standardized = self.trainer.preprocessing.standardize(images.images.to(self.trainer.device))
-        value = accuracy(model, standardized, images.labels.to(self.trainer.device), flip=flip)
+        logits = predict_logits(model, standardized, flip=flip)
         model.load_state_dict(kept)
-        return value
+        if not bool(logits.isfinite().all()):
+            raise Diverged(f"the logits of {images.name} contain NaN or infinities after step {self.trainer.step}")
+        return (logits.argmax(1) == images.labels.to(self.trainer.device)).float().mean().item()
 
-    def finish(self, preprocessing: Preprocessing, processes: int) -> dict[str, Any]:
+    def finish(self, processes: int) -> dict[str, Any]:
         """Write weights and result; read the test set, once."""
         trainer, settings = self.trainer, self.settings
+        self._accuracy(self.data.train.subset(range(min(250, len(self.data.train)))))  # refuses useless weights
         state = {name: value.detach().cpu() for name, value in trainer.result_state().items()}
         digest = save_weights(self.folder / WEIGHTS, state, {"format": "hcnn-1"})
         model = trainer.model
@@ -94,6 +99,7 @@ class Recorder:
             "seed": settings.seed,
             "epochs": settings.recipe.epochs,
             "train_images": len(self.data.train),
+            "precision": trainer.precision,
             "weights": "moving average" if trainer.average else "last step",
             "weights_sha256": digest,
             "parameters": asdict(count_parameters(cast(Network, model))),

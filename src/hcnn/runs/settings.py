@@ -2,15 +2,20 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from hcnn.data.image_set import Splits
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.models.hierarchical import KINDS, NetworkConfig
+from hcnn.storage.records import read_object
+from hcnn.storage.safetensors import shortened
+from hcnn.training.device import settle_precision
 from hcnn.training.distillation.config import DistillationConfig
-from hcnn.training.recipes import Recipe
+from hcnn.training.recipes import Recipe, is_number
 
 WEIGHTS, CONFIG, METRICS, TIMING, RESULT = (
     "weights.safetensors",
@@ -49,6 +54,12 @@ class RunSettings:
     teacher: Path | None = None
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed: expected a whole number from 0 to 2**63 - 1; got {self.seed!r}")
+        if not (is_number(self.checkpoint_seconds) and self.checkpoint_seconds >= 0):
+            raise ValueError(f"checkpoint_seconds: expected 0 or more; got {self.checkpoint_seconds!r}")
+
 
 def run_config(settings: RunSettings, data: Splits, preprocessing: Preprocessing) -> dict[str, Any]:
     """The contents of config.json: everything that determines a run."""
@@ -73,9 +84,41 @@ def check_same_run(folder: Path, known: dict[str, Any], config: dict[str, Any]) 
     Raises:
         ValueError: says what differs.
     """
-    different = [key for key in {**config, "teaching": None} if known.get(key) != config.get(key)]
+    different = _differences(known, {"teaching": None, **config}, "")
     if different:
         raise ValueError(f"{folder} holds another run: its {', '.join(different)} differ; give another --output")
+
+
+def _differences(known: Any, config: dict[str, Any], prefix: str) -> list[str]:
+    """Names of the fields of a configuration that are otherwise in the known one, such as "recipe.lr"."""
+    found = []
+    for key, value in config.items():
+        old = known.get(key)
+        if old != value:
+            inner = isinstance(old, dict) and isinstance(value, dict)
+            found += (inner and _differences(old, value, f"{prefix}{key}.")) or [f"{prefix}{key}"]
+    return found
+
+
+def settle(settings: RunSettings, known: dict[str, Any] | None, device: torch.device) -> tuple[RunSettings, str]:
+    """Settings whose precision is float32 or bfloat16: what a run began with, else what the device is fast at.
+
+    Args:
+        settings: of the run.
+        known: the config.json that the run began with, or None.
+        device: where it trains.
+
+    Returns:
+        The settings, and a sentence for the log, or "".
+    """
+    asked = settings.recipe.precision
+    recipe = known.get("recipe") if known else None
+    begun: Any = recipe.get("precision") if isinstance(recipe, dict) else None
+    kept = asked == "auto" and begun in ("float32", "bfloat16")
+    chosen, sentence = settle_precision(begun if kept else asked, device)
+    if kept and chosen != settle_precision("auto", device)[0]:
+        sentence = f"precision {chosen}, as the run began with" + (f"; {sentence}" if sentence else "")
+    return replace(settings, recipe=replace(settings.recipe, precision=chosen)), sentence
 
 
 def check_fit(settings: RunSettings, data: Splits) -> None:
@@ -95,6 +138,10 @@ def check_fit(settings: RunSettings, data: Splits) -> None:
         raise ValueError(
             f"the network expects {network.spatial_axes} spatial axes; {settings.data_name} has {train.images.ndim - 2}"
         )
+    missing = torch.nonzero(torch.bincount(train.labels, minlength=len(train.classes)) == 0).flatten().tolist()
+    if missing:
+        names = shortened([repr(train.classes[index]) for index in missing])
+        raise ValueError(f"{settings.data_name}: expected training images of every class; there are none of {names}")
 
 
 def network_kind(network: NetworkConfig) -> str:
@@ -104,7 +151,7 @@ def network_kind(network: NetworkConfig) -> str:
 
 def _as_json(config: dict[str, Any]) -> dict[str, Any]:
     """As it will be read back: tuples are lists."""
-    return json.loads(json.dumps(config))
+    return json.loads(json.dumps(config, allow_nan=False))
 
 
 def _teacher_record(settings: RunSettings) -> dict[str, Any]:
@@ -112,6 +159,6 @@ def _teacher_record(settings: RunSettings) -> dict[str, Any]:
     if settings.teacher is None:
         return {}
     digest = hashlib.sha256((settings.teacher / WEIGHTS).read_bytes()).hexdigest()
-    known = json.loads((settings.teacher / CONFIG).read_text())
+    known = read_object(settings.teacher / CONFIG)
     teacher = {"network": known["network"], "model": known["model"], "weights_sha256": digest}
     return {"teacher": teacher, "teaching": asdict(settings.distillation)}

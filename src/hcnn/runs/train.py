@@ -3,16 +3,19 @@
 config.json            everything that determines the run
 metrics.jsonl          one line per epoch; the same bytes however often the run was interrupted
 timing.jsonl           seconds and images/s per epoch of each process that worked on it
-checkpoints/           what a restart goes on from
+checkpoints/           what a restart resumes from
 weights.safetensors    the trained network
 result.json            accuracy, parameters, versions, hardware, commit, time
 """
 
-import json
+import errno
+import os
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -22,14 +25,29 @@ from hcnn.layers.randomness import drawn_from
 from hcnn.models.hierarchical import build
 from hcnn.runs.allocator import memory_advice
 from hcnn.runs.interrupts import Interrupted, StopRequest
+from hcnn.runs.load import read_result
 from hcnn.runs.recorder import Recorder
-from hcnn.runs.settings import CONFIG, METRICS, RESULT, RunSettings, check_fit, check_same_run, run_config
+from hcnn.runs.settings import (
+    CONFIG,
+    METRICS,
+    RESULT,
+    TIMING,
+    WEIGHTS,
+    RunSettings,
+    check_fit,
+    check_same_run,
+    run_config,
+    settle,
+)
 from hcnn.runs.teacher import load_distillation
 from hcnn.storage.atomic import ensure_writable, write_atomically, write_json
-from hcnn.storage.checkpoints import load_newest, unflatten_state
+from hcnn.storage.checkpoints import flatten_state, load_newest, unflatten_state
 from hcnn.storage.log import truncate_log
+from hcnn.storage.records import read_object
 from hcnn.storage.run_lock import RunLock
-from hcnn.training.distributed import local_device, process_group, rank_and_size, share
+from hcnn.storage.safetensors import shortened
+from hcnn.training.device import find_device
+from hcnn.training.distributed import process_group, rank_and_size, share
 from hcnn.training.trainer import Diverged, Progress, Trainer
 
 
@@ -50,9 +68,9 @@ def train_run(
         folder: made if missing; everything in it is checked before training.
         settings: the run.
         data: training set, and validation and test sets if there are.
-        resume: go on from the newest valid checkpoint; without one start anew, and return a finished result as it is.
+        resume: resume from the newest valid checkpoint; start anew without one, and return a finished result as it is.
         on_step: called after every step.
-        say: told of checkpoints that were refused or gone on from.
+        say: called with each line of the log: the precision, and checkpoints that were refused or resumed from.
 
     Returns:
         The contents of result.json.
@@ -65,32 +83,23 @@ def train_run(
         Interrupted: after SIGTERM or SIGINT, with a checkpoint written.
         MemoryError: if the memory does not suffice; says what to lower.
     """
-    check_fit(settings, data)
     say = say or (lambda text: None)
-    device = local_device(settings.device)
-    preprocessing = fit_preprocessing(data.train)
-    if settings.teacher is not None:  # all that can be refused is refused before anything is written
-        with drawn_from(torch.Generator()):
-            load_distillation(settings, build(settings.network), preprocessing)
-    config = run_config(settings, data, preprocessing)
+    device = find_device(settings.device)
     with process_group(device) as group, StopRequest() as stop, ExitStack() as stack:
         rank, processes = rank_and_size(group)
-        finished: dict[str, Any] | None = None
-        if rank == 0:
-            folder = ensure_writable(folder)
-            stack.enter_context(RunLock(folder))
-            finished = _prepare(folder, config, resume)
-        finished = share(finished, group, device)
-        if finished is not None:
-            return finished
+        first = check_run(folder, settings, data, resume=resume) if rank == 0 else None
+        found = share({"result": first and first.result, "precision": first and first.precision}, group, device)
+        if found["result"] is not None:
+            return found["result"]
+        settings = replace(settings, recipe=replace(settings.recipe, precision=found["precision"]))
+        preprocessing = fit_preprocessing(data.train)
         with memory_advice(settings.recipe), drawn_from(torch.Generator().manual_seed(settings.seed)):
             model = build(settings.network).to(device)
-            images, labels = data.train.images.to(device), data.train.labels.to(device)
             distillation = None if settings.teacher is None else load_distillation(settings, model, preprocessing)
             trainer = Trainer(
                 model,
-                images,
-                labels,
+                data.train.images.to(device),
+                data.train.labels.to(device),
                 preprocessing,
                 settings.recipe,
                 seed=settings.seed,
@@ -98,50 +107,129 @@ def train_run(
                 graph=settings.graph,
                 distillation=distillation,
             )
-        seconds = 0.0
         state: dict[str, Any] | None = None
-        if rank == 0:
+        seconds = 0.0
+        if first is not None:  # nothing is written before this line
+            check_room(folder, trainer)
+            folder = ensure_writable(folder)
+            stack.enter_context(RunLock(folder))
+            if _known_config(folder) != first.known:
+                raise ValueError(f"{folder}: another run has begun there in the meantime")
+            if first.known is None:
+                write_json(folder / CONFIG, first.config)
+                (folder / TIMING).unlink(missing_ok=True)
+            if first.note:
+                say(first.note)
             state, seconds = _newest(folder, trainer, say)
-        found = share({"found": state is not None}, group, device)["found"]
-        if found or group is not None:  # all processes start from rank 0's weights, to the bit
+        if group is not None:  # all processes start from rank 0's weights, to the bit
             trainer.load_state(share(state or trainer.state(), group, device))
-        writer = Recorder(folder, trainer, settings, data, seconds) if rank == 0 else None
+        recorder = Recorder(folder, trainer, settings, data, seconds) if rank == 0 else None
         try:
             with memory_advice(settings.recipe):
                 for progress in trainer.run():
                     trainer.stop_requested = stop.number is not None
-                    if writer:
-                        writer.after_step(
-                            progress, stopping=progress.stop or (group is None and trainer.stop_requested)
-                        )
+                    stopping = progress.stop or (group is None and trainer.stop_requested)
+                    if recorder:
+                        recorder.after_step(progress, stopping=stopping)
                     if on_step and rank == 0:
                         on_step(progress)
-                    if progress.stop or (group is None and trainer.stop_requested):
-                        newest = writer.last if writer and writer.last else folder
-                        raise Interrupted(stop.number or 15, newest)
+                    if stopping:
+                        raise Interrupted(stop.number or 15, (recorder and recorder.last) or folder)
+            result = recorder.finish(processes) if recorder else {}
         except Diverged as error:
-            last = writer.last if writer else None
+            last = recorder.last if recorder else None
             raise Diverged(f"{error}; last good checkpoint: {last or 'none'}; lower --lr") from None
-        result: dict[str, Any] = {}
-        if writer:
-            result = writer.finish(preprocessing, processes)
         return share(result, group, device)
 
 
-def _prepare(folder: Path, config: dict[str, Any], resume: bool) -> dict[str, Any] | None:
-    """Make the folder this run's; returns the result if the run is finished already."""
-    before = folder / CONFIG
-    if before.exists():
-        if not resume:
-            state = "a finished" if (folder / RESULT).exists() else "an unfinished"
-            raise ValueError(f"{folder} already holds {state} run; add --resume to go on, or give another --output")
-        known = json.loads(before.read_text())
+@dataclass(frozen=True)
+class CheckedRun:
+    """What `check_run` found.
+
+    Attributes:
+        precision: float32 or bfloat16.
+        note: a sentence about the precision for the log, or "".
+        config: the contents of config.json.
+        known: what config.json holds already, or None.
+        result: that of a run that is finished already, or None.
+    """
+
+    precision: Literal["float32", "bfloat16"]
+    note: str
+    config: dict[str, Any]
+    known: dict[str, Any] | None
+    result: dict[str, Any] | None
+
+
+def check_run(folder: Path, settings: RunSettings, data: Splits, *, resume: bool = False) -> CheckedRun:
+    """Refuse a run that cannot begin in a folder, without writing anything.
+
+    What only building the network shows is refused by `train_run`, before it writes anything too.
+
+    Args:
+        folder: the run folder.
+        settings: the run.
+        data: its data.
+        resume: whether the folder may hold this run already.
+
+    Returns:
+        What the run would do.
+
+    Raises:
+        ValueError: if device, data, network, recipe or teacher do not fit, or the folder holds something else.
+    """
+    check_fit(settings, data)
+    device, preprocessing = find_device(settings.device), fit_preprocessing(data.train)
+    known = _known_config(folder)
+    if known is not None and not resume:
+        state = "a finished" if (folder / RESULT).exists() else "an unfinished"
+        raise ValueError(f"{folder} already holds {state} run; add --resume to resume it, or give another --output")
+    settings, note = settle(settings, known, device)
+    if settings.teacher is not None:
+        with drawn_from(torch.Generator()):
+            load_distillation(settings, build(settings.network), preprocessing)
+    config = run_config(settings, data, preprocessing)
+    result = None
+    if known is not None:
         check_same_run(folder, known, config)
-        if (folder / RESULT).exists():
-            return json.loads((folder / RESULT).read_text())
-    else:
-        write_json(before, config)
+        result = read_result(folder) or None
+    precision = settings.recipe.precision
+    assert precision != "auto"
+    return CheckedRun(precision, note, config, known, result)
+
+
+def _known_config(folder: Path) -> dict[str, Any] | None:
+    """The config.json of the run in a folder; None where none has got as far as a checkpoint.
+
+    Raises:
+        ValueError: if config.json is damaged, or files lie there that a run would replace and that are of none.
+    """
+    written = [name for name in (WEIGHTS, RESULT) if (folder / name).exists()]
+    written += [path.name for path in (folder / "checkpoints").glob("step-*")]
+    if (folder / CONFIG).exists():
+        return read_object(folder / CONFIG) if written else None
+    written += [name for name in (METRICS, TIMING) if (folder / name).exists()]
+    if written:
+        raise ValueError(f"{folder} holds {shortened(written)} without a {CONFIG}; give another --output")
     return None
+
+
+def check_room(folder: Path, trainer: Trainer) -> None:
+    """Refuse a disk without room for the checkpoints that a run keeps, the one being written, and the weights.
+
+    Raises:
+        OSError: with the number of bytes needed and free.
+    """
+    tensors, _ = flatten_state(trainer.state())
+    moments = 2 if trainer.recipe.optimizer == "adamw" else 1  # which the optimizer creates in its first step
+    size = sum(value.nbytes for value in tensors.values())
+    size += moments * sum(value.nbytes for value in trainer.optimizer.parameters)
+    copies = 1 if any((folder / "checkpoints").glob("step-*.json")) else 3
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(place).free
+    if free < copies * size:
+        reason = f"{os.strerror(errno.ENOSPC)}: checkpoints take {copies * size:,} bytes, and {free:,} are free"
+        raise OSError(errno.ENOSPC, reason, str(folder))
 
 
 def _newest(folder: Path, trainer: Trainer, say: Callable[[str], None]) -> tuple[dict[str, Any] | None, float]:
@@ -152,6 +240,12 @@ def _newest(folder: Path, trainer: Trainer, say: Callable[[str], None]) -> tuple
     if checkpoint is None:
         write_atomically(folder / METRICS, b"")
         return None, 0.0
-    truncate_log(folder / METRICS, checkpoint.state["log_size"])
-    say(f"going on from {checkpoint.path}, step {checkpoint.step} of {trainer.steps}")
-    return unflatten_state(checkpoint.tensors, checkpoint.state["tree"]), checkpoint.state["seconds"]
+    try:
+        size, seconds, tree = (checkpoint.state[key] for key in ("log_size", "seconds", "tree"))
+        state = unflatten_state(checkpoint.tensors, tree)
+        trainer.load_state(state)
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{checkpoint.path}: it does not hold the state of this run; {error!r}") from error
+    truncate_log(folder / METRICS, size)
+    say(f"resuming from {checkpoint.path}, step {checkpoint.step} of {trainer.steps}")
+    return state, seconds

@@ -74,11 +74,12 @@ def ensure_writable(folder: StrPath) -> Path:
         The folder.
 
     Raises:
-        OSError: naming the folder and the reason (no folder, read-only, full, forbidden …).
+        OSError: naming the folder and the reason (no folder, read-only, full, forbidden …); nothing is left behind.
 
     """
     folder = Path(folder)
     probe = folder / ".write-probe"
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
@@ -86,6 +87,9 @@ def ensure_writable(folder: StrPath) -> Path:
         write_atomically(probe, b"hcnn asks whether this folder can be written\n")
         probe.unlink()
     except OSError as error:
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
         raise name_failure(error, "(the output folder cannot be written)", folder) from error
     return folder
 

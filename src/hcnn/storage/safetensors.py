@@ -61,15 +61,16 @@ def load_weights(path: StrPath) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def match_state(expected: Mapping[str, Tensor | Sequence[int]], given: Mapping[str, Tensor], where: str) -> None:
-    """Check that given tensors have the names and shapes of the expected ones.
+    """Check that given tensors have the names, shapes and kinds of numbers of the expected ones, and sound values.
 
     Args:
-        expected: a tensor, or its shape, by name.
+        expected: a tensor, or its shape (of floating-point numbers), by name.
         given: the tensors that came.
         where: what they are and where from; it opens the error text.
 
     Raises:
-        ValueError: listing the keys that are missing, extra, or of another shape.
+        ValueError: listing the keys that are missing, extra, of another shape or type, contain NaN or infinities (in
+            the expected type), or hold negative variances.
 
     >>> match_state({"w": (2, 3)}, {"w": torch.zeros(3), "v": torch.zeros(1)}, "a.safetensors")
     Traceback (most recent call last):
@@ -89,9 +90,30 @@ def match_state(expected: Mapping[str, Tensor | Sequence[int]], given: Mapping[s
             if name in got and got[name] != shape
         ],
     }
+    fitting = [name for name, shape in wanted.items() if got.get(name) == shape]
+    for name in fitting:
+        kind, reason = _unsound(name, expected[name], given[name])
+        if kind:
+            differences.setdefault(kind, []).append(reason)
     lines = [f"\n  {len(found)} {kind}: {shortened(found)}" for kind, found in differences.items() if found]
     if lines:
         raise ValueError(f"{where} does not fit:" + "".join(lines))
+
+
+def _unsound(name: str, expected: Tensor | Sequence[int], given: Tensor) -> tuple[str, str]:
+    """What is wrong with the values of a tensor, as kind and detail; empty where nothing is."""
+    dtype = expected.dtype if isinstance(expected, Tensor) else torch.float32
+    if given.dtype.is_complex or given.dtype.is_floating_point != dtype.is_floating_point:
+        return "of another type", f"{name} expected {dtype}, got {given.dtype}"
+    if not dtype.is_floating_point:
+        return "", ""
+    values = given.to(dtype)
+    wrong = int((~values.isfinite()).sum())
+    if wrong:
+        return "with NaN or infinities", f"{name} has {wrong:,} among {values.numel():,} numbers"
+    if name.endswith("running_var") and bool((values < 0).any()):
+        return "with negative variances", f"{name} has {int((values < 0).sum()):,} among {values.numel():,}"
+    return "", ""
 
 
 def shortened(items: Sequence[str], most: int = 8) -> str:

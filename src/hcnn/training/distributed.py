@@ -36,18 +36,6 @@ def process_group(device: torch.device) -> Iterator[dist.ProcessGroup | None]:
         dist.destroy_process_group()
 
 
-def local_device(device: str) -> torch.device:
-    """The device of this process: "cuda" becomes the GPU of its local rank.
-
-    Example:
-        >>> local_device("cpu")
-        device(type='cpu')
-    """
-    if device == "cuda" and "LOCAL_RANK" in os.environ:
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    return torch.device(device)
-
-
 def rank_and_size(group: dist.ProcessGroup | None) -> tuple[int, int]:
     """Rank in the group and its size; (0, 1) without one."""
     return (0, 1) if group is None else (group.rank(), group.size())

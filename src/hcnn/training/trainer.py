@@ -6,7 +6,7 @@ step, is bit for bit the run that was never interrupted.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,13 +22,34 @@ from hcnn.data.splits import epoch_order
 from hcnn.layers.normalization import synchronize
 from hcnn.layers.randomness import drawn_from
 from hcnn.training.cuda_graph import CapturedStep
+from hcnn.training.device import settle_precision
 from hcnn.training.distributed import average_gradients, rank_and_size
 from hcnn.training.optimizers import RecipeOptimizer, WeightAverage
 from hcnn.training.recipes import Recipe, learning_rate
 
 
 class Diverged(ValueError):
-    """The loss became NaN or infinite."""
+    """The loss or the weights became NaN or infinite."""
+
+
+def check_learnable(images: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
+    """Refuse training images from which nothing can be learned.
+
+    Args:
+        images: (n, c, *u).
+        labels: int64 (n,).
+        classes: names of the classes.
+
+    Raises:
+        ValueError: if the images show one class only, or no channel varies.
+    """
+    shown = labels.unique().tolist()
+    if len(shown) < 2:
+        names = ", ".join(repr(classes[label]) for label in shown)
+        raise ValueError(f"expected training images of at least two classes; all {len(images)} are of class {names}")
+    channels = images.transpose(0, 1).flatten(1)
+    if bool((channels.amin(1) == channels.amax(1)).all()):
+        raise ValueError(f"expected training images that differ; all {len(images)} have the same constant colour")
 
 
 @dataclass(frozen=True)
@@ -118,9 +139,12 @@ class Trainer:
                 f"batch_size: {recipe.batch_size} does not divide into {self.processes} processes "
                 f"times {recipe.accumulate} accumulated parts"
             )
+        check_learnable(images, labels, preprocessing.classes)
         self.model, self.images, self.labels = model, images, labels
         self.preprocessing, self.recipe, self.seed, self.group = preprocessing, recipe, seed, group
         self.device = images.device
+        self.precision, _ = settle_precision(recipe.precision, self.device)
+        self._check_step()
         synchronize(model, group)
         self.forward = torch.compile(model) if recipe.compile else model
         self.graph, self.distillation = graph, distillation
@@ -138,8 +162,35 @@ class Trainer:
         self.step = 0
         self.stop_requested = False
         # loss · images, hits, images of the epoch so far, over all processes
-        self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        wide = torch.float32 if self.device.type == "mps" else torch.float64  # which MPS devices do not have
+        self.sums = torch.zeros(3, dtype=wide, device=self.device)
         self._order: tuple[int, Tensor] = (-1, labels)
+
+    def _check_step(self) -> None:
+        """Augment and classify the first images once, so that what does not fit is refused before training.
+
+        Nothing of it is kept: running statistics are copies, and nothing is drawn from the global random state.
+        """
+        count = min(2, len(self.images), self.recipe.batch_size // self.processes // self.recipe.accumulate)
+        x, _ = self._inputs(torch.arange(count, device=self.device), 0)
+        buffers = {name: value.clone() for name, value in self.model.named_buffers()}
+        training = self.model.training
+        try:
+            with (
+                torch.no_grad(),
+                drawn_from(torch.Generator(self.device)),
+                torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"),
+            ):
+                logits = torch.func.functional_call(self.model.train(), buffers, (x,))
+        except (torch.OutOfMemoryError, NotImplementedError):
+            raise
+        except RuntimeError as error:
+            raise ValueError(f"the network does not fit images of shape {tuple(x.shape[1:])}: {error}") from error
+        finally:
+            self.model.train(training)
+        classes = len(self.preprocessing.classes)
+        if logits.shape != (count, classes):
+            raise ValueError(f"expected logits ({count}, {classes}) of {count} images; got {tuple(logits.shape)}")
 
     def state(self) -> dict[str, Any]:
         """All that the next step depends on, as nested dicts and lists of tensors and numbers."""
@@ -168,8 +219,41 @@ class Trainer:
         """The weights that the run is about: the moving average if there is one."""
         return dict(self.model.state_dict()) if self.average is None else dict(self.average.state)
 
+    def check_finite(self) -> None:
+        """Refuse weights or statistics that contain NaN or infinities.
+
+        Raises:
+            Diverged: names the first tensor that does.
+        """
+        for state in (self.model.state_dict(), self.result_state()):
+            for name, value in state.items():
+                if value.is_floating_point() and not bool(value.isfinite().all()):
+                    raise Diverged(f"{name} contains NaN or infinities after step {self.step} of {self.steps}")
+
+    def fit(self, on_step: Callable[[Progress], None] | None = None) -> list[dict[str, Any]]:
+        """Train to the end, and leave the network in eval mode with the weights that `result_state` returns.
+
+        Args:
+            on_step: called after every step.
+
+        Returns:
+            The metrics of each epoch.
+
+        Raises:
+            Diverged: as `run` does.
+        """
+        epochs = []
+        for progress in self.run():
+            if on_step is not None:
+                on_step(progress)
+            if progress.epoch_done:
+                epochs.append(progress.epoch_done)
+        self.model.load_state_dict(self.result_state())
+        self.model.eval()
+        return epochs
+
     def run(self) -> Iterator[Progress]:
-        """Train to the end, giving the word back after every step.
+        """Train to the end, yielding after every step.
 
         Yields:
             What is known after each step.
@@ -197,6 +281,8 @@ class Trainer:
                     )
             else:
                 stop = 0.0
+            if done or self.step % 50 == 0:
+                self.check_finite()
             mean_loss, accuracy = (self.sums[:2] / self.sums[2]).tolist() if done or self._looks() else (math.nan, 0.0)
             now = time.perf_counter()
             row = {"epoch": epoch + 1, "loss": mean_loss, "train_accuracy": accuracy, "lr": rate} if done else None
@@ -264,13 +350,15 @@ class Trainer:
         self.optimizer.step(self._rate if rate is None else rate)
         if self.average is not None:
             self.average.update(self.model)
-        self.sums += torch.stack([numbers[0], numbers[1], torch.ones_like(numbers[0])]).double() * recipe.batch_size
+        self.sums += (
+            torch.stack([numbers[0], numbers[1], torch.ones_like(numbers[0])]).to(self.sums.dtype) * recipe.batch_size
+        )
         return numbers
 
     def _backward(self, x: Tensor, targets: Tensor, numbers: Tensor) -> None:
         """Add the gradients of a part of a batch, and its loss and fraction of hits to the step's numbers."""
         recipe = self.recipe
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             logits = self.forward(x)
         logits = logits.float()
         loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)

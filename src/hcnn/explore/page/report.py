@@ -89,7 +89,7 @@ def write_report(
         exact="" if about["periodic"] else " The network is not periodic: translations are an approximation.",
         figures="\n".join(figures),
         findings=said,
-        data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
+        data=json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
         script=static("view.js") + static("report.js"),
     ).encode()
     if len(text) > _LIMIT:

@@ -1,8 +1,10 @@
 """What a student learns from a teacher: a frozen configuration, and the named ones of the publications."""
 
-import difflib
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from hcnn.text import suggest_name
+from hcnn.training.recipes import is_number
 
 Match = Literal["exact", "pool", "convolve"]
 
@@ -41,11 +43,11 @@ class DistillationConfig:
 
     def __post_init__(self) -> None:
         for name in ("labels", "soft_targets", "attention", "hints", "hint_epochs"):
-            if not getattr(self, name) >= 0:
+            if not (is_number(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name}: expected 0 or more; got {getattr(self, name)}")
-        if self.soft_targets_end is not None and not self.soft_targets_end >= 0:
+        if self.soft_targets_end is not None and not (is_number(self.soft_targets_end) and self.soft_targets_end >= 0):
             raise ValueError(f"soft_targets_end: expected 0 or more; got {self.soft_targets_end}")
-        if not self.temperature > 0:
+        if not (is_number(self.temperature) and self.temperature > 0):
             raise ValueError(f"temperature: expected a positive number; got {self.temperature}")
         if self.match not in ("exact", "pool", "convolve"):
             raise ValueError(f"match: expected 'exact', 'pool' or 'convolve'; got {self.match!r}")
@@ -88,7 +90,5 @@ def get_distillation(name: str, **overrides: Any) -> DistillationConfig:
         1000.0
     """
     if name not in DISTILLATIONS:
-        near = difflib.get_close_matches(name, DISTILLATIONS, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(DISTILLATIONS)}"
-        raise ValueError(f"unknown distillation {name!r}; {hint}")
+        raise ValueError(f"unknown distillation {name!r}; {suggest_name(name, DISTILLATIONS)}")
     return replace(DISTILLATIONS[name], **overrides)
