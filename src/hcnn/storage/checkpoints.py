@@ -140,6 +140,8 @@ def unflatten_state(tensors: Mapping[str, Tensor], tree: Any) -> Any:
         case {"$tuple": list(items)}:
             return tuple(unflatten_state(tensors, item) for item in items)
         case {"$dict": list(pairs)}:
+            if wrong := [pair for pair in pairs if not (type(pair) is list and len(pair) == 2 and _is_key(pair[0]))]:
+                raise ValueError(f"state: expected pairs of a key and a value in $dict, got {shortened([str(pair)[:60] for pair in wrong], 1)}")
             return {key: unflatten_state(tensors, value) for key, value in pairs}
         case {"$tensor": str(name)}:
             if name not in tensors:
@@ -148,6 +150,10 @@ def unflatten_state(tensors: Mapping[str, Tensor], tree: Any) -> Any:
     if unknown := [key for key in tree if key.startswith("$")]:
         raise ValueError(f"state: expected $float, $tuple, $dict or $tensor, got {shortened(unknown)}")
     return {key: unflatten_state(tensors, value) for key, value in tree.items()}
+
+
+def _is_key(value: object) -> bool:
+    return type(value) in (str, int)
 
 
 def _below(path: str, key: object) -> str:
@@ -271,10 +277,16 @@ def _verified(path: Path) -> tuple[dict[str, Any], bytes]:
         body = {}
     if not intact:
         raise ValueError(f"the manifest ({len(raw):,} bytes) does not match its own SHA-256: truncated or altered")
-    if body.get("format") != _FORMAT or path.name != f"step-{body['step']:09d}.json":
+    step = body.get("step")
+    if body.get("format") != _FORMAT or type(step) is not int or path.name != f"step-{body['step']:09d}.json":
         found = f"format {body.get('format')!r} and step {body.get('step')!r}"
         raise ValueError(f"the manifest says {found}; expected format {_FORMAT!r} and the step of its name")
-    size, sha256 = body["tensors"]["bytes"], body["tensors"]["sha256"]
+    tensors = body.get("tensors")
+    size, sha256 = (tensors.get(key) if isinstance(tensors, dict) else None for key in ("bytes", "sha256"))
+    if type(size) is not int or not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise ValueError("the manifest does not say how many bytes of tensors it describes, and their SHA-256")
+    if not isinstance(body.get("state"), dict):
+        raise ValueError("the manifest holds no state")
     name = _tensors_name(body["step"], sha256)
     try:
         data = (path.parent / name).read_bytes()
@@ -325,7 +337,8 @@ def _prune(home: Path, newest: Path, keep: int) -> None:
     for _, path in _files(home, _MANIFEST):
         if len(kept) < keep and path not in kept and _is_valid(path):
             kept.add(path)
-    names = {json.loads(path.read_bytes())["tensors"]["file"] for path in kept}
+    kept_bodies = [json.loads(path.read_bytes()) for path in kept]
+    names = {_tensors_name(body["step"], body["tensors"]["sha256"]) for body in kept_bodies}
     # Manifests first, and durably: a crash in between leaves tensors without a manifest, never the reverse.
     _remove(path for _, path in _files(home, _MANIFEST) if path not in kept)
     sync_folder(home)
