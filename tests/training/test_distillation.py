@@ -267,4 +267,4 @@ def test_a_teacher_that_teaches_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown distillation 'atention'; did you mean attention"):
         get_distillation("atention")
     with pytest.raises(ValueError, match="expects channels 3, the student's data have 1"):
-        check_teacher(dataclasses.replace(DIGITS, mean=(0.1, 0.2, 0.3)), DIGITS)
+        check_teacher(dataclasses.replace(DIGITS, mean=(0.1, 0.2, 0.3), std=(0.1, 0.2, 0.3)), DIGITS)

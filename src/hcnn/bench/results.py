@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hcnn.storage.records import read_object
 from hcnn.models.hierarchical import NetworkConfig, list_models, model_config
 from hcnn.runs.settings import CONFIG, RESULT, network_kind
+from hcnn.storage.records import read_object
 
 
 @dataclass(frozen=True)

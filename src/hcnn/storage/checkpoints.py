@@ -140,8 +140,9 @@ def unflatten_state(tensors: Mapping[str, Tensor], tree: Any) -> Any:
         case {"$tuple": list(items)}:
             return tuple(unflatten_state(tensors, item) for item in items)
         case {"$dict": list(pairs)}:
-            if wrong := [pair for pair in pairs if not (type(pair) is list and len(pair) == 2 and _is_key(pair[0]))]:
-                raise ValueError(f"state: expected pairs of a key and a value in $dict, got {shortened([str(pair)[:60] for pair in wrong], 1)}")
+            for pair in pairs:
+                if not (isinstance(pair, list) and len(pair) == 2 and type(pair[0]) in (str, int)):
+                    raise ValueError(f"state: expected pairs of a key and a value in $dict, got {str(pair)[:60]}")
             return {key: unflatten_state(tensors, value) for key, value in pairs}
         case {"$tensor": str(name)}:
             if name not in tensors:
@@ -150,10 +151,6 @@ def unflatten_state(tensors: Mapping[str, Tensor], tree: Any) -> Any:
     if unknown := [key for key in tree if key.startswith("$")]:
         raise ValueError(f"state: expected $float, $tuple, $dict or $tensor, got {shortened(unknown)}")
     return {key: unflatten_state(tensors, value) for key, value in tree.items()}
-
-
-def _is_key(value: object) -> bool:
-    return type(value) in (str, int)
 
 
 def _below(path: str, key: object) -> str:
