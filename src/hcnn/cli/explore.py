@@ -57,6 +57,7 @@ def figure(options: Namespace, console: Console) -> None:
 def explore(options: Namespace, console: Console) -> None:
     """Run the study, write it, and print what it found."""
     from hcnn.explore import figures
+    from hcnn.explore.answers import answers
     from hcnn.explore.findings import findings
     from hcnn.explore.page.report import write_report
     from hcnn.explore.study import StudySettings, run_study
@@ -92,6 +93,8 @@ def explore(options: Namespace, console: Console) -> None:
     for sentence in findings(study):
         table.add_row(printable(sentence))
     console.print(table)
+    for one in answers(study, len(explorer.base.classes)):
+        say(console, f"{one.question} {one.short}. {one.reason}")
     for path in written:
         say(console, f"wrote {path}")
 

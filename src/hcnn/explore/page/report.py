@@ -4,12 +4,14 @@ import base64
 import html
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from hcnn.explore.answers import answers
 from hcnn.explore.explorer import Explorer, picture
 from hcnn.explore.figures import default_queries
 from hcnn.explore.findings import findings
@@ -19,6 +21,7 @@ from hcnn.storage.atomic import write_atomically
 from hcnn.text import printable
 
 _LIMIT = 20_000_000  # bytes
+_APPROXIMATE = " In this network, which pads with zeros, such a move is an approximation."
 _SIDE = 64  # of a small picture at most
 _FIGURES = {
     "consistency.png": "How often the nearest image has the query's class, by depth: without a shift, and after one. "
@@ -46,9 +49,9 @@ def write_report(
     Args:
         explorer: the run with its data base.
         study: what was measured.
-        folder: where the study's PNGs lie; those that are there are put in.
-        queries: images whose views are put in; one of each of four classes if None.
-        k: neighbours a row.
+        folder: the folder with the study's PNGs; those that are there become part of the report.
+        queries: images whose views become part of it; one of each of four classes if None.
+        k: neighbours per row.
 
     Returns:
         The file.
@@ -57,7 +60,6 @@ def write_report(
         ValueError: if the file would be larger than 20 MB.
     """
     queries = default_queries(explorer) if queries is None else queries
-    about = describe(explorer)
     views: dict[str, View] = {}
     for query in queries:
         for j in explorer.depths:
@@ -68,35 +70,57 @@ def write_report(
     shown = set(queries)
     shown |= {found[0] for one in views.values() for row in one["rows"] for found in row["found"]}
     data = {
-        "classes": about["classes"],
+        "classes": describe(explorer)["classes"],
         "labels": {query: explorer.label(query) for query in queries},
         "depth": explorer.depths[len(explorer.depths) // 2],
         "thumbs": {image: _uri(small_png(explorer.image(image))) for image in sorted(shown)},
         "views": views,
     }
+    text = render(study, data, folder).encode()
+    if len(text) > _LIMIT:
+        raise ValueError(f"report: {len(text):,} bytes with {len(queries)} queries; expected at most {_LIMIT:,}")
+    path = folder / "report.html"
+    write_atomically(path, text)
+    return path
+
+
+def render(study: Study, data: Mapping[str, Any], folder: Path) -> str:
+    """The HTML of a report.
+
+    Args:
+        study: what was measured.
+        data: classes, thumbnails and views, as report.js reads them.
+        folder: the folder with the study's PNGs.
+
+    Returns:
+        A page that contains everything it shows.
+
+    """
     figures = [
         f'<div class="figure"><img alt="{html.escape(text)}" src="{_uri((folder / name).read_bytes())}"></div>'
         f'<p class="note">{html.escape(text)}</p>'
         for name, text in _FIGURES.items()
         if (folder / name).is_file()
     ]
-    said = "".join(f"<li>{html.escape(printable(sentence))}</li>" for sentence in findings(study))
-    queried = f"{study.info['queries']}, {about['images']:,} images in the data base"
-    text = _PAGE.format(
-        title=html.escape(f"What the attributes of {about['run']} mean"),
-        queried=html.escape(printable(queried)),
+    answered = "".join(
+        f"<div><dt>{html.escape(one.question)}</dt>"
+        f"<dd><strong>{html.escape(one.short)}.</strong> {html.escape(one.reason)}</dd></div>"
+        for one in answers(study, len(data["classes"]))
+    )
+    sentences = findings(study)
+    said = "".join(f"<li>{html.escape(printable(sentence))}</li>" for sentence in sentences)
+    return static("report.html").format(
+        title=html.escape(printable(f"What the attributes of {study.info['run']} mean")),
+        queried=html.escape(printable(f"{study.info['queries']}; {study.info['images']:,} images are searched")),
         style=static("style.css"),
-        exact="" if about["periodic"] else " The network is not periodic: translations are an approximation.",
+        answers=answered,
+        exact="" if study.info["boundary"] == "circular" else _APPROXIMATE,
         figures="\n".join(figures),
+        count=len(sentences),
         findings=said,
         data=json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
         script=static("view.js") + static("report.js"),
-    ).encode()
-    if len(text) > _LIMIT:
-        raise ValueError(f"report: {len(text):,} bytes with {len(queries)} queries; expected at most {_LIMIT:,}")
-    path = folder / "report.html"
-    write_atomically(path, text)
-    return path
+    )
 
 
 def small_png(image: Tensor) -> bytes:
@@ -117,42 +141,3 @@ def small_png(image: Tensor) -> bytes:
 
 def _uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-<h1>{title}</h1>
-<p class="note">Queries: {queried}. Intervals hold 95 % over query images.</p>
-<p>The channels of this network are an ordered array. Translate the array of one image along an attribute, and look
-which images have arrays nearest to the result: if the order means something, they change in some way that can be
-named.{exact}</p>
-<div class="controls">
-<label>query <select id="query"></select></label>
-<label>depth <select id="depth"></select></label>
-</div>
-<div id="strip"></div>
-<p class="note">Rows: translations by τ along <span class="axis"></span>, nearest images first. Frame: blue = the
-query's class, orange = another; dashed = farther than 95 % of unshifted images are from their nearest. Bar beneath:
-distance.
-Right: the three likeliest classes after the same translation inside the network. The last row is a control: the
-translation by 1 with the values of <span class="axis"></span> in a random order.</p>
-<h2>What was found</h2>
-<ul class="findings">{findings}</ul>
-<h2>The numbers, with controls beside</h2>
-{figures}
-<p class="note">Tables: rows.csv, contrasts.csv, properties.csv and study.json beside this file.</p>
-</main>
-<script type="application/json" id="data">{data}</script>
-<script>{script}</script>
-</body>
-</html>
-"""

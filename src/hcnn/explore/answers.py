@@ -1,0 +1,115 @@
+"""The three questions that one asks first of a study, each answered in plain words."""
+
+from dataclasses import dataclass
+
+from hcnn.explore.study import Study
+from hcnn.explore.tables import CHANGE, Row
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question with its answer.
+
+    Attributes:
+        question: the question.
+        short: the answer in a word or two.
+        reason: the numbers behind it, in one sentence or two.
+
+    """
+
+    question: str
+    short: str
+    reason: str
+
+
+def answers(study: Study, classes: int) -> list[Answer]:
+    """Answer whether the order of attributes matters, whether the class survives, and which property it is.
+
+    Args:
+        study: what was measured.
+        classes: number of classes, for the rate of chance.
+
+    Returns:
+        Three answers.
+
+    """
+    return [_order(study), _class(study, classes), _property(study)]
+
+
+def _order(study: Study) -> Answer:
+    """From the change of class scores along v_{j-1}, compared with the same translation in a shuffled order."""
+    rows = [
+        row
+        for row in study.contrasts
+        if row["statistic"] == CHANGE and row["against"] == "shuffled order" and _along_previous(row)
+    ]
+    less, more = (sum(row["verdict"] == verdict for row in rows) for verdict in ("below", "above"))
+    short = "No" if not less + more else "Yes" if 2 * (less + more) >= len(rows) else "At some depths"
+    question = "Does the order of an attribute's values matter?"
+    if not rows:
+        return Answer(question, "Not known", "No attribute has the four values that an order needs.")
+    return Answer(
+        question,
+        short,
+        f"Moving an array along an attribute changes the class scores less than the same move through the values in a "
+        f"random order at {less} of {_count(len(rows), 'depth')}, and more at {more}.",
+    )
+
+
+def _class(study: Study, classes: int) -> Answer:
+    """From class consistency at the deepest layer, along v_{j-1}."""
+    rows = [row for row in study.rows if row["statistic"] == "class consistency" and _along_previous(row)]
+    last = max(row["depth"] for row in rows)
+    at = {
+        order: [row for row in rows if (row["depth"], row["network"], row["order"]) == (last, "trained", order)]
+        for order in ("own", "shuffled")
+    }
+    still = next(row["value"] for row in at["own"] if row["tau"] == 0)
+    moved, shuffled = (_mean([row["value"] for row in at[order] if row["tau"]]) for order in ("own", "shuffled"))
+    chance = 1 / classes
+    kept = ((moved or 0) - chance) / (still - chance) if still > chance else 0.0
+    short = "Mostly" if kept >= 0.75 else "Partly" if kept >= 0.25 else "Hardly"
+    control = "" if shuffled is None else f"; in a random order, {shuffled:.0%}"
+    return Answer(
+        "Does the class survive a translation?",
+        short,
+        f"At depth {last}, the image found after a translation shows the query's class in {moved or 0:.0%} of the "
+        f"cases (without a translation, {still:.0%}{control}; by chance, about {chance:.0%}).",
+    )
+
+
+def _property(study: Study) -> Answer:
+    question = "Which property of images does an attribute stand for?"
+    names = list(dict.fromkeys(row["property"] for row in study.properties))
+    if not names:
+        return Answer(question, "Not known", "The images are not two-dimensional, so that none was changed.")
+    found = [row for row in study.properties if row["verdict"] == "found"]
+    if not found:
+        return Answer(
+            question,
+            "None of those tried",
+            f"When images change in {', '.join(names[:-1])} or {names[-1]}, their arrays move along no attribute more "
+            "than in every control.",
+        )
+    found = sorted(found, key=lambda row: -abs(row["value"]) * row["explained"])
+    best = dict.fromkeys(row["property"] for row in found)
+    first = found[0]
+    return Answer(
+        question,
+        ", ".join(best),
+        f"The clearest case is {first['property']}, which moves arrays along {first['attribute']} at depth "
+        f"{first['depth']} (correlation {first['value']:.2f}, {first['explained']:.0%} of the change); "
+        f"of {len(study.properties)} combinations of attribute and property, {len(found)} went beyond every control.",
+    )
+
+
+def _along_previous(row: Row) -> bool:
+    return row["attribute"] == f"v{row['depth'] - 1}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,68 @@
+"""The three plain answers that open a report say what the study's tables say."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hcnn.explore.answers import answers
+from hcnn.explore.page.report import render
+from hcnn.explore.study import Study
+from hcnn.explore.tables import CHANGE
+
+RESULTS = Path(__file__).parents[2] / "results" / "explore"
+
+
+def load(name: str) -> Study:
+    return Study(**json.loads((RESULTS / name / "study.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("name", "short", "reasons"),
+    [
+        (
+            "hcnn_small_cifar10",
+            ["Yes", "Partly", "None of those tried"],
+            ["at 5 of 8 depths, and more at 1", "(without a translation, 45%", "noise, their arrays"],
+        ),
+        (
+            "hcnn_small_cifar10-circular",
+            ["Yes", "Hardly", "rotation"],
+            ["at 1 of 8 depths, and more at 7", "in 16% of the cases", "rotation, which moves arrays along v3 at"],
+        ),
+    ],
+)  # fmt: skip
+def test_answers_are_those_of_the_tables(name, short, reasons) -> None:
+    found = answers(load(name), classes=10)
+    assert [one.short for one in found] == short
+    for one, reason in zip(found, reasons, strict=True):
+        assert reason in one.reason
+
+
+def test_nothing_is_said_where_nothing_was_found() -> None:
+    study = load("digits-zeros")
+    none = [{**row, "verdict": "no difference"} if row["statistic"] == CHANGE else row for row in study.contrasts]
+    assert answers(replace(study, contrasts=none), 10)[0].short == "No"
+    without = [row for row in study.contrasts if row["against"] != "shuffled order"]
+    assert answers(replace(study, contrasts=without), 10)[0].short == "Not known"
+    assert answers(replace(study, properties=[]), 10)[2].short == "Not known"
+
+
+def test_a_class_that_every_translation_keeps_survives() -> None:
+    study = load("digits-zeros")
+    rows = [{**row, "value": 0.9} if row["statistic"] == "class consistency" else row for row in study.rows]
+    assert answers(replace(study, rows=rows), 10)[1].short == "Mostly"
+
+
+def test_a_report_opens_with_the_answers_and_folds_the_rest() -> None:
+    data = {"classes": [str(n) for n in range(10)], "views": {}, "labels": {}, "thumbs": {}, "depth": 7}
+    text = render(load("hcnn_small_cifar10"), data, RESULTS / "hcnn_small_cifar10")
+    opening = text.split('id="strip"')[0]
+    for question in ("Does the order", "Does the class survive", "Which property"):
+        assert question in opening
+    for word in ("<strong>τ</strong>", "<strong>x̄<sub>j</sub></strong>", "<strong>v<sub>j</sub></strong>"):
+        assert word in opening
+    folded = text.split("<summary>All")[1].split("</details>")[0]
+    assert text.count("Class consistency after a translation") == folded.count("Class consistency after a translation")
+    assert text.count("<img ") == 6
