@@ -43,9 +43,9 @@ def _small(name: str, **overrides) -> tuple[AttributeNetwork, torch.Tensor]:
 
 @pytest.mark.parametrize("name", hcnn.list_models())
 def test_every_parameter_gets_a_gradient(name) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     model, x = _small(name)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     logits = model(x)
     assert logits.shape == (2, model.config.classes)
     torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1])).backward()

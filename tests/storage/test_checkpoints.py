@@ -83,17 +83,19 @@ def test_kill_9_at_random_moments_loses_at_most_the_save_in_progress(
     """
     moments = random.Random(20170304)
     last = -1
-    for _ in range(rounds):
+    for number in range(rounds):
         pid = zygote.start(code)
+        first = [zygote.line()] if number % 2 else []  # every other time a save is through, however busy the machine
         time.sleep(moments.uniform(0.03, 0.2))
         os.kill(pid, signal.SIGKILL)
         status, printed = zygote.finish()
+        printed = first + printed
         assert status == -signal.SIGKILL
         found = newest_step(tmp_path, size)
         saved = max([last, *map(int, printed)])  # what save_checkpoint had returned for
         assert (-1 if found is None else found) in (saved, saved + 1)
         last = saved if found is None else found
-    assert last > 0  # however busy the machine, some saves were through
+    assert last > 0
     save(tmp_path, last + 1, size=size)
     assert steps_on_disk(tmp_path) == [last, last + 1]
 
