@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import Any
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -16,8 +17,10 @@ from sklearn.preprocessing import MinMaxScaler
 from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator
 
+from hcnn import estimator
 from hcnn.data import datasets
 from hcnn.estimator import HCNNClassifier
+from hcnn.models.hierarchical import build
 
 TINY = {"width": 4, "depth": 4, "rank": 4, "downsample": ()}
 
@@ -150,6 +153,45 @@ def test_equal_seeds_give_equal_weights_and_leave_the_global_state(digits) -> No
     assert any(not np.array_equal(first.weights_[name], third.weights_[name]) for name in first.weights_)
 
 
+def test_seeds_hold_in_threads(digits) -> None:
+    X, y = digits[0][:100], digits[1][:100]
+
+    def fit(seed: int) -> np.ndarray:
+        model = _tiny(epochs=2, random_state=seed).fit(X, y)
+        return model.predict_proba(X)
+
+    seeds = [0, 1, 2, 3, 0, 1]
+    alone = [fit(seed) for seed in seeds[:4]]
+    before = torch.random.get_rng_state(), str(np.random.get_state())  # noqa: NPY002 - the global state it is
+    together: Any = joblib.Parallel(n_jobs=3, backend="threading")(joblib.delayed(fit)(seed) for seed in seeds)
+    for seed, probabilities in zip(seeds, together, strict=True):
+        assert np.array_equal(probabilities, alone[seed])
+    assert torch.equal(before[0], torch.random.get_rng_state())
+    assert before[1] == str(np.random.get_state())  # noqa: NPY002
+
+
+def test_predicting_builds_the_network_once_and_draws_nothing(digits, fitted, monkeypatch) -> None:
+    X = digits[0][:20]
+    model = pickle.loads(pickle.dumps(fitted))
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    expected = model.predict_proba(X)
+    built = []
+    monkeypatch.setattr(estimator, "build", lambda config: built.append(config) or build(config))
+    assert np.array_equal(model.predict_proba(X), expected)
+    assert model.transform(X).shape[0] == 20
+    assert built == []
+    assert torch.equal(before, torch.random.get_rng_state())
+    # However the weights are changed, they are those that predict.
+    name = next(iter(model.weights_))
+    model.weights_[name] *= 0.5
+    changed = model.predict_proba(X)
+    assert not np.allclose(changed, expected)
+    model.weights_ = {**fitted.weights_}
+    assert np.array_equal(model.predict_proba(X), expected)
+    assert len(built) == 2
+
+
 def test_early_stopping_keeps_the_best_epoch(digits) -> None:
     X, y = digits[0][:300], digits[1][:300]
     model = _tiny(epochs=40, n_iter_no_change=2, validation_fraction=0.2).fit(X, y)
@@ -214,6 +256,8 @@ def test_wrong_input_is_explained(digits, fitted) -> None:
         _tiny(validation_fraction=2).fit(X, y)
     with pytest.raises(ValueError, match="unknown recipe 'fats'"):
         _tiny(recipe="fats").fit(X, y)
+    with pytest.raises(ValueError, match=r"y: expected labels of at least two classes; all 5 are 'cat'"):
+        _tiny().fit(X[:5], ["cat"] * 5)
     with pytest.raises(ValueError, match="NaN"):
         _tiny().fit(np.full((4, 8, 8), np.nan), [0, 1, 0, 1])
 

@@ -1,16 +1,17 @@
 """A scikit-learn classifier of images: `HCNNClassifier`."""
 
-import math
-from dataclasses import asdict, dataclass, replace
+import hashlib
+from dataclasses import asdict, replace
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hcnn.data.channels import Channels, channels_first
-from hcnn.data.preprocessing import Preprocessing
+from hcnn.data.channels import Channels, channels_first, rows_to_images
+from hcnn.data.preprocessing import FloatPreprocessing, fit_float_preprocessing
 from hcnn.data.splits import stratified_split
 from hcnn.functional import marginal
 from hcnn.layers.randomness import drawn_from
@@ -29,54 +30,49 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError("hcnn.estimator needs scikit-learn: pip install scikit-learn") from error
 
-_VALIDATION = 4  # a stream of random numbers of its own, see hcnn.data.datasets
+_VALIDATION = 4  # a stream of random numbers of its own, see hcnn.data.splits
 
 
-@dataclass(frozen=True)
-class _Standardization(Preprocessing):
-    """Mean and deviation of arrays of any scale, where `Preprocessing` takes bytes."""
-
-    def standardize(self, images: Tensor) -> Tensor:
-        ones = [1] * (images.ndim - 2)
-        mean, std = (torch.tensor(v, device=images.device).reshape(-1, *ones) for v in (self.mean, self.std))
-        return (images - mean) / std
+# The folded network of each estimator, with the digest of the weights that it was made of.
+_NETWORKS: WeakKeyDictionary[Any, tuple[bytes, AttributeNetwork]] = WeakKeyDictionary()
 
 
 class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
     """A hierarchical attribute CNN with the interface of scikit-learn.
 
     Images come as (n, height, width), as (n, channels, height, width) or (n, height, width, channels), or as
-    (n, features) with `image_shape` given.
-    They are standardized per channel, so their scale does not matter. `transform` gives what the last layer before
-    the classes' says, averaged over space: (n, K/4 · K/2 · K).
+    (n, features) with `image_shape` given. They are standardized per channel, so their scale does not matter.
+    `transform` returns the output of the layer before the classes, averaged over space: (n, K/4 · K/2 · K).
 
     Args:
         model: a named network, see `hcnn.list_models`, or "auto": hcnn_digits up to 16 pixels a side, above
             hcnn_small_cifar10.
-        network: fields of its configuration to replace, for example ``{"width": 16}``.
+        network: fields of the network's configuration to replace, for example ``{"width": 16}``.
         image_shape: for X of two axes: (height, width), (channels, height, width), or "row" for one row of any length.
         channels: whether the channels of X of four axes come "first" or "last"; "auto" decides by the shape, and
             refuses where it cannot, see `hcnn.data.channels.channels_first`.
         recipe: a named recipe, or a `hcnn.training.recipes.Recipe`.
-        epochs: instead of the recipe's.
-        batch_size: instead of the recipe's; never more than the training images.
-        lr: instead of the recipe's.
-        early_stopping: set training images aside, keep the epoch that does best on them, and stop when
-            `n_iter_no_change` epochs in a row were not better.
-        validation_fraction: how many, as a fraction.
-        n_iter_no_change: see there.
-        random_state: seed of initialization, order, augmentation and the images set aside.
+        epochs: number of epochs. Default: the recipe's.
+        batch_size: images per step, at most as many as there are to train on. Default: the recipe's.
+        lr: learning rate. Default: the recipe's.
+        early_stopping: set training images aside for validation, keep the weights of the epoch that does best on
+            them, and stop after `n_iter_no_change` epochs in a row that were not better.
+        validation_fraction: fraction of the images that early stopping sets aside.
+        n_iter_no_change: number of epochs that early stopping waits for an improvement.
+        random_state: seed for initialization, data order, augmentation and the choice of validation images, in
+            threads too. Unless it is None, no global random state is read or changed.
         device: a torch device.
 
     Attributes:
         classes_: the labels.
-        weights_: the folded network's weights, NumPy arrays by name.
-        network_config_: its configuration, a dict.
-        n_iter_: epochs that were trained.
-        validation_scores_: accuracy on the images set aside, epoch by epoch.
+        weights_: weights of the folded network, NumPy arrays by name.
+        network_config_: configuration of the network, a dict.
+        n_iter_: number of epochs that were trained.
+        validation_scores_: accuracy on the validation images, epoch by epoch.
 
     Raises:
-        ValueError: in `fit` and `predict`, for shapes that do not fit, NaN, or regression targets.
+        ValueError: in `fit` and `predict`, for shapes that do not fit, NaN, regression targets, labels of a single
+            class, or columns that are not those of `fit`.
 
     Example:
         >>> X = np.zeros((40, 8, 8)); X[::2, 2:6] = 1
@@ -134,14 +130,16 @@ class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
             delattr(self, "n_features_in_")
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"y: expected labels of at least two classes; all {len(y)} are {self.classes_.tolist()[0]!r}"
+            )
         images, labels = self._images(X), torch.from_numpy(labels.astype(np.int64))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         rest, held = self._set_aside(labels, seed)
         config = self._config(tuple(images.shape[1:]))
-        mean, std = _statistics(images[rest])
-        self.mean_, self.std_ = np.array(mean), np.array(std)
-        classes = tuple(str(one) for one in self.classes_)
-        preprocessing = _Standardization(mean, std, tuple(images.shape[2:]), classes)
+        preprocessing = fit_float_preprocessing(images[rest], [str(one) for one in self.classes_])
+        self.mean_, self.std_ = np.array(preprocessing.mean), np.array(preprocessing.std)
         device = torch.device(self.device)
         with drawn_from(torch.Generator().manual_seed(seed)):
             network = build(config).to(device)
@@ -165,10 +163,9 @@ class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         kept: dict[str, Tensor] = {}
         waited, self.n_iter_, self.validation_scores_ = 0, 0, []
         for progress in trainer.run():
-            if not progress.epoch_done:
-                continue
-            self.n_iter_ = progress.epoch
-            if not len(labels):
+            if progress.epoch_done:
+                self.n_iter_ = progress.epoch
+            if not progress.epoch_done or not len(labels):
                 continue
             score = self._validate(trainer, images, labels)
             self.validation_scores_.append(score[0])
@@ -222,7 +219,8 @@ class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
     def to_network(self) -> AttributeNetwork:
         """The folded network, in PyTorch: standardized images to logits."""
         check_is_fitted(self)
-        network = build(HierarchicalCNNConfig(**self.network_config_)).fold()
+        with drawn_from(torch.Generator()):  # initial weights are drawn, though others take their place
+            network = build(HierarchicalCNNConfig(**self.network_config_)).fold()
         network.load_state_dict({name: torch.tensor(value) for name, value in self.weights_.items()})
         return network
 
@@ -232,18 +230,28 @@ class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         tags.transformer_tags.preserves_dtype = ["float32"]  # what the network computes in
         return tags
 
+    def _network(self) -> AttributeNetwork:
+        """The folded network in eval mode, built once for the weights that the estimator has now."""
+        digest = hashlib.blake2b(repr(self.network_config_).encode())
+        for name, value in self.weights_.items():
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(value).data)
+        kept = _NETWORKS.get(self)
+        if kept is None or kept[0] != digest.digest():
+            _NETWORKS[self] = kept = (digest.digest(), self.to_network().eval())
+        return kept[1]
+
     def _prepare(self, X: Any) -> tuple[AttributeNetwork, Tensor]:
         check_is_fitted(self)
         array = check_array(X, dtype="numeric", allow_nd=True, estimator=self)
         if array.ndim == 2:  # X as it came, because an array no longer has the names of a data frame's columns
             validate_data(self, X, reset=False, skip_check_array=True)
         images = self._images(array, len(self.mean_))
-        standardization = _Standardization(
-            tuple(self.mean_.tolist()), tuple(self.std_.tolist()), tuple(images.shape[2:]), ()
-        )
         if images.shape[1] != len(self.mean_):
             raise ValueError(f"X: expected images of {len(self.mean_)} channels; got shape {array.shape}")
-        return self.to_network(), standardization.standardize(images)
+        size = tuple(images.shape[2:])
+        preprocessing = FloatPreprocessing(tuple(self.mean_.tolist()), tuple(self.std_.tolist()), size, ())
+        return self._network(), preprocessing.standardize(images)
 
     def _images(self, X: np.ndarray, count: int | None = None) -> Tensor:
         """(n, c, height, width) float32 of whatever X came as; `count` is c where it is known."""
@@ -257,14 +265,7 @@ class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
                 "X: expected images (n, height, width), (n, channels, height, width) or (n, height, width, channels), "
                 f"or (n, features) with image_shape given; got shape {X.shape} and image_shape={shape!r}"
             )
-        if shape == "row":
-            return torch.from_numpy(array.reshape(len(array), 1, 1, -1))
-        if isinstance(shape, str) or len(shape) not in (2, 3) or math.prod(shape) != array.shape[1]:
-            raise ValueError(
-                f"image_shape: expected (height, width) or (channels, height, width) of {array.shape[1]} numbers in "
-                f"all, or 'row'; got {shape!r}"
-            )
-        return torch.from_numpy(array.reshape(len(array), *([1] if len(shape) == 2 else []), *shape))
+        return torch.from_numpy(rows_to_images(array, shape))
 
     def _config(self, shape: tuple[int, ...]) -> HierarchicalCNNConfig:
         name = self.model
@@ -297,11 +298,3 @@ class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
             raise ValueError(f"n_iter_no_change: expected 1 or more; got {self.n_iter_no_change}")
         room = len(labels) - len(self.classes_)
         return stratified_split(labels, min(round(self.validation_fraction * len(labels)), room), _VALIDATION, seed)
-
-
-def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation per channel; 1 where a channel is constant."""
-    channels = images.transpose(0, 1).flatten(1).double()
-    std = channels.std(1, correction=0)
-    std = torch.where(std > 1e-7 * channels.abs().amax(1).clamp_min(1e-30), std, 1.0)
-    return tuple(channels.mean(1).tolist()), tuple(std.tolist())

@@ -149,10 +149,4 @@ def read_input(source: ImageSource, run: Run, channels: Channels = "auto") -> Te
         raise ValueError(f"{path}: {int((~np.isfinite(array)).sum())} of {array.size} pixels are NaN or infinite")
     if array.min() < 0 or array.max() > 1:
         raise ValueError(f"{path}: expected floats between 0 and 1; got {array.min():g} to {array.max():g}")
-    return _standardize_floats(torch.from_numpy(pixels.astype(np.float32, order="C")), run)
-
-
-def _standardize_floats(pixels: Tensor, run: Run) -> Tensor:
-    ones = [1] * (pixels.ndim - 2)
-    mean, std = (torch.tensor(v).reshape(-1, *ones) for v in (run.preprocessing.mean, run.preprocessing.std))
-    return (pixels - mean) / std
+    return run.preprocessing.standardize_floats(torch.from_numpy(pixels.astype(np.float32, order="C")))

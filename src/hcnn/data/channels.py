@@ -1,5 +1,6 @@
 """Where the channels of an array of images are: the one rule, for every place that arrays come in."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -78,3 +79,31 @@ def channels_first(
 
 def _elongation(sides: Sequence[int]) -> float:
     return max(sides) / max(min(sides), 1)
+
+
+def rows_to_images(rows: np.ndarray, shape: tuple[int, ...] | str) -> np.ndarray:
+    """Images whose pixels were written one after the other.
+
+    Args:
+        rows: (n, features).
+        shape: (height, width), (channels, height, width), or "row" for images of one row and one channel.
+
+    Returns:
+        A view (n, c, height, width).
+
+    Raises:
+        ValueError: if `shape` is something else, or has another number of pixels.
+
+    Example:
+        >>> rows_to_images(np.zeros((5, 64)), (8, 8)).shape
+        (5, 1, 8, 8)
+
+    """
+    if shape == "row":
+        return rows.reshape(len(rows), 1, 1, -1)
+    if isinstance(shape, str) or len(shape) not in (2, 3) or math.prod(shape) != rows.shape[1]:
+        raise ValueError(
+            f"image_shape: expected (height, width) or (channels, height, width) of {rows.shape[1]} numbers in all, or "
+            f"'row'; got {shape!r}"
+        )
+    return rows.reshape(len(rows), *([1] if len(shape) == 2 else []), *shape)

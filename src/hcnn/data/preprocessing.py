@@ -47,6 +47,36 @@ class Preprocessing:
         """
         return standardize(images, self.mean, self.std)
 
+    def standardize_floats(self, images: Tensor) -> Tensor:
+        """Floating-point images (b, c, *u) on the scale of `mean` and `std`, standardized.
+
+        Example:
+            >>> Preprocessing((0.5,), (0.25,), (1, 1), ("a", "b")).standardize_floats(torch.ones(1, 1, 1, 1))
+            tensor([[[[2.]]]])
+        """
+        shape = (-1, *[1] * (images.ndim - 2))
+        mean, std = (torch.tensor(v, device=images.device).reshape(shape) for v in (self.mean, self.std))
+        return (images - mean) / std
+
+
+@dataclass(frozen=True)
+class FloatPreprocessing(Preprocessing):
+    """Standardization of images of floating-point numbers of any scale, where `Preprocessing` takes bytes."""
+
+    def standardize(self, images: Tensor) -> Tensor:
+        """Images (b, c, *u) on the scale of `mean` and `std`, standardized."""
+        return self.standardize_floats(images)
+
+
+def fit_float_preprocessing(images: Tensor, classes: Sequence[str]) -> FloatPreprocessing:
+    """Standardization by the channels' mean and deviation over images (n, c, *u); a constant channel is not scaled."""
+    channels = images.transpose(0, 1).flatten(1).double()
+    std = channels.std(1, correction=0)
+    std = torch.where(std > 1e-7 * channels.abs().amax(1).clamp_min(1e-30), std, 1.0)
+    return FloatPreprocessing(
+        tuple(channels.mean(1).tolist()), tuple(std.tolist()), tuple(images.shape[2:]), tuple(classes)
+    )
+
 
 def fit_preprocessing(images: ImageSet) -> Preprocessing:
     """Standardization by the channels' mean and deviation over a training set."""
