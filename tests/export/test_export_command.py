@@ -23,7 +23,14 @@ def test_the_command_exports_everything(run, capsys) -> None:
     assert "multiply-adds an image of 1x8x8" in out
     assert cli.main(["export", str(run), "--to", "safetensors"]) == 0
     card = (run / "folded" / "README.md").read_text()
-    for part in ("## Architecture", "| total |", "`digits`", "| lr | 0.1 |", "One seed: no spread", "## Limits"):
+    for part in (
+        "## Architecture",
+        "| total |",
+        "digits, images of 8×8",
+        "| lr | 0.1 |",
+        "One seed: the spread is unknown",
+        "## Limits",
+    ):
         assert part in card, part
     recorded = json.loads((run / "result.json").read_text())
     assert f"test: {recorded['test_accuracy']:.2%} of 360 images, seed 0" in card

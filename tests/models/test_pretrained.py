@@ -17,16 +17,16 @@ def test_weights_load_and_classify_as_recorded(name) -> None:
     model = hcnn.create_model(name, pretrained=True)
     assert not model.training
     found = pretrained.load_pretrained(name)
-    assert found.card["result"]["test_accuracy"] > 0.5
+    assert found.record["result"]["test_accuracy"] > 0.5
     logits = model(found.preprocessing.standardize(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)))
     assert logits.isfinite().all()
     if not Path(os.environ.get("HCNN_DATA", "")).is_dir() or "HCNN_DATA" not in os.environ:
         pytest.skip("set HCNN_DATA to a folder with CIFAR to compare accuracies")
-    test = datasets.load(found.card["config"]["data"]).test
+    test = datasets.load(found.record["config"]["data"]).test
     assert test is not None
     images, labels = found.preprocessing.standardize(test.images[:1000]), test.labels[:1000]
     found_accuracy = accuracy(model, images, labels)
-    assert abs(found_accuracy - found.card["result"]["test_accuracy"]) < 0.04  # 3.4 standard errors of 1,000 images
+    assert abs(found_accuracy - found.record["result"]["test_accuracy"]) < 0.04  # 3.4 standard errors of 1,000 images
 
 
 def test_absent_weights_are_explained() -> None:

@@ -1,6 +1,6 @@
-"""Files that run elsewhere: ONNX, int8 ONNX, `torch.export` programs, C99, folded safetensors.
+"""Trained networks as files for other programs: ONNX, int8 ONNX, `torch.export` programs, C99, folded safetensors.
 
-Each is made from the folded network, and checked against the trained one on real images before it gets its name.
+Each file is made from the folded network and compared with the trained network on images before it is written.
 """
 
 from hcnn.export.c_program import export_c

@@ -30,18 +30,18 @@ def export_c(
 
     Args:
         path: the source file to write; its header has the same name with the suffix .h.
-        model: a trained network with one or two spatial axes; folded here if it is not yet.
-        images: uint8 (n, c, *u), whose size is the one that the file is for.
-        preprocessing: standardization and class names to put inside.
+        model: a trained network with one or two spatial axes; it is folded first if it is not folded yet.
+        images: uint8 (n, c, *u), of the size that the file is for.
+        preprocessing: standardization and class names to include.
         prefix: the start of every name that the file defines; made from the file's name if not given.
 
     Returns:
-        The source with its sizes, and the largest difference from the network's logits, relative to the largest;
-        None where there is no C compiler (cc) to check it with.
+        The source with its sizes, and the largest difference from the network's logits, relative to the largest logit;
+        None if there is no C compiler (cc or gcc) to check it with.
 
     Raises:
-        ValueError: if it is above 1e-5, the network has three spatial axes, the prefix cannot begin a name in C, or
-            the path ends in .h; nothing is written.
+        ValueError: if the difference is above 1e-5, the network has three spatial axes, the prefix cannot begin a name
+            in C, or the path ends in .h; nothing is written.
 
     """
     path, header = Path(path), header_path(path)
@@ -82,7 +82,7 @@ def compile_program(source: CSource, folder: Path, compiler: str = "cc") -> Path
     """Compile a source with its main program.
 
     Raises:
-        ValueError: with the compiler's message, if it refuses.
+        ValueError: if the compiler rejects it; the text holds the compiler's message.
     """
     (folder / "net.c").write_text(source.text)
     command = [compiler, *FLAGS, "-DHCNN_MAIN", str(folder / "net.c"), "-lm", "-o", str(folder / "net")]

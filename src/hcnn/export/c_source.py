@@ -17,14 +17,14 @@ from hcnn.export.plain_network import PlainLayer, PlainNetwork
 
 @dataclass(frozen=True)
 class CSource:
-    """A network as C.
+    """A network as C source code.
 
     Attributes:
         text: the source file.
         header: the header that declares its functions.
-        table_bytes: constants: weights, biases, tables of taps.
-        buffer_bytes: static memory that it works in.
-        multiply_adds: of one image.
+        table_bytes: size of the constants: weights, biases and tables of taps.
+        buffer_bytes: size of the static buffers.
+        multiply_adds: multiply-adds for one image.
     """
 
     text: str
@@ -38,13 +38,13 @@ def c_source(network: PlainNetwork, preprocessing: Preprocessing, size: Sequence
     """Write a plain network as C.
 
     Args:
-        network: compact, with the standardization inside.
+        network: a compact plain network that includes the standardization.
         preprocessing: its mean, deviation and class names.
         size: spatial size of the images.
         prefix: the start of every name that the file defines, so that any number of networks can be linked together.
 
     Returns:
-        The source and what it needs.
+        The source, its header and what it needs.
 
     Raises:
         ValueError: for a prefix that no C name can begin with, three spatial axes, or a periodic image smaller than
@@ -186,7 +186,7 @@ def _spatial_support(layer: PlainLayer | None) -> tuple[int, ...]:
 
 
 def _plane(values: Sequence[int], layer: PlainLayer | None) -> tuple[int, int]:
-    """One entry per axis of a plane; a line is a plane of one row."""
+    """One entry per axis of a plane; a line counts as a plane of one row."""
     entries = tuple(int(v) for v in values)
     return (1, entries[0]) if len(entries) == 1 else (entries[0], entries[1])
 
@@ -196,7 +196,7 @@ def _padded(extent: Sequence[int], border: Sequence[int]) -> int:
 
 
 def _pairs(index: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """(input, tap) of every pair that is joined, output by output, and where each output ends."""
+    """All pairs (input, tap), output by output, and the position where the pairs of each output end."""
     if max(index.shape[1], int(index.max()) + 1) > 1 << 16:
         raise ValueError(f"export c: at most 65,536 attributes and taps; got {index.shape[1]} and {int(index.max())}")
     outputs, inputs = torch.nonzero(index >= 0, as_tuple=True)
@@ -206,7 +206,7 @@ def _pairs(index: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 def _floats(tensor: Tensor) -> Iterable[str]:
     for value in tensor.flatten().tolist():
-        text = f"{value:.9g}"  # enough to give the same float back
+        text = f"{value:.9g}"  # enough digits to read the same float
         yield text + ("f" if "." in text or "e" in text else ".0f")
 
 

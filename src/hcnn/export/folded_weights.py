@@ -1,4 +1,4 @@
-"""Folded weights as safetensors: the smallest file that this package can read back."""
+"""Folded weights as safetensors: the smallest file that this package can read."""
 
 import json
 from dataclasses import asdict

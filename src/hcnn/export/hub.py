@@ -1,4 +1,4 @@
-"""Networks on the Hugging Face Hub, or in a folder of its layout: safetensors, config.json, a generated model card."""
+"""Networks on the Hugging Face Hub or in a folder of the same layout: safetensors, config.json and a model card."""
 
 from pathlib import Path
 from typing import Any, Self
@@ -20,16 +20,16 @@ except ModuleNotFoundError as error:
 
 
 class HubNetwork(nn.Module, PyTorchModelHubMixin):
-    """A trained network with its preprocessing and records, which can be saved, loaded and pushed.
+    """A trained network with its preprocessing and the records of its training, to be saved, loaded and pushed.
 
     ``save_pretrained(folder)`` writes model.safetensors, config.json and README.md; ``from_pretrained(folder or id)``
-    reads them; ``push_to_hub(id)`` uploads them. With a folder nothing touches the network. Weights are read from
-    safetensors only: no pickle is opened, and what does not fit is an error.
+    reads them; ``push_to_hub(id)`` uploads them. Folders work offline. Weights are read from safetensors only: no
+    pickle is ever opened, and files that do not fit are refused.
 
     Args:
         run: the contents of a run's config.json: network, preprocessing, recipe, data.
         result: the contents of its result.json.
-        seeds: the contents of seeds.json, where there are several seeds.
+        seeds: the contents of seeds.json, if there are several seeds.
 
     Shapes:
         standardized images (b, channels, *u) -> logits (b, classes).
@@ -69,18 +69,18 @@ class HubNetwork(nn.Module, PyTorchModelHubMixin):
             ValueError: as `hcnn.runs.train.load_run` does, and if the network is not an attribute network.
         """
         run, records = load_run(Path(folder)), read_records(Path(folder))
-        # Only the last part of a path: where the data lay stays here.
+        # Only the last part of a path is published, not where the data was stored.
         config = {**run.config, "data": Path(run.config["data"]).name}
         model = cls(config, {**records.result, "data": config["data"]} if records.result else None, records.seeds)
         model.network.load_state_dict(run.model.state_dict())
         return model.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class scores of a batch of standardized images; `self.preprocessing.standardize` makes them."""
+        """Class scores of a batch of images that `self.preprocessing.standardize` has standardized."""
         return self.network(x)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The card: architecture, data, recipe, accuracy with seeds, limits."""
+        """The model card: architecture, data, recipe, accuracy with seeds, limits."""
         usage = 'from hcnn.export.hub import HubNetwork\n\nmodel = HubNetwork.from_pretrained("PATH_OR_ID")'
         return ModelCard(model_card(self.network, self.records, size=self.preprocessing.size, usage=usage))
 
@@ -89,7 +89,7 @@ class HubNetwork(nn.Module, PyTorchModelHubMixin):
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, run: Any = None, map_location: str = "cpu", **rest: Any) -> Self:
-        """Mend the mixin's: it reads a pickle where safetensors are missing, and lets keys be missing."""
+        """Replace the mixin's method, which reads a pickle if there are no safetensors and accepts missing keys."""
         init = {name: rest.pop(name) for name in ("result", "seeds") if name in rest}
         strict = rest.pop("strict", True)
         if not strict:

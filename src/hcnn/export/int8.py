@@ -1,4 +1,4 @@
-"""Static int8 quantization of an ONNX file, calibrated on training images."""
+"""ONNX files with static int8 quantization, calibrated on training images and measured on held-out images."""
 
 import hashlib
 import logging
@@ -41,13 +41,13 @@ def int8_bytes(model: AttributeNetwork, calibration: Tensor, preprocessing: Prep
     Args:
         model: a trained network.
         calibration: uint8 training images (n, c, *u).
-        preprocessing: standardization to put inside.
+        preprocessing: standardization to include.
 
     Returns:
         The bytes of the file.
 
     Raises:
-        ImportError: without onnx, onnxscript or onnxruntime.
+        ImportError: if onnx, onnxscript or onnxruntime is missing.
 
     """
     onnx, quantization = needs("export", "onnx", "onnxruntime.quantization")
@@ -97,7 +97,7 @@ def _drawn(n: int, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Int8Loss:
-    """What int8 changes.
+    """How the answers of an int8 file differ from those of its network.
 
     Attributes:
         images: how many images it was measured on.
@@ -153,7 +153,7 @@ def measure_int8(data: bytes, model: AttributeNetwork, splits: Splits, preproces
 
 
 def _weights(onnx: Any, source: bytes, dense: PlainNetwork) -> tuple[list[str], list[str]]:
-    """Names of the channel matrices in the file, layer by layer, and of the convolutions that hold them."""
+    """Names of the channel matrices in the file and of the convolutions that use them, layer by layer."""
     graph = onnx.load_from_string(source).graph
     held = {entry.name: onnx.numpy_helper.to_array(entry) for entry in graph.initializer}
     convolutions = [(node.input[1], node.name) for node in graph.node if node.op_type == "Conv"]
@@ -184,7 +184,7 @@ def _ranges(network: PlainNetwork, names: list[str]) -> dict[str, list[dict[str,
 
 
 def _gather(onnx: Any, proto: Any, layer: PlainLayer, name: str) -> None:
-    """Replace a channel matrix of int8 in the file by the filters and what gathers them."""
+    """Replace an int8 channel matrix in the file by the filters and the operations that gather them."""
     graph, helper = proto.graph, onnx.helper
     entry = next(one for one in graph.initializer if one.name == f"{name}_quantized")
     matrix = onnx.numpy_helper.to_array(entry)
@@ -196,7 +196,7 @@ def _gather(onnx: Any, proto: Any, layer: PlainLayer, name: str) -> None:
     index = layer.index.numpy().astype(np.int64).reshape(outputs, inputs)
     for o in range(outputs):
         compact[:, index[o]] = split[o]
-    compact[:, -1] = 0  # the tap that stands for none
+    compact[:, -1] = 0  # for pairs without a tap
     if not np.array_equal(compact[:, index.ravel()].reshape(filters, outputs, inputs, *rest).swapaxes(0, 1), split):
         raise ValueError(f"int8: the quantized matrix of {name} does not come from one set of filters")
     graph.initializer.remove(entry)
@@ -226,7 +226,7 @@ def _digest(index: np.ndarray) -> str:
 
 @contextmanager
 def _quiet_root() -> Iterator[None]:
-    """Keep onnxruntime from advising, on the root logger, steps that this file has no use for."""
+    """Silence onnxruntime's advice on the root logger about a step that this file does not need."""
     logger = logging.getLogger()
     logger.addFilter(_no_advice)
     try:

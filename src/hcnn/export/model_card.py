@@ -1,4 +1,4 @@
-"""Model cards: what a network is, how it was trained, how well it does, what it is not for."""
+"""Model cards: what a network is, how it was trained, how accurate it is, and its limits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from hcnn.storage.records import read_object
 
 @dataclass(frozen=True)
 class Records:
-    """What is known of how a network was trained.
+    """The records of how a network was trained.
 
     Attributes:
         config: the contents of the run's config.json, or {}.
@@ -27,10 +27,10 @@ class Records:
 
 
 def read_records(folder: Path) -> Records:
-    """The records of a run folder; of several seeds too where the folder is one of `hcnn train --seeds`.
+    """The records of a run folder, and of all its seeds if the folder belongs to `hcnn train --seeds`.
 
     Args:
-        folder: a run folder; what it lacks is left empty.
+        folder: a run folder; records that it lacks are left empty.
 
     Returns:
         The records.
@@ -47,8 +47,8 @@ def model_card(model: AttributeNetwork, records: Records, *, size: Sequence[int]
 
     Args:
         model: the network, folded or not.
-        records: of its training; what is missing is said to be unknown.
-        size: spatial size of its images; the architecture table needs it.
+        records: the records of its training; the card says where they are missing.
+        size: spatial size of its images, for the architecture table.
         usage: Python lines that load the network.
 
     Returns:
@@ -91,7 +91,7 @@ def _architecture(model: AttributeNetwork, size: Sequence[int] | None) -> list[s
     counts = count_parameters(network)
     lines = [
         f"{counts.trained:,} convolution weights while training, {counts.composed:,} composed for inference; "
-        f"{counts.normalization + counts.logit_scale:,} of normalization and logit scale on top while training.",
+        f"{counts.normalization + counts.logit_scale:,} of normalization and logit scale in addition while training.",
         "",
     ]
     if size is None:
@@ -115,7 +115,7 @@ def _architecture(model: AttributeNetwork, size: Sequence[int] | None) -> list[s
 
 
 def _data_name(config: dict[str, Any]) -> str:
-    """A name, or the last part of a path: where somebody's data lay is nobody else's business."""
+    """The name of the data, or the last part of its path; where it was stored is not published."""
     return Path(config["data"]).name if config else "unknown data"
 
 
@@ -170,17 +170,17 @@ def _accuracy(records: Records) -> list[str]:
             lines.append(f"  - over seeds {records.seeds['seeds']}: {over['mean']:.2%}{spread}")
     if not lines:
         return ["Not measured: the run had neither a validation nor a test set." if records.result else "Unknown."]
-    return lines if records.seeds else [*lines, "", "One seed: no spread is known."]
+    return lines if records.seeds else [*lines, "", "One seed: the spread is unknown."]
 
 
 def _limits(model: AttributeNetwork, config: dict[str, Any], size: Sequence[int] | None) -> list[str]:
     lines = [
-        "- It knows its classes only, and gives one of them for every image, whatever it shows.",
-        "- Its probabilities were not calibrated, its fairness and its robustness to other cameras not examined.",
-        "- Networks of this kind are small; plain residual networks are more accurate where size does not matter.",
+        "- It knows only its classes and assigns one of them to every image, whatever the image shows.",
+        "- Its probabilities were not calibrated. Its fairness and its robustness to other cameras were not examined.",
+        "- Networks of this kind are small; where size does not matter, residual networks are more accurate.",
     ]
     if size:
-        lines.append(f"- Trained on images of {'×'.join(map(str, size))} only: larger ones must be scaled down to it.")
+        lines.append(f"- Trained on images of {'×'.join(map(str, size))} only: other sizes must be resized first.")
     if not config:
         lines.append("- How it was trained is unknown.")
     return lines

@@ -1,4 +1,4 @@
-"""ONNX: one small file for onnxruntime and everything else that reads the format."""
+"""ONNX: one small file for onnxruntime and every other runtime that reads the format."""
 
 import json
 import logging
@@ -17,29 +17,30 @@ from hcnn.models.hierarchical import AttributeNetwork
 from hcnn.storage.atomic import StrPath, write_atomically
 
 OPSET = 18
-_FOLD_AT_MOST = 1024  # entries; folding more would put the channel matrices into the file in place of the filters
+_FOLD_AT_MOST = 1024  # entries; folding larger constants would replace the filters in the file by channel matrices
 
 
 def export_onnx(
     path: StrPath, model: AttributeNetwork, images: Tensor, preprocessing: Preprocessing | None = None
 ) -> float:
-    """Write an ONNX file (opset 18) with dynamic batch and image size, after checking it in onnxruntime on images.
+    """Write an ONNX file (opset 18) with dynamic batch and image size, after checking it in onnxruntime.
 
-    The file holds the filters w; each channel matrix is a `Gather` of them, which runtimes compute once, at loading.
+    The file holds the filters w. Each channel matrix is a `Gather` of them, which runtimes compute once, when they load
+    the file.
 
     Args:
         path: the file to write.
-        model: a trained network; folded here if it is not yet.
-        images: to check with: uint8 (n, c, *u) with preprocessing, else standardized.
-        preprocessing: standardization to put inside; the input "images" then is pixels from 0 to 1, float32. The class
-            names go into the file's metadata.
+        model: a trained network, which is folded first if it is not folded yet.
+        images: images to check the file with: uint8 (n, c, *u) with preprocessing, otherwise standardized.
+        preprocessing: standardization to include; the input "images" then holds pixels between 0 and 1, float32. The
+            class names go into the file's metadata.
 
     Returns:
-        The largest difference from the network's logits, relative to the largest.
+        The largest difference from the network's logits, relative to the largest logit.
 
     Raises:
-        ValueError: if it is above 1e-5; nothing is written.
-        ImportError: without onnx, onnxscript or onnxruntime; says how to install them.
+        ValueError: if the difference is above 1e-5; nothing is written.
+        ImportError: if onnx, onnxscript or onnxruntime is missing; the text says how to install it.
 
     """
     data = onnx_bytes(PlainNetwork(model, preprocessing), preprocessing)
@@ -52,14 +53,14 @@ def onnx_bytes(network: PlainNetwork, preprocessing: Preprocessing | None = None
     """The ONNX file of a plain network.
 
     Args:
-        network: compact or not.
-        preprocessing: what to record in the metadata.
+        network: the plain network, compact or not.
+        preprocessing: recorded in the metadata.
 
     Returns:
-        The bytes, the same for the same network.
+        The bytes of the file; equal networks give equal bytes.
 
     Raises:
-        ImportError: without onnx or onnxscript.
+        ImportError: if onnx or onnxscript is missing.
 
     """
     _, onnxscript = needs("export", "onnx", "onnxscript")
@@ -77,7 +78,7 @@ def onnx_bytes(network: PlainNetwork, preprocessing: Preprocessing | None = None
         assert exported is not None
         onnxscript.optimizer.optimize(exported.model, input_size_limit=_FOLD_AT_MOST, output_size_limit=_FOLD_AT_MOST)
     proto = exported.model_proto
-    for node in proto.graph.node:  # stack traces of this machine
+    for node in proto.graph.node:  # the exporter records stack traces with paths of this machine
         del node.metadata_props[:]
         node.ClearField("doc_string")
     del proto.graph.value_info[:], proto.graph.metadata_props[:]
@@ -97,17 +98,17 @@ def onnx_bytes(network: PlainNetwork, preprocessing: Preprocessing | None = None
 
 
 def onnx_runner(data: bytes | StrPath, threads: int | None = None) -> Callable[[Tensor], Tensor]:
-    """An ONNX file as a function from images to logits, through onnxruntime on the CPU.
+    """An ONNX file as a function from images to logits that runs in onnxruntime on the CPU.
 
     Args:
         data: the file, or its bytes.
-        threads: CPU threads; torch's number if not given.
+        threads: number of CPU threads. Default: as many as PyTorch uses.
 
     Returns:
         The function.
 
     Raises:
-        ImportError: without onnxruntime.
+        ImportError: if onnxruntime is missing.
 
     """
     (runtime,) = needs("export", "onnxruntime")
@@ -121,7 +122,7 @@ def onnx_runner(data: bytes | StrPath, threads: int | None = None) -> Callable[[
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter from telling about torchvision, and from its own deprecations."""
+    """Silence the exporter's remarks about torchvision and its own deprecation warnings."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)

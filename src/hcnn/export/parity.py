@@ -1,4 +1,4 @@
-"""What every exported file is held against before it gets its final name."""
+"""The check that every exported file passes before it is written: its logits equal those of the trained network."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -17,14 +17,14 @@ def needs(extra: str, *modules: str) -> tuple[ModuleType, ...]:
     """Import optional packages.
 
     Args:
-        extra: the extra of hcnn that brings them.
+        extra: the extra of hcnn that installs them.
         modules: their names.
 
     Returns:
         The modules, in order.
 
     Raises:
-        ImportError: naming the package that is missing and the extra to install.
+        ImportError: if one is missing; the text names it and the extra to install.
 
     Example:
         >>> needs("export", "no_such_package")
@@ -50,20 +50,20 @@ def check_outputs(
     images: Tensor,
     what: str,
 ) -> float:
-    """Compare what an exported network says with what the trained one says.
+    """Compare the logits of an exported network with those of the trained network.
 
     Args:
-        run: the exported network; pixels 0 … 1 (or standardized images) to logits.
+        run: the exported network, from pixels between 0 and 1 (or standardized images) to logits.
         model: the trained network.
-        preprocessing: the standardization that the exported network has inside, or None.
-        images: uint8 (n, c, *u) with preprocessing, else standardized.
-        what: the name of the export in the error.
+        preprocessing: the standardization that is part of the exported network, or None.
+        images: uint8 (n, c, *u) with preprocessing; otherwise standardized.
+        what: the name of the export, for the error.
 
     Returns:
-        The largest difference of a logit, relative to the largest logit.
+        The largest difference between logits, relative to the largest logit.
 
     Raises:
-        ValueError: if it is above 1e-5, or a value is not finite.
+        ValueError: if the difference is above 1e-5 or not finite, or the shapes differ.
 
     """
     expected = predict_logits(model, preprocessing.standardize(images) if preprocessing else images)

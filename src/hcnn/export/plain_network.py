@@ -1,7 +1,6 @@
-"""A folded network in plain PyTorch operations: what every exported file is made from.
+"""A folded network in plain PyTorch operations, from which every exported file is made.
 
-Nothing of the package runs inside: the graph holds convolutions, ELU, sums, means and one gather per layer, so that
-no operator of ours, present or future, reaches a file.
+Its graph holds convolutions, ELU, sums, means and one gather per layer, and no operator of this package.
 """
 
 import math
@@ -20,10 +19,10 @@ from hcnn.models.hierarchical import AttributeNetwork, Readout
 
 @dataclass(frozen=True, eq=False)
 class Taps:
-    """A convolution along attributes, written as which tap joins which input to which output.
+    """A convolution along attributes as a list of taps, and an index of the tap between each input and output.
 
     Attributes:
-        weight: (k, t, c, *ku), the taps of all attribute axes in one; c is 1 without a channel axis.
+        weight: (k, t, c, *ku), the taps of all attribute axes as one axis; c is 1 without a channel axis.
         index: (o, a) int64; the tap between output o and input a, or -1 where there is none.
     """
 
@@ -34,9 +33,9 @@ class Taps:
 def flatten_taps(
     weight: Tensor, sizes: Sequence[int], stride: Sequence[int], boundary: Boundary, *, channel_axis: bool = False
 ) -> Taps:
-    """Bring the taps of several attribute axes into one list, each pair of input and output having at most one.
+    """List the taps of several attribute axes along one axis, so that each pair of input and output has at most one.
 
-    Where a periodic axis is shorter than the support, the taps that land together are added up first.
+    Where a periodic axis is shorter than the support, taps that land on the same input are added up first.
 
     Args:
         weight: filters (k, *kv, *ku), or (k, c, *kv, *ku) with `channel_axis`.
@@ -85,8 +84,8 @@ class PlainLayer(nn.Module):
 
     Args:
         layer: a layer of a folded network.
-        sizes: sizes of the attribute axes of its input, those that it averages out included.
-        compact: keep w and gather the channel matrix from it at each call; else keep the matrix.
+        sizes: sizes of the attribute axes of its input, including those that it averages out.
+        compact: keep w and gather the channel matrix from it at each call; otherwise keep the matrix.
     """
 
     weight: Tensor
@@ -117,7 +116,7 @@ class PlainLayer(nn.Module):
         outputs, filters = len(taps.index), len(taps.weight)
         self.register_buffer("bias", layer.bias.detach().expand(*_split(layer, convolved), filters).reshape(-1).clone())
         none = taps.weight.new_zeros(filters, 1, *taps.weight.shape[2:])
-        padded = torch.cat([taps.weight, none], 1)  # the last tap stands for none
+        padded = torch.cat([taps.weight, none], 1)  # the last tap is zero, for pairs without a tap
         index = torch.where(taps.index < 0, padded.shape[1] - 1, taps.index)
         self.register_buffer("index", index.flatten().int())
         self.shape = (outputs * filters, taps.index.shape[1] * taps.weight.shape[2], *taps.weight.shape[3:])
@@ -135,7 +134,7 @@ class PlainLayer(nn.Module):
         return rows.reshape(filters, -1, inputs, *self.shape[2:]).transpose(0, 1).reshape(self.shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute x_j from x_{j-1}, both with their attributes flattened."""
+        """Compute x_j from x_{j-1}, both with flattened attributes."""
         conv = CONVOLUTIONS[len(self.stride)]
         if self.averaged > 1:
             parts = x.chunk(self.averaged, 1)
@@ -155,7 +154,7 @@ def _split(layer: FoldedConv | FoldedPlusConv, convolved: Sequence[int]) -> list
 
 
 def _wrap(x: Tensor, margins: Sequence[int]) -> Tensor:
-    """Extend the last axes periodically, by slices only, whose sizes stay symbolic."""
+    """Extend the last axes periodically with slices, whose sizes stay symbolic when traced."""
     for offset, margin in enumerate(reversed(margins), start=1):
         if margin:
             axis, size = x.ndim - offset, x.shape[-offset]
@@ -164,12 +163,12 @@ def _wrap(x: Tensor, margins: Sequence[int]) -> Tensor:
 
 
 class PlainNetwork(nn.Module):
-    """A folded network whose forward holds plain operations only; inputs are pixels between 0 and 1.
+    """A folded network whose forward pass consists of plain operations; its inputs are pixels between 0 and 1.
 
     Args:
-        model: a network; folded here if it is not yet.
-        preprocessing: standardization to put inside; None for a network that takes standardized images.
-        compact: keep the filters w, and gather each layer's channel matrix from them; else keep the matrices.
+        model: a network, which is folded first if it is not folded yet.
+        preprocessing: standardization to include; None for a network that takes standardized images.
+        compact: keep the filters w and gather each layer's channel matrix from them; otherwise keep the matrices.
 
     Shapes:
         images (b, channels, *u) -> logits (b, classes).
@@ -237,7 +236,7 @@ class PlainNetwork(nn.Module):
 
 
 def _share_indices(layers: Sequence[PlainLayer]) -> None:
-    """Let layers of equal geometry hold one index table between them."""
+    """Let layers of equal geometry share one index table."""
     tables: dict[bytes, Tensor] = {}
     for layer in layers:
         if layer.index is not None:
@@ -245,7 +244,7 @@ def _share_indices(layers: Sequence[PlainLayer]) -> None:
 
 
 def spatial_step(network: PlainNetwork) -> tuple[int, ...]:
-    """The product of all strides, per spatial axis: what the sides of a periodic network's images are multiples of."""
+    """The product of all strides per spatial axis; sides of a periodic network's images are multiples of it."""
     steps = [1] * network.config.spatial_axes
     for layer in network.layers:
         assert isinstance(layer, PlainLayer)

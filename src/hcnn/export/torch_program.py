@@ -1,4 +1,4 @@
-"""A `torch.export` program: one file that runs wherever PyTorch runs, without this package."""
+"""A `torch.export` program: one file that runs wherever PyTorch does, without this package."""
 
 import io
 import warnings
@@ -20,25 +20,25 @@ SIDES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")
 def export_program(
     path: StrPath, model: AttributeNetwork, images: Tensor, preprocessing: Preprocessing | None = None
 ) -> float:
-    """Write a ``.pt2`` program with dynamic batch and image size, after checking it on images.
+    """Write a ``.pt2`` program with dynamic batch and image size, after checking it.
 
-    Loading it (``torch.export.load(path).module()(pixels)``) unpickles parts of the file: load only programs that you
-    wrote yourself. For weights to pass on take `hcnn.export.export_safetensors`.
+    Loading it with ``torch.export.load(path).module()`` unpickles parts of the file: load only programs that you wrote
+    yourself. To share weights, use `hcnn.export.export_safetensors`.
 
     Args:
         path: the file to write.
-        model: a trained network; folded here if it is not yet.
-        images: to check with: uint8 (n, c, *u) with preprocessing, else standardized.
-        preprocessing: standardization to put inside; the program's input then is pixels from 0 to 1.
+        model: a trained network, which is folded first if it is not folded yet.
+        images: images to check the program with: uint8 (n, c, *u) with preprocessing, otherwise standardized.
+        preprocessing: standardization to include; the input of the program then is pixels between 0 and 1.
 
     Returns:
-        The largest difference from the network's logits, relative to the largest.
+        The largest difference from the network's logits, relative to the largest logit.
 
     Raises:
-        ValueError: if it is above 1e-5; nothing is written.
+        ValueError: if the difference is above 1e-5; nothing is written.
 
     """
-    # The matrices are kept: PyTorch would gather them anew at each call, which an image at a time feels.
+    # The program holds the matrices: PyTorch would gather them at every call, which is slow for single images.
     program = trace(PlainNetwork(model, preprocessing, compact=False))
     module = program.module()
 
@@ -56,7 +56,8 @@ def export_program(
 def trace(network: PlainNetwork) -> torch.export.ExportedProgram:
     """Trace a plain network with symbolic batch and image size.
 
-    With zeros each side is at least one more than the product of the strides; periodic sides are multiples of it.
+    With zeros at the boundary, each side must be at least one more than the product of the strides. Sides of a periodic
+    network must be multiples of this product.
     """
     steps, config = spatial_step(network), network.config
     periodic = config.boundary == "circular"
@@ -66,8 +67,8 @@ def trace(network: PlainNetwork) -> torch.export.ExportedProgram:
             dims[axis] = step * torch.export.Dim(f"{name}_by_{step}", min=2)
         else:
             dims[axis] = torch.export.Dim(name, min=step + 1)
-    # Two different sides, so that they are not taken for one.
+    # The sides differ, so that the tracer does not take them for one symbol.
     example = torch.rand(2, config.channels, *(step * (6 + axis) for axis, step in enumerate(steps)))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own making
+        warnings.simplefilter("ignore")  # PyTorch warns about its own code
         return torch.export.export(network, (example,), dynamic_shapes=(dims,), strict=False)

@@ -24,12 +24,12 @@ class Pretrained:
     Attributes:
         model: in eval mode.
         preprocessing: how its input is made.
-        card: the records of its training: data, recipe, accuracy, digest.
+        record: the record of its training: data, recipe, accuracy, digest.
     """
 
     model: Any
     preprocessing: Preprocessing
-    card: dict[str, Any]
+    record: dict[str, Any]
 
 
 def list_pretrained() -> list[str]:
@@ -46,28 +46,28 @@ def load_pretrained(name: str) -> Pretrained:
         name: one of `list_pretrained`.
 
     Returns:
-        The network in eval mode, its preprocessing and its card.
+        The network in eval mode, its preprocessing and the record of its training.
 
     Raises:
-        ValueError: if there are no such weights, or the file's digest is not the one on the card.
+        ValueError: if there are no such weights, or the file's digest is not the recorded one.
     """
     folder = files(__name__)
-    card_file, weights_file = folder / f"{name}.json", folder / f"{name}.safetensors"
+    record_file, weights_file = folder / f"{name}.json", folder / f"{name}.safetensors"
     if name not in list_pretrained():
         raise ValueError(
             f"{name}: no trained weights in this package; there are {', '.join(list_pretrained()) or 'none'}"
         )
-    card = json.loads(card_file.read_text())
+    record = json.loads(record_file.read_text())
     data = weights_file.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
-    if digest != card["result"]["weights_sha256"]:
-        raise ValueError(f"{weights_file}: SHA-256 {digest}, expected {card['result']['weights_sha256']}: damaged")
+    if digest != record["result"]["weights_sha256"]:
+        raise ValueError(f"{weights_file}: SHA-256 {digest}, expected {record['result']['weights_sha256']}: damaged")
     state, _ = parse_safetensors(data)
     with drawn_from(torch.Generator()):  # the weights are replaced; the global random state is left alone
-        model = build(network_config(card["config"]))
+        model = build(network_config(record["config"]))
     match_state(model.state_dict(), state, str(weights_file))
     model.load_state_dict(state)
-    return Pretrained(model.eval(), preprocessing_of(card["config"]), card)
+    return Pretrained(model.eval(), preprocessing_of(record["config"]), record)
 
 
 def load_named(run: StrPath) -> Run:
@@ -84,5 +84,5 @@ def load_named(run: StrPath) -> Run:
     """
     if not Path(run).exists() and str(run) in list_pretrained():
         found = load_pretrained(str(run))
-        return Run(Path(run), found.model, found.preprocessing, found.card["config"])
+        return Run(Path(run), found.model, found.preprocessing, found.record["config"])
     return load_run(Path(run))
