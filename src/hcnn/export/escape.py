@@ -2,6 +2,8 @@
 
 import re
 
+from hcnn.text import printable
+
 
 def c_string(text: str) -> str:
     r"""A C string literal in ASCII.
@@ -41,3 +43,28 @@ def c_identifier(text: str) -> str:
     """
     name = re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")[:40]
     return (f"n{name}" if name[:1].isdigit() else name) or "hcnn"
+
+
+def markdown(value: object) -> str:
+    r"""Text that Markdown shows as it is, on one line; no heading, link, cell, HTML, code or formula begins in it.
+
+    The result is for the middle of a line: where a line begins, a dash or a number could still begin a list.
+
+    Args:
+        value: a name, or whatever a record holds.
+
+    Returns:
+        The text with the punctuation escaped that means something to Markdown, or to readers that make links of
+        addresses.
+
+    Example:
+        >>> print(markdown("[a](http://b) | <b># one_cycle 0.1"))
+        \[a\](http\://b) \| &lt;b&gt;\# one_cycle 0.1
+
+    """
+    entities = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+    return _MEANS_SOMETHING.sub(lambda found: entities.get(found[0]) or f"\\{found[0]}", printable(str(value)))
+
+
+# An underscore between letters is no emphasis, a colon before a space no address, a dot only one after www.
+_MEANS_SOMETHING = re.compile(r"[<>&#$*@\[\\\]`{|}~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?! )|(?<=[wW])\.")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hcnn.export.escape import markdown
 from hcnn.models.hierarchical import AttributeNetwork, build, count_parameters
 from hcnn.models.summary import summarize
 from hcnn.runs.settings import CONFIG, RESULT
@@ -70,7 +71,7 @@ def model_card(model: AttributeNetwork, records: Records, *, size: Sequence[int]
         "tags: [hcnn, attribute-cnn, image-classification]",
         "---",
         "",
-        f"# {kind}, {_data_name(config)}",
+        f"# {kind}, {markdown(_data_name(config))}",
         "",
         "A hierarchical attribute CNN (Jacobsen, Oyallon, Mallat, Smeulders 2017, arXiv 1703.04140), trained and",
         "written by the Python package `hcnn`. This card was generated from the records of the run.",
@@ -110,7 +111,7 @@ def _architecture(model: AttributeNetwork, size: Sequence[int] | None) -> list[s
     total = [sum(getattr(row, name) for row in rows) for name in ("trained", "composed", "normalization")]
     work = sum(row.multiply_adds for row in rows) / 1e6
     lines.append(f"| total | | | {total[0]:,} | {total[1]:,} | {total[2]:,} | {work:,.1f}M |")
-    settings = ", ".join(f"{key} {value}" for key, value in vars(model.config).items())
+    settings = ", ".join(f"{key} {markdown(value)}" for key, value in vars(model.config).items())
     return [*lines, "", f"Configuration: {settings}."]
 
 
@@ -123,12 +124,12 @@ def _data(config: dict[str, Any], result: dict[str, Any]) -> list[str]:
     if not config:
         return ["Unknown: the network was saved without the records of a run."]
     p = config["preprocessing"]
-    shown = ", ".join(str(name) for name in p["classes"][:20])
+    shown = ", ".join(markdown(name) for name in p["classes"][:20])
     more = f" and {len(p['classes']) - 20} more" if len(p["classes"]) > 20 else ""
     lines = [
-        f"`{_data_name(config)}`, images of {'×'.join(map(str, p['size']))}, pixels from 0 to 1 standardized by mean "
-        f"{_rounded(p['mean'])} and deviation {_rounded(p['std'])}. SHA-256 of the training set: "
-        + (f"`{config['data_sha256']}`." if "data_sha256" in config else "not recorded."),
+        f"{markdown(_data_name(config))}, images of {'×'.join(map(str, p['size']))}, pixels from 0 to 1 standardized "
+        f"by mean {_rounded(p['mean'])} and deviation {_rounded(p['std'])}. SHA-256 of the training set: "
+        + (f"{markdown(config['data_sha256'])}." if "data_sha256" in config else "not recorded."),
         "",
         f"Classes: {shown}{more}.",
     ]
@@ -142,18 +143,23 @@ def _rounded(values: Sequence[float]) -> str:
     return "(" + ", ".join(f"{value:.4f}" for value in values) + ")"
 
 
+def _numbers(values: Sequence[int]) -> str:
+    return "[" + ", ".join(str(int(value)) for value in values) + "]"
+
+
 def _training(config: dict[str, Any], result: dict[str, Any]) -> list[str]:
     if "recipe" not in config:
         return ["Unknown."]
     recipe = dict(config["recipe"])
     augmentation = recipe.pop("augmentation")
     lines = ["| setting | value |", "|---|---|"]
-    lines += [f"| {key} | {value} |" for key, value in recipe.items()]
-    lines += [f"| augmentation: {key} | {value} |" for key, value in augmentation.items()]
-    lines += [f"| seed | {config['seed']} |"]
+    settings = {**recipe, **{f"augmentation: {key}": value for key, value in augmentation.items()}}
+    settings["seed"] = config["seed"]
+    lines += [f"| {markdown(key)} | {markdown(value)} |" for key, value in settings.items()]
     if result:
-        versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
-        lines += ["", f"{result['seconds']:,.0f} s on {result['hardware']['processor']}; {versions}."]
+        versions = ", ".join(markdown(f"{name} {number}") for name, number in result["versions"].items())
+        processor = markdown(result["hardware"]["processor"])
+        lines += ["", f"{result['seconds']:,.0f} s on {processor}; {versions}."]
     return lines
 
 
@@ -164,10 +170,10 @@ def _accuracy(records: Records) -> list[str]:
         if (value := records.result.get(key)) is None:
             continue
         count = records.result["validation_images" if name == "validation" else "test_images"]
-        lines.append(f"- {text}: {value:.2%} of {count:,} images, seed {records.result['seed']}")
+        lines.append(f"- {text}: {value:.2%} of {count:,} images, seed {markdown(records.result['seed'])}")
         if over := records.seeds.get(key):
             spread = f" ± {over['std']:.2%}" if over["std"] is not None else ""
-            lines.append(f"  - over seeds {records.seeds['seeds']}: {over['mean']:.2%}{spread}")
+            lines.append(f"  - over seeds {_numbers(records.seeds['seeds'])}: {over['mean']:.2%}{spread}")
     if not lines:
         return ["Not measured: the run had neither a validation nor a test set." if records.result else "Unknown."]
     return lines if records.seeds else [*lines, "", "One seed: the spread is unknown."]
