@@ -1,17 +1,17 @@
-"""Time an epoch of CIFAR-10's size on a GPU: HCNN and HCNN(+), with and without Triton kernels, compile, CUDA graph.
+"""Time an epoch of CIFAR-10 on a GPU: HCNN and HCNN(+), with and without Triton, torch.compile and CUDA graphs.
 
     python benchmarks/cuda_epoch.py --output results/benchmarks/cuda         # on a GPU, about 10 minutes
-    python benchmarks/cuda_epoch.py --output /tmp/smoke --device cpu --tiny  # a smoke test: nothing to read from it
+    python benchmarks/cuda_epoch.py --output /tmp/smoke --device cpu --tiny  # a smoke test, not a measurement
 
-First a check, meant to take 20 s: every kernel against its plain twin on the device, and a step under PyTorch's own
-detector of synchronization. Then each variant trains on 50,000 synthetic images of 32×32 with augmentation; --steps of
-an epoch are timed and scaled to it, which the record says. Last, some steps of the fastest variant of each network are
-profiled. Results go to cuda_epoch.json, the profiles to text files beside it. Not run on a GPU yet.
+The script first checks, in about 20 s, every kernel against its reference implementation on the device, and one step
+under PyTorch's own detector of synchronization. Each variant then trains on 50,000 synthetic images of 32×32 with
+augmentation; --steps of them are timed and scaled to an epoch, as the record says. Finally, some steps of the fastest
+variant of each network are profiled. The results go to cuda_epoch.json, the profiles to text files beside it. Not run
+on a GPU yet.
 """
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from hcnn import HierarchicalCNN, HierarchicalCNNConfig
+from hcnn.bench.timing import time_steps
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.functional import backend
 from hcnn.functional.normalize_elu import batch_normalize_elu
@@ -81,10 +82,10 @@ def synchronize(device: torch.device) -> None:
 # ------------------------------------------------------------------------------------------------- self-check
 
 
-def deviation(kernel: Callable[..., Any], twin: Callable[..., Any], inputs: list[Tensor]) -> float:
+def deviation(kernel: Callable[..., Any], reference: Callable[..., Any], inputs: list[Tensor]) -> float:
     """Largest difference of outputs and gradients, relative to the largest element of each."""
     found = []
-    for function in (kernel, twin):
+    for function in (kernel, reference):
         leaves = [one.detach().clone().requires_grad_() for one in inputs]
         outputs = function(*leaves)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -96,10 +97,10 @@ def deviation(kernel: Callable[..., Any], twin: Callable[..., Any], inputs: list
 
 
 def check_kernels(device: torch.device, *, tiny: bool) -> dict[str, float]:
-    """Deviation of every kernel from its twin, by name, type and boundary.
+    """Deviation of every kernel from its reference implementation, by name, data type and boundary.
 
     Raises:
-        SystemExit: if one deviates by more than its type explains.
+        SystemExit: if one deviates by more than rounding in its data type explains.
 
     """
     b, v, q, o, u = (2, 4, 8, 16, 8) if tiny else (4, 128, 32, 512, 32)
@@ -126,19 +127,22 @@ def check_kernels(device: torch.device, *, tiny: bool) -> dict[str, float]:
                  lambda *a, e=edge, s=s: naive_plus.plus_step(*a, (s, s), e), step)
                 for s in (1, 2)
             ]  # fmt: skip
-        for name, kernel, twin, inputs in cases:
+        for name, kernel, reference, inputs in cases:
             key = f"{name} {str(dtype).removeprefix('torch.')}"
-            found[key] = deviation(kernel, twin, inputs)
+            found[key] = deviation(kernel, reference, inputs)
             if not found[key] <= allowed:
-                raise SystemExit(f"{key}: deviates from its twin by {found[key]:.1e}; expected {allowed:.0e} at most")
+                raise SystemExit(
+                    f"{key}: deviates from its reference implementation by {found[key]:.1e}; "
+                    f"expected {allowed:.0e} at most"
+                )
     return found
 
 
 def check_synchronization(trainer: Trainer) -> str:
-    """One step under PyTorch's detector, which raises where the host waits."""
+    """Take one step under PyTorch's detector, which raises an error where the host waits for the device."""
     trainer._train_step(0, 0, 0.01)
     if trainer.device.type != "cuda":
-        return "not looked at: no GPU"
+        return "not checked: no GPU"
     torch.cuda.set_sync_debug_mode("error")
     try:
         trainer._train_step(0, 1, 0.01)
@@ -151,20 +155,21 @@ def check_synchronization(trainer: Trainer) -> str:
 
 
 def time_variant(trainer: Trainer, *, warm_up: int, steps: int, repeats: int) -> dict[str, Any]:
-    """Seconds an epoch: median and spread of repeats, each of `steps` steps or the whole epoch."""
-    device = trainer.device
+    """Seconds per epoch: the median and all of the repeats, each of which is `steps` steps."""
+    device, epoch = trainer.device, 0
     for step in range(warm_up):
         trainer._train_step(0, step % trainer.batches, 0.01)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    seconds = []
-    for repeat in range(repeats):
-        synchronize(device)
-        start = time.perf_counter()
+
+    def some_steps() -> None:
+        nonlocal epoch
+        epoch += 1
         for step in range(steps):
-            trainer._train_step(repeat + 1, step, 0.01)
-        synchronize(device)
-        seconds.append((time.perf_counter() - start) / steps * trainer.batches)
+            trainer._train_step(epoch, step, 0.01)
+
+    [taken] = time_steps([some_steps], rounds=repeats, warm_up=0, device=device)
+    seconds = [one / steps * trainer.batches for one in taken]
     loss = (trainer.sums[0] / trainer.sums[2]).item()
     return {
         "seconds_per_epoch": round(statistics.median(seconds), 4),
@@ -178,7 +183,7 @@ def time_variant(trainer: Trainer, *, warm_up: int, steps: int, repeats: int) ->
 
 
 def profile_step(trainer: Trainer) -> str:
-    """A table of where three steps spend their time."""
+    """A table that shows where three steps spend their time."""
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (trainer.device.type == "cuda")
     with profile(activities=activities) as record:
         for step in range(3):
@@ -189,12 +194,12 @@ def profile_step(trainer: Trainer) -> str:
 
 
 def main() -> None:
-    """Check, time, profile, write."""
+    """Check, time and profile every variant, and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder for the results")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--batch-size", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=200, help="steps timed at a time, at most an epoch")
+    parser.add_argument("--steps", type=int, default=200, help="steps in each repeat, at most an epoch")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tiny", action="store_true", help="a few small images and a small network")
     options = parser.parse_args()
@@ -219,8 +224,8 @@ def main() -> None:
         "deviations": check_kernels(device, tiny=options.tiny),
         "networks": {},
     }
-    worst = f"deviate from their twins by {max(report['deviations'].values()):.1e} at most"
-    print(f"kernels {worst if report['triton'] else 'not looked at: no Triton on a GPU'}")
+    worst = f"deviate from their reference implementations by {max(report['deviations'].values()):.1e} at most"
+    print(f"kernels {worst if report['triton'] else 'not checked: no Triton on a GPU'}")
     for name, inner_elu in (("HCNN", False), ("HCNN(+)", True)):
         config = HierarchicalCNNConfig(inner_elu=inner_elu, **small)
         checked = check_synchronization(make_trainer(config, recipe, images, graph=False))

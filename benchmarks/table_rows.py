@@ -1,4 +1,4 @@
-"""The rows of tables 1 (CIFAR-10) and 2 (CIFAR-100), and of the steps past them, as data; `tables.py` runs them."""
+"""The rows of tables 1 (CIFAR-10) and 2 (CIFAR-100), and steps beyond the paper, as data; `tables.py` runs them."""
 
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -12,29 +12,29 @@ from hcnn.text import suggest_name
 from hcnn.training.recipes import Recipe, get_recipe
 
 TRAIN_IMAGES, VALIDATION_IMAGES = 50_000, 5_000
-# Assumed for the estimate, not measured: a tenth of what an H100's tensor cores are said to do in bfloat16, and what
-# launching the kernels of one step takes, whatever they compute.
+# Assumed for the estimate, not measured: a tenth of the bfloat16 speed that is stated for an H100's tensor cores, and
+# the time to launch the kernels of one step, whatever they compute.
 FLOP_PER_SECOND, SECONDS_PER_STEP = 1e14, 0.005
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row.
+class Experiment:
+    """What one row of a table trains, and why.
 
     Attributes:
-        name: of its folder.
+        name: the name of its results folder.
         model: a named network.
         recipe: a named recipe.
-        goal: test accuracy in % to reach, None where the figure itself is asked for.
-        near: a row whose accuracy it should come within 0.5 of, or "".
-        network: fields of the network's configuration that differ.
-        changes: fields of the recipe that differ.
-        seeds: one run each.
-        runs: the folder of its runs, shared with rows that train the same; `name` if "".
-        teacher: the row whose run teaches, or "".
-        teach: a named way of teaching.
-        chooses: whether it is compared on validation images; the test set is not read.
-        ships: the name under which its weights go into the package, or "".
+        goal: test accuracy in % to reach; None where the accuracy itself is the question.
+        near: a row whose accuracy it should match within 0.5, or "".
+        network: fields of the network's configuration that differ from the named network's.
+        changes: fields of the recipe that differ from the named recipe's.
+        seeds: the seeds, one run each.
+        runs: the folder of its runs, which rows that train the same network share; `name` if "".
+        teacher: the row whose run is the teacher for distillation, or "".
+        distillation: a named kind of distillation.
+        chooses: whether it serves to choose, so that it is evaluated on validation images and never on the test set.
+        ships: the name under which its weights are put into the package, or "".
     """
 
     name: str
@@ -47,7 +47,7 @@ class Row:
     seeds: tuple[int, ...] = (0,)
     runs: str = ""
     teacher: str = ""
-    teach: str = "none"
+    distillation: str = "none"
     chooses: bool = False
     ships: str = ""
 
@@ -63,7 +63,7 @@ class Row:
             return f"to reach {self.goal:.2f}"
         if self.near:
             return f"within 0.5 of row {self.near}"
-        return "chooses on validation" if self.chooses else "the figure"
+        return "chooses on validation" if self.chooses else "to measure"
 
     def network_config(self) -> NetworkConfig:
         """The network."""
@@ -77,25 +77,25 @@ class Row:
 _CIRCULAR = {"boundary": "circular"}
 
 
-def _hcnn_rows(data: str, prefix: str, goals: tuple[float, float]) -> dict[str, Row]:
-    """HCNN and HCNN(+) with zeros, circular, and with three seeds, the first of which is the run with zeros."""
+def _hcnn_rows(data: str, prefix: str, goals: tuple[float, float]) -> dict[str, Experiment]:
+    """HCNN and HCNN(+) with zeros, circular, and with zeros for three seeds, the first of which is the first row's."""
     before, models = ("" if data == "cifar10" else f"{data}-"), (f"hcnn_{data}", f"hcnn_plus_{data}")
     names = [f"{before}hcnn", f"{before}hcnn_plus"]
     circular, seeds = ("3", "5") if data == "cifar10" else ("3", "4")
     rows = {}
     for number, plus, name, model, goal in zip(("1", "2"), ("", "+"), names, models, goals, strict=True):
-        rows[f"{prefix}.{number}"] = Row(f"{name}-fast", model, goal=goal, ships=model)
+        rows[f"{prefix}.{number}"] = Experiment(f"{name}-fast", model, goal=goal, ships=model)
         if data == "cifar10" or not plus:
-            rows[f"{prefix}.{circular}{plus}"] = Row(
+            rows[f"{prefix}.{circular}{plus}"] = Experiment(
                 f"{name}-circular-fast", model, near=f"{prefix}.{number}", network=_CIRCULAR, ships=f"{model}_circular"
             )
-        rows[f"{prefix}.{seeds}{plus}"] = Row(
+        rows[f"{prefix}.{seeds}{plus}"] = Experiment(
             f"{name}-fast-seeds", model, goal=goal, seeds=(0, 1, 2), runs=f"{name}-fast"
         )
     return rows
 
 
-def _comparators() -> dict[str, Row]:
+def _baselines() -> dict[str, Experiment]:
     rows = {}
     for name, recipe, goal in (
         ("wrn16_1", "wrn", 91.23),
@@ -109,23 +109,23 @@ def _comparators() -> dict[str, Row]:
         ("hypernetwork", "hypernetwork", 91.98),
         ("maxout", "fitnet", 90.18),
     ):
-        rows[f"1.8-{name}"] = Row(name, f"{name}_cifar10", recipe, goal)
-    rows["1.8-wrn16_1_taught"] = Row(
-        "wrn16_1_taught", "wrn16_1_cifar10", "wrn", 91.75, teacher="1.8-wrn40_1", teach="attention"
+        rows[f"1.8-{name}"] = Experiment(name, f"{name}_cifar10", recipe, goal)
+    rows["1.8-wrn16_1_taught"] = Experiment(
+        "wrn16_1_taught", "wrn16_1_cifar10", "wrn", 91.75, teacher="1.8-wrn40_1", distillation="attention"
     )
-    rows["1.8-fitnet4"] = Row(
-        "fitnet4_taught", "fitnet4_cifar10", "fitnet", 91.61, teacher="1.8-maxout", teach="fitnet"
+    rows["1.8-fitnet4"] = Experiment(
+        "fitnet4_taught", "fitnet4_cifar10", "fitnet", 91.61, teacher="1.8-maxout", distillation="fitnet"
     )
     for name, recipe, goal in (("allcnn", "allcnn", 66.29), ("nin", "nin", 64.32), ("maxout", "fitnet", 63.54)):
-        rows[f"2.6-{name}"] = Row(f"cifar100-{name}", f"{name}_cifar100", recipe, goal)
-    rows["2.6-fitnet4"] = Row(
-        "cifar100-fitnet4_taught", "fitnet4_cifar100", "fitnet", 64.96, teacher="2.6-maxout", teach="fitnet"
+        rows[f"2.6-{name}"] = Experiment(f"cifar100-{name}", f"{name}_cifar100", recipe, goal)
+    rows["2.6-fitnet4"] = Experiment(
+        "cifar100-fitnet4_taught", "fitnet4_cifar100", "fitnet", 64.96, teacher="2.6-maxout", distillation="fitnet"
     )
     return rows
 
 
-# One change at a time against "plain", with validation images set aside; batches, rates and epochs as there. They can
-# be combined: 3-ema,cutmix. "taught" learns from 3-teacher, which has not seen the validation images either.
+# One change at a time against "plain", with validation images set aside; batch size, rate and epochs stay. They can be
+# combined, as in 3-ema,cutmix. "taught" is distilled from 3-teacher, which has not seen the validation images.
 _STEPS: dict[str, dict[str, Any]] = {
     "plain": {},
     "ema": {"ema": 0.999},
@@ -135,35 +135,35 @@ _STEPS: dict[str, dict[str, Any]] = {
     "decay": {"weight_decay": 1e-3},
     "cosine": {"schedule": "cosine", "warmup": 0.05},
     "long": {"epochs": 100},
-    "taught": {"teacher": "3-teacher", "teach": "soft_targets"},
+    "taught": {"teacher": "3-teacher", "distillation": "soft_targets"},
 }
 
 
-def step_row(plus: bool, steps: list[str]) -> Row:
+def step_row(plus: bool, steps: list[str]) -> Experiment:
     """HCNN, or HCNN(+), with some of `_STEPS` taken together."""
     base = get_recipe("fast")
     changes: dict[str, Any] = {}
-    taught: dict[str, Any] = {}
+    distilled: dict[str, Any] = {}
     for step in steps:
         for name, value in _STEPS[step].items():
             if name in ("mixup", "cutmix"):
                 before: Augmentation = changes.get("augmentation", base.augmentation)
                 changes["augmentation"] = replace(before, **{name: value})
             else:
-                (taught if name.startswith("teach") else changes)[name] = value
+                (distilled if name in ("teacher", "distillation") else changes)[name] = value
     name = f"step-{'plus-' if plus else ''}{'-'.join(steps)}"
-    return Row(name, f"hcnn{'_plus' if plus else ''}_cifar10", changes=changes, chooses=True, **taught)
+    return Experiment(name, f"hcnn{'_plus' if plus else ''}_cifar10", changes=changes, chooses=True, **distilled)
 
 
-def _rows() -> dict[str, Row]:
+def _rows() -> dict[str, Experiment]:
     rows = {
         **_hcnn_rows("cifar10", "1", (91.23, 92.30)),
-        "1.4": Row("hcnn-paper", "hcnn_cifar10", "paper", near="1.1", goal=91.23),
-        "1.6-9": Row("hcnn-q9-fast", "hcnn_cifar10", network={"rank": 9}),
-        "1.6-16": Row("hcnn-q16-fast", "hcnn_cifar10", network={"rank": 16}),
-        "1.6-32": Row("hcnn-fast", "hcnn_cifar10", network={"rank": 32}),  # row 1.1 itself
-        "1.7": Row("hcnn_plus-published", "hcnn_plus_cifar10_published", "published"),
-        "1.cpu": Row(
+        "1.4": Experiment("hcnn-paper", "hcnn_cifar10", "paper", near="1.1", goal=91.23),
+        "1.6-9": Experiment("hcnn-q9-fast", "hcnn_cifar10", network={"rank": 9}),
+        "1.6-16": Experiment("hcnn-q16-fast", "hcnn_cifar10", network={"rank": 16}),
+        "1.6-32": Experiment("hcnn-fast", "hcnn_cifar10", network={"rank": 32}),  # row 1.1 itself
+        "1.7": Experiment("hcnn_plus-published", "hcnn_plus_cifar10_published", "published"),
+        "1.cpu": Experiment(
             "hcnn-circular-cpu20",
             "hcnn_cifar10",
             network=_CIRCULAR,
@@ -171,15 +171,17 @@ def _rows() -> dict[str, Row]:
             ships="hcnn_cifar10_circular",
         ),
         **_hcnn_rows("cifar100", "2", (62.01, 63.19)),
-        # The published reading-out, a linear map from K values, against one filter per class. Without the 100 filters
-        # at j = 11 it has fewer weights; Q = 50 brings the trained weights within 1 % of it.
-        "2.7-mean": Row("cifar100-readout-mean", "hcnn_cifar100", chooses=True),
-        "2.7-linear": Row("cifar100-readout-linear", "hcnn_cifar100", network={"readout": "linear"}, chooses=True),
-        "2.7-equal": Row(
+        # The published readout, a linear map from K values, against one filter per class. Without the 100 filters at
+        # j = 11 it has fewer weights; with Q = 50 the number of trained weights is equal within 1 %.
+        "2.7-mean": Experiment("cifar100-readout-mean", "hcnn_cifar100", chooses=True),
+        "2.7-linear": Experiment(
+            "cifar100-readout-linear", "hcnn_cifar100", network={"readout": "linear"}, chooses=True
+        ),
+        "2.7-equal": Experiment(
             "cifar100-readout-linear-equal", "hcnn_cifar100", network={"readout": "linear", "rank": 50}, chooses=True
         ),
-        **_comparators(),
-        "3-teacher": Row("step-teacher", "wrn16_2_cifar10", "wrn", chooses=True),
+        **_baselines(),
+        "3-teacher": Experiment("step-teacher", "wrn16_2_cifar10", "wrn", chooses=True),
     }
     for plus in (False, True):
         rows.update({f"3{'+' if plus else ''}-{step}": step_row(plus, [step]) for step in _STEPS})
@@ -189,15 +191,15 @@ def _rows() -> dict[str, Row]:
 ROWS = _rows()
 
 
-def find(name: str, *, final: bool = False) -> Row:
+def find(name: str, *, final: bool = False) -> Experiment:
     """A row by its number; 3-A,B takes the steps A and B together.
 
     Args:
         name: the number.
-        final: of a row that chooses, the run that follows the choice: all training images, and the test set.
+        final: for a row that chooses, the run after the choice, on all training images and with the test set.
 
     Raises:
-        ValueError: for an unknown row, with the nearest ones, or if the row is final anyway.
+        ValueError: for an unknown row, with similar ones, or if the row does not choose.
     """
     before, _, steps = name.partition("-")
     if name in ROWS:
@@ -220,13 +222,13 @@ def _multiply_adds(network: NetworkConfig) -> int:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a row costs by arithmetic, all seeds, without its teacher's own training.
+    """An estimate of what a row costs with all seeds, without the training of its teacher.
 
     Attributes:
         steps: of the optimizer.
-        flop: floating-point operations: twice the multiply-adds, three times for forward and backward, and once for
-            a teacher's pass.
-        minutes: on a GPU, by the assumptions above: an estimate that nothing was measured for.
+        flop: floating-point operations: two per multiply-add, three passes for forward and backward, and one more
+            pass for a teacher.
+        minutes: on a GPU, by the assumptions above; nothing was measured.
     """
 
     steps: int
@@ -234,7 +236,7 @@ class Cost:
     minutes: float
 
 
-def estimate(row: Row) -> Cost:
+def estimate(row: Experiment) -> Cost:
     """The cost of a row."""
     recipe = row.get_recipe()
     images = TRAIN_IMAGES - VALIDATION_IMAGES * row.chooses

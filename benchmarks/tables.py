@@ -1,60 +1,57 @@
-"""One command a row of the paper's tables 1 (CIFAR-10) and 2 (CIFAR-100), and of the steps past them.
+"""One command for each row of the paper's tables 1 (CIFAR-10) and 2 (CIFAR-100), and for steps beyond the paper.
 
-    python benchmarks/tables.py --list                                      # the rows, and what they cost
-    python benchmarks/tables.py 1.1 --data-dir DATA --minutes 9             # cut in pieces: the same command goes on
-    python benchmarks/tables.py 3-ema,cutmix --data-dir DATA                # two steps past the paper, on validation
+    python benchmarks/tables.py --list                                      # the rows and their estimated cost
+    python benchmarks/tables.py 1.1 --data-dir DATA --minutes 9             # stop in time; the same command resumes
+    python benchmarks/tables.py 3-ema,cutmix --data-dir DATA                # two steps beyond the paper, on validation
     python benchmarks/tables.py 3-ema,cutmix --final --data-dir DATA        # the chosen one: all images, the test set
-    python benchmarks/tables.py 1.1 --tiny --device cpu                     # a smoke test: nothing to read from it
+    python benchmarks/tables.py 1.1 --tiny --device cpu                     # a smoke test, not a result
     python benchmarks/tables.py --curves results                            # draw learning curves that are missing
 
-A row is checked for about 20 s first (does the loss fall, how long will it take, how much memory), trained, evaluated
-and collected into OUTPUT/NAME: configuration, logs, result, learning curves where matplotlib is installed, the command.
-It needs torch, numpy and safetensors only (where hcnn is not installed, PYTHONPATH=src). Rows that choose set 5,000
-training images aside by seed and never read the test set; all others train on all 50,000 and read the test set once, as
-result.json says. Checkpoints and weights stay in --work; `python tools/ship_weights.py RUN MODEL` puts weights into the
-package, and the end of a row says so where they are meant to go there.
+The script first checks a row for about 20 s (whether the loss falls, how long the run will take, how much memory it
+needs). It then trains and evaluates, and collects the results in OUTPUT/NAME: configuration, logs, result, the command,
+and learning curves where matplotlib is installed. Training needs torch, numpy and safetensors only (set PYTHONPATH=src
+where hcnn is not installed). Rows that choose set 5,000 training images aside and never read the test set; all others
+train on all 50,000 images and read the test set once. Checkpoints and weights stay in --work. For weights that are to
+ship with the package, the script prints the command that puts them there (`python tools/ship_weights.py RUN MODEL`).
 """
 
 import argparse
-import math
 import os
-import resource
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from table_rows import ROWS, VALIDATION_IMAGES, Row, estimate, find
+from table_check import check
+from table_rows import ROWS, VALIDATION_IMAGES, Experiment, estimate, find
 
 from hcnn.data.datasets import load
 from hcnn.data.image_set import ImageSet, Splits
 from hcnn.data.preprocessing import fit_preprocessing
 from hcnn.functional import backend
-from hcnn.models.hierarchical import build
 from hcnn.runs.allocator import keep_freed_memory, memory_advice
 from hcnn.runs.interrupts import Interrupted
 from hcnn.runs.load import load_run
 from hcnn.runs.seeds import summarize_seeds
 from hcnn.runs.settings import CONFIG, METRICS, RESULT, TIMING, RunSettings, check_same_run, run_config, settle
-from hcnn.runs.teacher import load_distillation
 from hcnn.runs.train import train_run
 from hcnn.storage.atomic import ensure_writable, write_atomically, write_json
 from hcnn.storage.records import read_object
 from hcnn.training.device import find_device
 from hcnn.training.distillation.config import get_distillation
 from hcnn.training.evaluate import predict_logits
-from hcnn.training.trainer import Progress, Trainer
+from hcnn.training.trainer import Progress
 
 _TINY = {"width": 4, "rank": 4, "attribute_support": (3, 3), "depth": 6, "downsample": (3, 5)}
 
 
-def load_data(row: Row, data_dir: Path | None, *, tiny: bool) -> Splits:
-    """The images of a row: with validation images where it chooses, else with the test set."""
+def load_data(row: Experiment, data_dir: Path | None, *, tiny: bool) -> Splits:
+    """The images of a row, with validation images for a row that chooses and with the test set for any other."""
     if tiny:
         random = torch.Generator().manual_seed(0)
         classes = 100 if row.data == "cifar100" else 10
@@ -68,10 +65,10 @@ def load_data(row: Row, data_dir: Path | None, *, tiny: bool) -> Splits:
     return replace(data, test=None) if row.chooses else data
 
 
-def settings_of(row: Row, seed: int, device: str, work: Path, *, tiny: bool, graph: bool = False) -> RunSettings:
-    """The run of a row and a seed."""
+def settings_of(row: Experiment, seed: int, device: str, work: Path, *, tiny: bool, graph: bool = False) -> RunSettings:
+    """The settings of a row's run with one seed."""
     network, recipe = row.network_config(), row.get_recipe()
-    distillation = get_distillation(row.teach)
+    distillation = get_distillation(row.distillation)
     if tiny:
         network = replace(network, **_TINY) if row.model.startswith("hcnn") else network
         recipe = replace(recipe, epochs=1, batch_size=40, milestones=(), factors=())
@@ -82,67 +79,13 @@ def settings_of(row: Row, seed: int, device: str, work: Path, *, tiny: bool, gra
     return RunSettings(network, recipe, row.data, seed, device, graph=graph, teacher=teacher, distillation=distillation)
 
 
-def run_folder(row: Row, seed: int, work: Path) -> Path:
-    """Where a row's run of a seed lies."""
+def run_folder(row: Experiment, seed: int, work: Path) -> Path:
+    """The run folder of a row and a seed."""
     return work / (row.runs or row.name) / str(seed)
 
 
-@dataclass(frozen=True)
-class Check:
-    """What the first seconds of a run say about the rest.
-
-    Attributes:
-        first: loss of the first step that was looked at.
-        last: mean loss of all steps of the check.
-        minutes: expected for the whole run, at the pace of these steps.
-        memory: bytes at most, of the GPU or, on a CPU, of this process.
-    """
-
-    first: float
-    last: float
-    minutes: float
-    memory: int
-
-
-def check(settings: RunSettings, data: Splits, *, seconds: float) -> Check:
-    """Train a throw-away copy at its highest learning rate's tenth for some seconds."""
-    device = torch.device(settings.device)
-    torch.manual_seed(settings.seed)
-    recipe = replace(
-        settings.recipe, schedule="step", milestones=(), factors=(), warmup=0.0, lr=settings.recipe.lr / 10
-    )
-    preprocessing, model = fit_preprocessing(data.train), build(settings.network).to(device)
-    trainer = Trainer(
-        model,
-        data.train.images.to(device),
-        data.train.labels.to(device),
-        preprocessing,
-        recipe,
-        seed=settings.seed,
-        graph=settings.graph,
-        distillation=load_distillation(settings, model, preprocessing) if settings.teacher else None,
-    )
-    losses, times = [], [time.perf_counter()]
-    for progress in trainer.run():
-        if math.isfinite(progress.loss):  # mean of the epoch so far; on a GPU it is looked at every 50th step
-            losses.append(progress.loss)
-        times.append(time.perf_counter())
-        if (times[-1] - times[0] > seconds and len(losses) >= 2) or progress.epoch_done:
-            break
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        times[-1] = time.perf_counter()
-    warm = len(times) // 3
-    pace = (times[-1] - times[warm]) / max(1, len(times) - 1 - warm)
-    if device.type == "cuda":
-        memory = torch.cuda.max_memory_allocated()
-    else:
-        memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Check(losses[0], losses[-1], pace * trainer.steps / 60, memory)
-
-
 def coarse_accuracy(run: Path, test: ImageSet, device: str) -> float:
-    """How often the superclass of the likeliest class is right, from the logits that the accuracy is from."""
+    """The share of test images for which the superclass of the most likely class is right."""
     loaded = load_run(run)
     model = loaded.model.to(device)
     images = loaded.preprocessing.standardize(test.images.to(device))
@@ -153,12 +96,12 @@ def coarse_accuracy(run: Path, test: ImageSet, device: str) -> float:
 
 
 def collect(run: Path, target: Path, command: str) -> None:
-    """Copy what is kept of a finished run."""
+    """Copy the files of a finished run that are kept."""
     target = ensure_writable(target)
     for name in (CONFIG, METRICS, TIMING, RESULT):
         write_atomically(target / name, (run / name).read_bytes())
     write_atomically(target / "command.txt", f"{command}\n".encode())
-    with suppress(ImportError):  # drawn later, elsewhere: --curves
+    with suppress(ImportError):  # --curves draws them later, on another machine
         draw_curves(target)
 
 
@@ -174,7 +117,7 @@ def draw_curves(folder: Path) -> list[Path]:
 
 
 class Stop:
-    """Asks a run to stop after a time, once: a second signal would end the process without a checkpoint."""
+    """Asks a run to stop after some time, only once: a second signal would end the process without a checkpoint."""
 
     def __init__(self, minutes: float, say: Callable[[str], None]) -> None:
         self.end, self.say, self.asked = time.monotonic() + 60 * minutes, say, False
@@ -189,10 +132,11 @@ class Stop:
 
 
 def refuse(name: str, target: Path, settings: RunSettings, data: Splits) -> None:
-    """Refuse a row whose teacher is missing, or whose results would go over another run's; ValueError says why."""
+    """Raise a ValueError for a row whose teacher is missing, or whose results would overwrite those of another run."""
     if settings.teacher is not None and not (settings.teacher / RESULT).exists():
         raise ValueError(
-            f"{name} learns from row {find(name).teacher}: run that first; {settings.teacher} is not a finished run"
+            f"{name} is distilled from row {find(name).teacher}: run that first; "
+            f"{settings.teacher} is not a finished run"
         )
     if (target / CONFIG).exists():
         known = read_object(target / CONFIG)
@@ -201,7 +145,7 @@ def refuse(name: str, target: Path, settings: RunSettings, data: Splits) -> None
 
 
 def start_check(name: str, settings: RunSettings, data: Splits, options: argparse.Namespace) -> str:
-    """What `check` found; ValueError if the run would not finish or does not learn."""
+    """The result of `check` in words; a ValueError if the run would take too long or does not learn."""
     with memory_advice(settings.recipe):
         found = check(settings, data, seconds=options.check)
     if found.minutes > options.budget:
@@ -220,7 +164,7 @@ def start_check(name: str, settings: RunSettings, data: Splits, options: argpars
 
 
 def run_row(name: str, options: argparse.Namespace, say: Callable[[str], None] = print) -> int:
-    """Check, train, evaluate and collect a row; 0 when it is finished, 75 when time was up before."""
+    """Check, train, evaluate and collect a row; returns 0 when it is finished, 75 when the time was up before."""
     row, stop = find(name, final=options.final), Stop(options.minutes, say)
     data = load_data(row, options.data_dir, tiny=options.tiny)
     words = [name, *(["--final"] if options.final else []), *(["--tiny"] if options.tiny else [])]
@@ -239,7 +183,7 @@ def run_row(name: str, options: argparse.Namespace, say: Callable[[str], None] =
         try:
             result = train_run(run, settings, data, resume=True, on_step=stop, say=say)
         except Interrupted as interrupted:
-            say(f"{interrupted}; the same command goes on")
+            say(f"{interrupted}; the same command resumes")
             return 75
         if data.test is not None and data.test.superclasses and "test_coarse_accuracy" not in result:
             result["test_coarse_accuracy"] = coarse_accuracy(run, data.test, options.device)
@@ -256,26 +200,28 @@ def run_row(name: str, options: argparse.Namespace, say: Callable[[str], None] =
 
 
 def show_rows() -> None:
-    """Print the rows and what they cost by arithmetic."""
+    """Print the rows and their estimated cost."""
     print(f"{'row':20} {'folder':32} {'model':28} {'recipe':12} {'steps':>9} {'min':>6}  purpose")
     for name, row in ROWS.items():
         cost = estimate(row)
         print(
             f"{name:20} {row.name:32} {row.model:28} {row.recipe:12} {cost.steps:9,} {cost.minutes:6.1f}  {row.purpose}"
         )
-    print("min: GPU minutes by arithmetic at 10^14 operations/s and at least 5 ms a step; assumed, not measured")
+    print("min: estimated GPU minutes, assuming 10^14 operations/s and at least 5 ms per step; not measured")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; 0, 2 for bad input, 75 when time was up before the row was finished."""
+    """The command line; returns 0, or 2 for bad input, or 75 when the time was up before the row was finished."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("row", nargs="?", help="which row")
+    parser.add_argument("row", nargs="?", help="number of the row")
     parser.add_argument("--list", action="store_true", help="show the rows and stop")
     parser.add_argument("--curves", type=Path, metavar="FOLDER", help="draw missing learning curves and stop")
-    parser.add_argument("--final", action="store_true", help="a chosen row on all training images, with the test set")
-    parser.add_argument("--data-dir", type=Path, help="where cifar-10-batches-bin or cifar-100-binary lies")
-    parser.add_argument("--output", type=Path, help="where results are collected (results)")
-    parser.add_argument("--work", type=Path, help="where runs, checkpoints, weights lie (runs/tables)")
+    parser.add_argument(
+        "--final", action="store_true", help="train a chosen row on all training images, with the test set"
+    )
+    parser.add_argument("--data-dir", type=Path, help="folder that holds cifar-10-batches-bin or cifar-100-binary")
+    parser.add_argument("--output", type=Path, help="folder for the results (default: results)")
+    parser.add_argument("--work", type=Path, help="folder for runs, checkpoints and weights (default: runs/tables)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--minutes", type=float, default=1e6, help="stop with a checkpoint after this long")
     parser.add_argument("--budget", type=float, default=600, help="refuse a run that would take more minutes than this")
@@ -283,12 +229,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cuda-graph", action="store_true", help="record the step as a CUDA graph")
     parser.add_argument("--no-kernels", action="store_true", help="without Triton kernels")
     parser.add_argument("--threads", type=int, help="CPU threads")
-    parser.add_argument("--tiny", action="store_true", help="few random images, a narrow network, one epoch")
+    parser.add_argument("--tiny", action="store_true", help="use few random images, a narrow network and one epoch")
     options = parser.parse_args(arguments)
     if options.list or not (options.row or options.curves):
         show_rows()
         return 0
-    place = Path("runs/tiny") if options.tiny else Path()  # a smoke test never comes near results
+    place = Path("runs/tiny") if options.tiny else Path()  # keeps a smoke test away from the results
     options.output = options.output or place / "results"
     options.work = options.work or (place / "work" if options.tiny else Path("runs/tables"))
     if options.tiny:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import hcnn
+from hcnn.models.hierarchical import build
 from hcnn.runs.load import load_run
 from hcnn.training.recipes import get_recipe
 
@@ -85,7 +86,7 @@ def test_rows_are_the_networks_and_recipes_they_say() -> None:
     weights = {}
     for name in ("2.7-mean", "2.7-equal"):
         settings = tables.settings_of(tables.find(name), 0, "cpu", Path("work"), tiny=False)
-        weights[name] = hcnn.count_parameters(tables.build(settings.network)).trained
+        weights[name] = hcnn.count_parameters(build(settings.network)).trained
     assert abs(weights["2.7-equal"] / weights["2.7-mean"] - 1) < 0.01
 
 
@@ -159,7 +160,7 @@ def test_wrong_input_ends_with_2_and_a_reason(place, tmp_path, capsys) -> None:
     assert run(place, "1.11") == 2
     assert "unknown row '1.11'; did you mean 1.1" in capsys.readouterr().err
     assert run(tmp_path, "1.8-wrn16_1_taught", "--tiny") == 2  # its teacher has not been trained
-    assert "learns from row 1.8-wrn40_1: run that first" in capsys.readouterr().err
+    assert "is distilled from row 1.8-wrn40_1: run that first" in capsys.readouterr().err
     assert not (tmp_path / "work").exists()
     assert run(tmp_path, "1.1", "--tiny", "--budget", "1e-9") == 2
     assert "--budget is 1e-09" in capsys.readouterr().err
