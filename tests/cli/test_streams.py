@@ -60,25 +60,28 @@ def _training(folder: Path, output: Path) -> list[str]:
     return [*command, "--batch-size", "20", "--output", str(output)]
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&- 2>&-"])
 def test_closed_streams_end_no_command(closed, run, tmp_path) -> None:
     commands = [
         [],
         ["train", "--help"],
-        ["models"],
+        ["summary", "hcnn_digits"],
         ["predict", run, run.parent / "ж.png"],
         ["train", "--epocs", "3"],
         ["evaluate", tmp_path / "none"],
         ["predict", run, "-", *([] if "<" in closed else ["--top", "0"])],
-        _training(run.parent, tmp_path / "out"),
     ]
+    expected = [0, 0, 0, 0, 2, 2, 2]
+    if closed.count("-") == 3:  # the longest command once
+        commands, expected = [*commands, _training(run.parent, tmp_path / "out")], [*expected, 0]
     codes, _, errors = _process(commands, tmp_path / "codes", closed)
-    assert codes == [0, 0, 0, 0, 2, 2, 2, 0]
+    assert codes == expected
     assert b"Traceback" not in errors
     assert b"Exception ignored" not in errors
-    # No file of the run took the descriptor of a closed stream, so nothing was printed into one.
-    assert json.loads((tmp_path / "out" / "result.json").read_text())["seed"] == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"config.json", "weights.safetensors", "curves.png"}
+    if len(codes) == 8:  # no file of the run took the descriptor of a closed stream, so nothing was printed into one
+        assert json.loads((tmp_path / "out" / "result.json").read_text())["seed"] == 0
+        names = {path.name for path in (tmp_path / "out").iterdir()}
+        assert names >= {"config.json", "weights.safetensors", "curves.png"}
 
 
 def test_a_full_device_is_an_error_of_one_line(tmp_path) -> None:
@@ -87,10 +90,12 @@ def test_a_full_device_is_an_error_of_one_line(tmp_path) -> None:
     assert errors.decode() == "hcnn: [Errno 28] No space left on device\n"
 
 
-@pytest.mark.parametrize("encoding", ["cp1251", "ascii", "latin-1:strict"])
+@pytest.mark.parametrize("encoding", ["cp1251", "ascii:strict"])
 def test_what_an_encoding_lacks_is_escaped(encoding, run, tmp_path) -> None:
     commands = [[*one, "--help"] for one in (["train"], ["predict"], ["explore"])]
-    commands += [["train", "--help-all"], ["summary", "hcnn_digits"], _training(run.parent, tmp_path / "выход")]
+    commands += [["train", "--help-all"], ["summary", "hcnn_digits"]]
+    if encoding == "ascii:strict":
+        commands.append(_training(run.parent, tmp_path / "выход"))
     image = ["predict", run, run.parent / "ж.png", "--top", "2", "--format"]
     commands += [[*image, form] for form in ("text", "table", "csv", "json")]
     codes, out, errors = _process(commands, tmp_path / "codes", PYTHONIOENCODING=encoding)
@@ -110,12 +115,12 @@ def test_what_an_encoding_lacks_is_escaped(encoding, run, tmp_path) -> None:
 
 
 def test_output_to_a_pipe_is_never_wrapped(run, tmp_path) -> None:
-    commands = [["summary", "hcnn_cifar10"], ["models"], ["train", "--help-all"], [], ["train", "--help"]]
+    commands = [["summary", "hcnn_cifar10"], ["train", "--help-all"], [], ["train", "--help"]]
     commands += [["predict", run, run.parent / "ж.png"], ["evaluate", tmp_path / ("no such run " * 20)]]
     outputs = [_process(commands, tmp_path / "codes", COLUMNS=columns) for columns in ("10", "500")]
     assert outputs[0] == outputs[1]
     codes, out, errors = outputs[0]
-    assert codes == [0, 0, 0, 0, 0, 0, 2]
+    assert codes == [0, 0, 0, 0, 0, 2]
     assert max(map(len, out.decode().splitlines())) > 150  # an explanation stands on one line
     assert errors.decode().count("\n") == 1
 
