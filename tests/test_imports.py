@@ -1,6 +1,8 @@
 """The one rule of imports: a package imports only itself and those below it."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,38 @@ def test_imports_point_downwards(path) -> None:
     assert package in FLOOR, f"{package}: give it a floor in this test"
     wrong = {name for name in imports(path) if name != package and FLOOR[name] >= FLOOR[package]}
     assert not wrong, f"{path.relative_to(SOURCE)} imports {sorted(wrong)}"
+
+
+# Modules that take long to load. What needs one loads it where it is used. `import hcnn` must not load them, nor the help
+# of the command, beyond what `import torch` loads by itself.
+HEAVY = {
+    *("torch._dynamo", "torch._inductor", "torch._functorch", "torch.onnx", "torch.export", "torch.distributed.run"),
+    *("sympy", "scipy", "sklearn", "pandas", "matplotlib", "PIL", "networkx"),
+    *("onnx", "onnxruntime", "triton", "faiss", "huggingface_hub", "http.server"),
+}
+
+
+def loaded(code: str) -> set[str]:
+    """Names of all modules that a fresh interpreter has loaded after some code."""
+    script = f"import sys\n{code}\nsys.stderr.write(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+@pytest.fixture(scope="module")
+def of_torch() -> set[str]:
+    return loaded("import torch")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import hcnn",
+        "from hcnn.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit as end:\n    assert not end.code",
+    ],
+    ids=["import hcnn", "hcnn --help"],
+)
+def test_what_takes_long_to_load_is_loaded_where_it_is_needed(code, of_torch) -> None:
+    found = loaded(code)
+    assert "hcnn" in found
+    assert not (found - of_torch) & HEAVY
