@@ -51,8 +51,8 @@ def test_imports_point_downwards(path) -> None:
     assert not wrong, f"{path.relative_to(SOURCE)} imports {sorted(wrong)}"
 
 
-# Modules that take long to load. What needs one loads it where it is used. `import hcnn` must not load them, nor the help
-# of the command, beyond what `import torch` loads by itself.
+# Modules that take long to load. What needs one loads it where it is used: neither `import hcnn` nor the help of the
+# command may load one that `import torch` does not load by itself.
 HEAVY = {
     *("torch._dynamo", "torch._inductor", "torch._functorch", "torch.onnx", "torch.export", "torch.distributed.run"),
     *("sympy", "scipy", "sklearn", "pandas", "matplotlib", "PIL", "networkx"),

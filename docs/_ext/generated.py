@@ -55,9 +55,9 @@ def counts_table() -> str:
     model = hcnn.create_model("hcnn_cifar10")
     found: dict[tuple[str, ...], list[int]] = {}
     for j, layer in enumerate(model.layers[1:], start=2):
-        sizes = model.attribute_sizes[j - 2][layer.averaged :]
-        support, stride = layer.attribute_support, layer.stride[: layer.attributes]
-        filters, taps = model.attribute_sizes[j - 1][-1], math.prod(layer.spatial_support)
+        support, stride = layer.geometry.attribute_support, layer.geometry.attribute_stride
+        sizes = model.attribute_sizes[j - 2][-len(support) :]
+        filters, taps = model.attribute_sizes[j - 1][-1], math.prod(layer.geometry.spatial_support)
         axes = list(zip(sizes, support, stride, strict=True))
         inside = math.prod(
             placement(n, k, s, "zeros", device=torch.device("cpu"), dtype=torch.float64).sum().item()

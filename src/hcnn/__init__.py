@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hcnn.functional import attribute_conv, marginal, patch_moments, translate
     from hcnn.layers.block import AttributeBlock
-    from hcnn.layers.factorized import AttributeConv, FactorizedConv
+    from hcnn.layers.factorized import FactorizedConv
+    from hcnn.layers.plain import AttributeConv
     from hcnn.models.hierarchical import (
         AttributeArray,
         HierarchicalCNN,
@@ -47,7 +48,7 @@ __all__ = [
     "translate",
 ]
 # Loaded when first asked for, so that `hcnn --help` and `hcnn --version` do not wait for PyTorch.
-_HOMES = ("hcnn.functional", "hcnn.layers.block", "hcnn.layers.factorized", "hcnn.models.hierarchical")
+_HOMES = ("hcnn.functional", "hcnn.layers", "hcnn.models.hierarchical")
 _SUBPACKAGES = ("functional", "layers", "models")
 
 

@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hcnn.functional import attribute_conv
-from hcnn.layers.factorized import AttributeConv, FactorizedConv
+from hcnn.functional.plus_step import plus_matrix
+from hcnn.layers.factorized import FactorizedConv
 from hcnn.layers.folded import fold_layer
+from hcnn.layers.plain import AttributeConv
 from hcnn.testing import assert_covariant, assert_invariant
 
 GEOMETRIES = {  # averaged axes, v, u, support v, support u, stride
@@ -55,7 +57,8 @@ class TwoStep(nn.Module):
         self.norm.load_state_dict(layer.norm.state_dict())
 
     def forward(self, x: Tensor) -> Tensor:
-        s, d = self.source, self.source.spatial
+        s = self.source.geometry
+        d = s.spatial
         if s.averaged:
             x = x.mean(list(range(1, 1 + s.averaged)))
         b, v, u = x.shape[0], x.shape[1:-d], x.shape[-d:]
@@ -64,7 +67,7 @@ class TwoStep(nn.Module):
             [attribute_conv(flat, one[None], spatial=d, boundary=s.boundary)[:, 0] for one in self.h], 1
         )  # (b·v, q, *u)
         y = self.inner_norm(y.flatten(2)).reshape(y.shape)
-        if s.inner_elu:
+        if self.source.inner_elu:
             y = F.elu(y)
         y = y.reshape(b, *v, len(self.h), *u)
         z = sum(
@@ -254,10 +257,22 @@ def test_a_layer_says_which_form_its_attribute_step_takes(boundary, chosen) -> N
     assert layer.chosen_method((8, 16), 16) == chosen
     assert fold_layer(layer, (8, 16)).chosen_method((8, 16), 16) == chosen
     assert layer.chosen_method((8, 16), 16, "cuda") == "dense"
-    _, transforms = layer.plus_matrix(layer.g, (8, 16), "cpu")
-    assert (transforms is not None) == (chosen == "spectral")
-    layer.method = "dense"
-    x = torch.randn(2, 2, 8, 16, 4, 4)
-    dense = layer.eval()(x)
-    layer.method = "spectral"
-    torch.testing.assert_close(layer(x), dense, rtol=1e-4, atol=1e-4)
+    prepared = plus_matrix(layer.g, (8, 16), (2, 2), boundary, "auto", "cpu")
+    assert (prepared.analysis is not None) == (chosen == "spectral")
+    x, results = torch.randn(2, 2, 8, 16, 4, 4), []
+    for method in ("dense", "spectral"):
+        other = FactorizedConv(
+            16,
+            32,
+            attribute_support=(7, 11),
+            stride=(2, 2, 1, 1),
+            averaged=1,
+            inner_elu=True,
+            boundary=boundary,
+            method=method,
+        )
+        other.load_state_dict(layer.state_dict())
+        assert other.chosen_method((8, 16), 16) == fold_layer(other, (8, 16)).chosen_method((8, 16), 16) == method
+        results += [other.eval()(x), fold_layer(other, (8, 16))(x)]
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=1e-4, atol=1e-4)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import hcnn
+from hcnn.layers import AttributeLayer
 from hcnn.models.hierarchical import AttributeNetwork, HierarchicalCNNConfig, MultiscaleConfig
 from hcnn.models.summary import summarize
 from hcnn.testing import assert_invariant
@@ -192,19 +193,36 @@ def test_bad_images_are_explained() -> None:
 
 
 @pytest.mark.parametrize("folded", [False, True])
-def test_hooks_see_whole_arrays_and_wrapped_layers_work(folded) -> None:
+def test_hooks_of_every_kind_see_documented_arrays_and_wrapped_layers_work(folded) -> None:
+    """A layer returns x_j averaged over its oldest attribute where the next one sums over it; array hooks see x_j."""
     model, x = _small("hcnn_digits")
     model.eval()
     if folded:
         model = model.fold()
-    with torch.no_grad():
-        logits, arrays = model(x, return_arrays=True)
-        seen = {}
-        for j in (3, 5):
-            model.layers[j - 1].register_forward_hook(lambda layer, inputs, out, j=j: seen.update({j: out}))
-        model.layers[3].register_forward_pre_hook(lambda layer, inputs: seen.update({"into 4": inputs[0]}))
-        torch.testing.assert_close(model(x), logits)
-        for key, j in ((3, 3), (5, 5), ("into 4", 3)):
-            torch.testing.assert_close(seen[key], arrays[j].values)
-        model.layers[4] = torch.nn.Sequential(model.layers[4])
-        torch.testing.assert_close(model(x), logits)
+    logits, arrays = model(x, return_arrays=True)
+    seen: dict[object, torch.Tensor] = {}
+    for j in (3, 5):
+        layer = model.layers[j - 1]
+        layer.register_forward_hook(lambda layer, inputs, out, j=j: seen.update({("out", j): out}))
+        layer.register_full_backward_hook(lambda layer, to_in, to_out, j=j: seen.update({("grad", j): to_out[0]}))
+        assert isinstance(layer, AttributeLayer)
+        layer.register_array_hook(lambda array, j=j: seen.update({("array", j): array}))
+    model.layers[3].register_forward_pre_hook(lambda layer, inputs: seen.update({("in", 4): inputs[0]}))
+    everywhere = torch.nn.modules.module.register_module_forward_hook(
+        lambda layer, inputs, out: seen.update({("global", id(layer)): out})
+    )
+    with everywhere:
+        found = model(x)
+    torch.testing.assert_close(found, logits)
+    found.sum().backward()
+    for j in (3, 5):
+        torch.testing.assert_close(seen["array", j], arrays[j].values)
+        expected = arrays[j].values.mean(1)
+        torch.testing.assert_close(seen["out", j], expected)
+        torch.testing.assert_close(seen["global", id(model.layers[j - 1])], expected)
+        assert seen["grad", j].shape == expected.shape
+    torch.testing.assert_close(seen["in", 4], arrays[3].values.mean(1))
+    model.layers[4] = torch.nn.Sequential(model.layers[4])
+    torch.testing.assert_close(model(x), logits)
+    with pytest.raises(ValueError, match="layer 5 is a Sequential, which does not give its whole array"):
+        model(x, return_arrays=True)

@@ -15,8 +15,8 @@ from hcnn.bench.memory import peak_of_step
 from hcnn.bench.throughput import compared_networks, measure_networks
 from hcnn.bench.timing import inference_network, make_step, throughput, time_steps
 from hcnn.bench.two_step import TwoStepNetwork
-from hcnn.layers.factorized import AttributeLayer
-from hcnn.models.hierarchical import AttributeNetwork, create_model
+from hcnn.functional import Method
+from hcnn.models.hierarchical import AttributeNetwork, build, create_model, model_config
 from hcnn.models.summary import summarize
 from hcnn.runs.allocator import keep_freed_memory
 from hcnn.runs.environment import commit, hardware
@@ -39,7 +39,7 @@ class Case:
     name: str
     overrides: dict[str, Any] = field(default_factory=dict)
     two_step: bool = False
-    method: str = "auto"
+    method: Method = "auto"
     dtype: str = "float32"
     batch: int = 16
     side: int = 32
@@ -58,16 +58,13 @@ def prepare(case: Case, *, train: bool, images: int | None = None, device: str =
         The step.
     """
     torch.manual_seed(0)
-    source = create_model(case.name, **case.overrides)
+    source = build(model_config(case.name, **case.overrides), method=case.method)
     channels, classes, model = source.config.channels, source.config.classes, source
     if case.two_step:
         assert isinstance(source, AttributeNetwork)
         model = TwoStepNetwork(source)
     elif not train:
         model = inference_network(source)
-    for layer in model.modules():
-        if isinstance(layer, AttributeLayer) and layer.attributes and layer.channels is None:
-            layer.method = case.method  # pyright: ignore[reportAttributeAccessIssue]
     model = model.to(device).train(train)
     x = torch.randn(images or case.batch, channels, case.side, case.side, device=device)
     return make_step(model, x, classes=classes, train=train, dtype=case.dtype)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hcnn.functional import CONVOLUTIONS, marginal, pad_spatial
-from hcnn.layers.factorized import AttributeConv, FactorizedConv
+from hcnn.layers import AttributeConv, FactorizedConv
 from hcnn.models.hierarchical import AttributeNetwork
 
 
@@ -29,11 +29,10 @@ class TwoStepConv(nn.Module):
         super().__init__()
         self.weight, self.norm = nn.Parameter(layer.weight.detach().clone()), nn.BatchNorm1d(len(layer.weight))
         self.norm.load_state_dict(layer.norm.state_dict())
-        self.stride, self.boundary, self.spatial = layer.stride, layer.boundary, layer.spatial
-        self.channels, self.attributes, self.averaged = layer.channels, layer.attributes, layer.averaged
+        g = layer.geometry
+        self.stride, self.boundary, self.channels, self.attributes = g.stride, g.boundary, g.channels, g.attributes
 
     def forward(self, x: Tensor) -> Tensor:
-        x = marginal(x, range(1, 1 + self.averaged))
         if self.channels is None:  # (b, *v, *u): all axes are convolved, the one input channel is new
             y = _convolve(x[:, None], self.weight[:, None], self.stride, self.boundary)  # (b, k, *v', *u')
         else:
@@ -52,11 +51,11 @@ class TwoStepFactorized(nn.Module):
         self.norm = nn.BatchNorm1d(len(layer.g))
         self.inner_norm.load_state_dict(layer.inner_norm.state_dict())
         self.norm.load_state_dict(layer.norm.state_dict())
-        self.stride, self.boundary, self.spatial = layer.stride, layer.boundary, layer.spatial
-        self.attributes, self.averaged, self.inner_elu = layer.attributes, layer.averaged, layer.inner_elu
+        g = layer.geometry
+        self.stride, self.boundary, self.spatial, self.attributes = g.stride, g.boundary, g.spatial, g.attributes
+        self.average_oldest, self.inner_elu = layer.average_oldest, layer.inner_elu
 
     def forward(self, x: Tensor) -> Tensor:
-        x = marginal(x, range(1, 1 + self.averaged))
         n, b, sizes = self.attributes, x.shape[0], x.shape[1 : 1 + self.attributes]
         maps = x.reshape(-1, 1, *x.shape[1 + n :])  # (b·v, 1, *u)
         z = _convolve(maps, self.h[:, None], [1] * self.spatial, self.boundary)  # (b·v, q, *u)
@@ -72,7 +71,8 @@ class TwoStepFactorized(nn.Module):
         y = _convolve(z, self.g, self.stride[:n], self.boundary)  # (b·u', k, *v')
         y = F.elu(self.norm(y.flatten(2)).reshape(y.shape))
         y = y.reshape(b, -1, *y.shape[1:]).movedim(1, -1).movedim(1, 1 + n)  # (b, *v', k, u')
-        return y.reshape(*y.shape[:-1], *space)
+        y = y.reshape(*y.shape[:-1], *space)
+        return marginal(y, 1) if self.average_oldest else y
 
 
 class TwoStepNetwork(nn.Module):

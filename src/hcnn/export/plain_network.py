@@ -96,20 +96,22 @@ class PlainLayer(nn.Module):
 
     def __init__(self, layer: FoldedConv | FoldedPlusConv, sizes: Sequence[int], *, compact: bool) -> None:
         super().__init__()
-        self.averaged = math.prod(sizes[: layer.averaged])
-        self.circular = layer.boundary == "circular"
-        self.margins = tuple(k // 2 for k in layer.spatial_support)
-        self.stride = tuple(layer.stride[layer.attributes :])
-        convolved, steps = tuple(sizes[layer.averaged :]), layer.stride[: layer.attributes]
+        geometry = layer.geometry
+        oldest = len(sizes) - geometry.attributes
+        self.averaged = math.prod(sizes[:oldest])
+        self.circular = geometry.boundary == "circular"
+        self.margins = tuple(k // 2 for k in geometry.spatial_support)
+        self.stride = geometry.spatial_stride
+        convolved, steps = tuple(sizes[oldest:]), geometry.attribute_stride
         self.plus = isinstance(layer, FoldedPlusConv)
         if isinstance(layer, FoldedPlusConv):
             self.register_buffer("h", layer.h.detach()[:, None].clone())  # (q, 1, *ku)
             self.register_buffer("shift", layer.shift.detach().clone())
-            pointwise = layer.g.detach().reshape(*layer.g.shape, *[1] * layer.spatial)
-            taps = flatten_taps(pointwise, convolved, steps, layer.boundary, channel_axis=True)
+            pointwise = layer.g.detach().reshape(*layer.g.shape, *[1] * geometry.spatial)
+            taps = flatten_taps(pointwise, convolved, steps, geometry.boundary, channel_axis=True)
         else:
             taps = flatten_taps(
-                layer.weight.detach(), convolved, steps, layer.boundary, channel_axis=layer.channels is not None
+                layer.weight.detach(), convolved, steps, geometry.boundary, channel_axis=geometry.channels is not None
             )
         self.taps = taps
         self.inputs = math.prod(convolved) if self.plus else 0  # each is filtered by h on its own
@@ -150,7 +152,7 @@ class PlainLayer(nn.Module):
 
 
 def _split(layer: FoldedConv | FoldedPlusConv, convolved: Sequence[int]) -> list[int]:
-    return [n // s for n, s in zip(convolved, layer.stride[: layer.attributes], strict=True)]
+    return [n // s for n, s in zip(convolved, layer.geometry.attribute_stride, strict=True)]
 
 
 def _wrap(x: Tensor, margins: Sequence[int]) -> Tensor:

@@ -91,13 +91,22 @@ def define_operator(
         lambda ctx, *grads: gradients_of(backward_operator, ctx, grads), setup_context=Operator.setup_context
     )
 
+    types = [str(one.type) for one in getattr(torch.ops.hcnn, name).default._schema.arguments]
+
     def call(*inputs: Any) -> Any:
-        return operator(*inputs) if _recorded(inputs[0]) else Operator.apply(*inputs)
+        if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+            inputs = tuple(map(_numbers, inputs, types))
+        return operator(*inputs) if is_recorded(inputs[0]) else Operator.apply(*inputs)
 
     return call  # pyright: ignore
 
 
-def _recorded(x: Tensor) -> bool:
+def _numbers(value: Any, kind: str) -> Any:
+    """An argument with the integers of its schema, where a tracer gives sizes as tensors."""
+    return [int(one) for one in value] if kind == "List[int]" else int(value) if kind == "int" else value
+
+
+def is_recorded(x: Tensor) -> bool:
     """Whether somebody records operators now, who should see this one and not what it does."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         return True

@@ -86,8 +86,8 @@ class AttributeBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, *u) -> (b, c, *u')."""
         channels = math.prod(self.attributes)
-        if x.ndim != 2 + self.conv.spatial or x.shape[1] != channels:
-            axes = ", ".join(["b", "c", *(f"u{i + 1}" for i in range(self.conv.spatial))])
+        if x.ndim != 2 + self.conv.geometry.spatial or x.shape[1] != channels:
+            axes = ", ".join(["b", "c", *(f"u{i + 1}" for i in range(self.conv.geometry.spatial))])
             raise ValueError(
                 f"AttributeBlock: expected ({axes}) with c = {channels} channels, as the attributes {self.attributes} "
                 f"have; got shape {tuple(x.shape)}"

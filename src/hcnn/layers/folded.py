@@ -9,25 +9,30 @@ from torch.utils._pytree import tree_map_only
 
 from hcnn.functional import Method, conv_matrix
 from hcnn.functional import normalize_elu as kernels
-from hcnn.layers.factorized import AttributeConv, AttributeLayer, FactorizedConv, PlusMatrix, edge_bias, scale_rows
+from hcnn.functional.plus_step import attribute_plus_step, plus_matrix, plus_method
+from hcnn.layers.base import AttributeLayer, enter
+from hcnn.layers.factorized import FactorizedConv, edge_bias, scale_rows
+from hcnn.layers.kept import Kept
 from hcnn.layers.normalization import in_double, running, scale_shift
+from hcnn.layers.plain import AttributeConv, convolve
 
 
 @torch.no_grad()
-def fold_layer(layer: AttributeConv | FactorizedConv, sizes: Sequence[int]) -> "FoldedConv | FoldedPlusConv":
+def fold_layer(layer: nn.Module, sizes: Sequence[int], where: str = "fold") -> "FoldedConv | FoldedPlusConv":
     """The inference layer with equal outputs: w and a bias, or with an inner ELU the scaled h and g and their biases.
 
     Everything is composed in float64 and rounded once.
 
     Args:
-        layer: in eval mode or not; its running statistics count.
+        layer: an `AttributeConv` or `FactorizedConv`, in eval mode or not; its running statistics count.
         sizes: lengths of the convolved attribute axes, on which the bias depends under zeros.
+        where: what an error begins with.
 
     Returns:
         A layer whose outputs equal those of `layer` in eval mode.
 
     Raises:
-        ValueError: if a normalization keeps no running statistics.
+        ValueError: if it is another layer, or a normalization keeps no running statistics.
 
     Example:
         >>> layer = FactorizedConv(4, 9, attribute_support=(3,), stride=(2, 1, 1)).eval()
@@ -36,6 +41,8 @@ def fold_layer(layer: AttributeConv | FactorizedConv, sizes: Sequence[int]) -> "
         True
 
     """
+    if not isinstance(layer, AttributeConv | FactorizedConv):
+        raise ValueError(f"{where}: expected an AttributeConv or FactorizedConv; got {_described(layer)}")
     norm = in_double(layer.norm)
     outer_scale, outer_shift = scale_shift(norm, *running(norm))
     if isinstance(layer, AttributeConv):
@@ -47,10 +54,16 @@ def fold_layer(layer: AttributeConv | FactorizedConv, sizes: Sequence[int]) -> "
         dtype = layer.h.dtype
         return FoldedPlusConv(layer, h.to(dtype), shift.to(dtype), g.to(dtype), outer_shift.to(dtype))
     weight = torch.tensordot(g.movedim(1, -1), h, dims=1)  # (k, *kv, *ku)
-    bias = edge_bias(g, shift, g.new_empty(1, *sizes), layer.stride, layer.boundary) + outer_shift  # (*v', k)
-    if layer.boundary == "circular":  # constant along v'
+    bias = edge_bias(g, shift, sizes, layer.geometry.stride, layer.geometry.boundary) + outer_shift  # (*v', k)
+    if layer.geometry.boundary == "circular":  # constant along v'
         bias = bias.reshape(-1, bias.shape[-1])[0]
     return _folded(layer, weight, bias)
+
+
+def _described(layer: nn.Module) -> str:
+    """A module, and what it wraps."""
+    inner = [type(one).__name__ for one in layer.modules() if isinstance(one, AttributeLayer) and one is not layer]
+    return type(layer).__name__ + (f" around {', '.join(inner)}: unwrap it first" if inner else "")
 
 
 def _folded(layer: AttributeConv | FactorizedConv, weight: Tensor, bias: Tensor) -> "FoldedConv":
@@ -58,37 +71,7 @@ def _folded(layer: AttributeConv | FactorizedConv, weight: Tensor, bias: Tensor)
     return FoldedConv(layer, weight.to(dtype), bias.to(dtype))
 
 
-class _Folded(AttributeLayer):
-    """An inference layer, which keeps the matrix that it makes of its filters from one call to the next."""
-
-    def __init__(self, source: AttributeLayer) -> None:
-        super().__init__(**_geometry(source))
-        self._kept: dict[tuple[Any, ...], Any] = {}
-
-    def prepare(self, weight: Tensor, x: Tensor) -> Any:
-        """What the convolution makes of its filters, for an array that has entered."""
-        raise NotImplementedError
-
-    def kept(self, weight: Tensor, x: Tensor) -> Any:
-        """What `prepare` made, or makes now; None where it must be made anew each time."""
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or weight.is_inference():
-            return None
-        kind, sizes = x.device.type, x.shape[1 : 1 + self.attributes]
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-        # The last entry tells of changes in place.
-        key = (*sizes, self.method, self.native(x), dtype, weight.device, weight.data_ptr(), weight._version)
-        if key not in self._kept:
-            with torch.inference_mode(False), torch.no_grad():
-                made = tree_map_only(Tensor, lambda one: one.to(dtype), self.prepare(weight, x))
-            self._kept = {key: made}
-        return self._kept[key]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and files are without it."""
-        return {**super().__getstate__(), "_kept": {}}
-
-
-class FoldedConv(_Folded):
+class FoldedConv(AttributeLayer):
     """An inference layer ``ρ(x * w + bias)``, as `fold_layer` makes it, whose convolution holds composed filters only.
 
     Args:
@@ -99,24 +82,28 @@ class FoldedConv(_Folded):
     """
 
     def __init__(self, source: AttributeLayer, weight: Tensor, bias: Tensor) -> None:
-        super().__init__(source)
-        self.weight = nn.Parameter(weight.clone())
-        self.bias = nn.Parameter(bias.clone())
+        super().__init__(source.geometry, method=source.method, average_oldest=source.average_oldest)
+        self.weight, self.bias = _parameter(weight), _parameter(bias)
+        self._kept = Kept()
 
-    def prepare(self, weight: Tensor, x: Tensor) -> Tensor:
-        """The spatial convolution that stands for w."""
-        sizes, stride = x.shape[1 : 1 + self.attributes], self.stride[: self.attributes]
-        method = self.chosen_method(sizes, len(weight), x.device.type, native=self.native(x))
-        return conv_matrix(weight, sizes, stride, self.boundary, method, channel_axis=self.channels is not None)
+    def compute(self, x: Tensor, average_oldest: bool) -> Tensor:
+        """x_j, averaged over its oldest attribute or not."""
+        g = self.geometry
+        x = enter(x, g, self.weight.dtype)
+        sizes, dtype = x.shape[1 : 1 + g.attributes], _computed_in(self.weight)
+        method = self.chosen_method(sizes, len(self.weight), x.device.type, native=g.native(x))
 
-    def forward(self, x: Tensor, *, entered: bool = False, average_oldest: bool = False) -> Tensor:
-        """Compute x_j from x_{j-1}; for the keywords see `AttributeLayer`."""
-        x = self.enter(x, self.weight.dtype, entered=entered)
-        matrix = self.kept(self.weight, x)
-        return self.convolve(x, self.weight, self.bias, matrix=matrix, elu=True, average_oldest=average_oldest)
+        def make() -> Tensor:
+            channel_axis = g.channels is not None
+            return conv_matrix(
+                self.weight, sizes, g.attribute_stride, g.boundary, method, channel_axis=channel_axis
+            ).to(dtype)  # fmt: skip
+
+        matrix = self._kept.get(make, [self.weight], sizes, method, dtype)
+        return convolve(x, self.weight, g, method, self.bias, matrix=matrix, elu=True, average_oldest=average_oldest)
 
 
-class FoldedPlusConv(_Folded):
+class FoldedPlusConv(AttributeLayer):
     """An inference layer of HCNN(+), ``ρ(Σ_q ρ(x * h_q + shift_q) * g_{k,q} + bias)``, as `fold_layer` makes it.
 
     Args:
@@ -129,27 +116,38 @@ class FoldedPlusConv(_Folded):
     """
 
     def __init__(self, source: FactorizedConv, h: Tensor, shift: Tensor, g: Tensor, bias: Tensor) -> None:
-        super().__init__(source)
-        self.h = nn.Parameter(h.clone())
-        self.shift = nn.Parameter(shift.clone())
-        self.g = nn.Parameter(g.clone())
-        self.bias = nn.Parameter(bias.clone())
+        super().__init__(source.geometry, method=source.method, average_oldest=source.average_oldest)
+        self.h, self.shift, self.g, self.bias = (_parameter(one) for one in (h, shift, g, bias))
+        self._kept = Kept()
 
     def chosen_method(self, sizes: Sequence[int], filters: int, device: str = "cpu", *, native: bool = False) -> Method:
         """The form of the attribute step."""
-        return self.plus_method(self.g.shape, sizes, device)
+        g = self.geometry
+        return plus_method(self.g.shape, sizes, g.attribute_stride, g.boundary, self.method, device)
 
-    def prepare(self, weight: Tensor, x: Tensor) -> PlusMatrix:
-        """The attribute step."""
-        return self.plus_matrix(weight, x.shape[1 : 1 + self.attributes], x.device.type)
+    def compute(self, x: Tensor, average_oldest: bool) -> Tensor:
+        """x_j, averaged over its oldest attribute or not."""
+        geometry, bias = self.geometry, self.bias
+        x = enter(x, geometry, self.h.dtype)
+        sizes, device, dtype = x.shape[1 : 1 + geometry.attributes], x.device.type, _computed_in(self.g)
 
-    def forward(self, x: Tensor, *, entered: bool = False, average_oldest: bool = False) -> Tensor:
-        """Compute x_j from x_{j-1}; for the keywords see `AttributeLayer`."""
-        x = self.enter(x, self.h.dtype, entered=entered)
-        y = self.step_plus(x, self.h, self.shift, self.g, prepared=self.kept(self.g, x))
-        return kernels.normalize_elu(y, torch.ones_like(self.bias), self.bias, self.spatial, average_oldest)
+        def make() -> Any:
+            step = plus_matrix(self.g, sizes, geometry.attribute_stride, geometry.boundary, self.method, device)
+            return tree_map_only(Tensor, lambda one: one.to(dtype), step)
+
+        y = attribute_plus_step(
+            x, self.h, self.shift, self.g, geometry.stride, geometry.boundary, self.method,
+            prepared=self._kept.get(make, [self.g], sizes, self.method, dtype),
+        )  # fmt: skip
+        return kernels.normalize_elu(y, torch.ones_like(bias), bias, geometry.spatial, average_oldest)
 
 
-def _geometry(source: AttributeLayer) -> dict[str, Any]:
-    names = ("attribute_support", "spatial_support", "stride", "boundary", "averaged", "channels", "label")
-    return {name: getattr(source, name) for name in names}
+def _parameter(value: Tensor) -> nn.Parameter:
+    """A parameter of its own memory, in row-major order, as other libraries expect."""
+    return nn.Parameter(value.clone(memory_format=torch.contiguous_format))
+
+
+def _computed_in(weight: Tensor) -> torch.dtype:
+    """The type that a weight is multiplied in: autocast's where that is on."""
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype

@@ -5,15 +5,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import zip_longest
 from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
 
-from hcnn.functional import BOUNDARIES, Boundary, axis_names, marginal
-from hcnn.layers.factorized import AttributeConv, AttributeLayer, FactorizedConv
+from hcnn.functional import BOUNDARIES, Boundary, Method, axis_names, marginal
+from hcnn.layers.base import AttributeLayer
+from hcnn.layers.factorized import FactorizedConv
 from hcnn.layers.folded import fold_layer
+from hcnn.layers.plain import AttributeConv
 from hcnn.models import baselines as comparators
 from hcnn.models.baselines import Comparator, ComparatorConfig
 from hcnn.text import suggest_name
@@ -234,31 +235,27 @@ class AttributeNetwork(nn.Module):
         """
         if not 0 <= j <= len(self.layers):
             raise ValueError(f"forward_from: expected j between 0 and {len(self.layers)}; got {j}")
-        if x.shape[:1] == (0,) and not self.training:  # an empty batch has (no) answers, as in an exported file
-            one = self.forward_from(x.new_zeros(1, *x.shape[1:]), j, return_arrays=return_arrays)
-            if not return_arrays:
-                return one[:0]
-            return one[0][:0], {index: AttributeArray(array.values[:0], array.axes) for index, array in one[1].items()}
-        if not return_arrays:
-            return self._scores(x, j)
+        if j and _averages_oldest(self.layers[j - 1]):
+            x = marginal(x, 1)
         arrays: dict[int, AttributeArray] = {}
         for index in range(j, len(self.layers)):
-            x = self.layers[index](x)
-            arrays[index + 1] = AttributeArray(x, self.axes(index + 1))
-        return self.readout(x), arrays
+            if return_arrays:
+                x = self._array(index, x)
+                arrays[index + 1] = AttributeArray(x, self.axes(index + 1))
+                x = marginal(x, 1) if _averages_oldest(self.layers[index]) else x
+            else:
+                x = self.layers[index](x)
+        return (self.readout(x), arrays) if return_arrays else self.readout(x)
 
-    def _scores(self, x: Tensor, j: int) -> Tensor:
-        """Logits from x_j on, where a layer averages at its end what the next one would average first.
-
-        Not where somebody looks: hooks see x_j, and a layer that was wrapped in another module is called as it is.
-        """
-        entered = False
-        layers = [*self.layers][j:]
-        for layer, following in zip_longest(layers, layers[1:]):
-            leaves = isinstance(layer, AttributeLayer) and _averages_one(following) and not layer._forward_hooks
-            x = layer(x, entered=entered, average_oldest=leaves) if entered or leaves else layer(x)
-            entered = leaves
-        return self.readout(x)
+    def _array(self, index: int, x: Tensor) -> Tensor:
+        """x_j, j = index + 1, of what the layer before returns."""
+        layer = self.layers[index]
+        if not isinstance(layer, AttributeLayer):
+            raise ValueError(
+                f"return_arrays: layer {index + 1} is a {type(layer).__name__}, which does not give its whole array; "
+                "expected one of this package's layers, not wrapped"
+            )
+        return layer.compute(x, average_oldest=False)
 
     def invariant_shift(self, j: int, axis: str) -> int:
         """The smallest translation of x_j along an axis that leaves the logits unchanged (periodic network).
@@ -288,10 +285,11 @@ class AttributeNetwork(nn.Module):
         shift = 1
         for layer, index in zip(list(self.layers)[j:], range(j, len(self.layers)), strict=True):
             assert isinstance(layer, AttributeLayer)
-            before = self.axes(index)[1 + layer.averaged :]  # the axes this layer convolves
+            stride, axes = layer.geometry.stride, self.axes(index)
+            before = axes[len(axes) - len(stride) :]  # the axes this layer convolves
             if axis not in before:
                 break
-            shift *= layer.stride[before.index(axis)]
+            shift *= stride[before.index(axis)]
         return shift
 
     def fold(self) -> "AttributeNetwork":
@@ -315,8 +313,12 @@ class AttributeNetwork(nn.Module):
         if self.folded:
             raise ValueError("fold: this network is folded already")
         layers = [
-            fold_layer(_foldable(layer), ((), *self.attribute_sizes)[index][_foldable(layer).averaged :])
-            for index, layer in enumerate(self.layers)
+            fold_layer(
+                layer,
+                sizes[1:] if index and _averages_oldest(self.layers[index - 1]) else sizes,
+                where=f"fold: layer {index + 1}",
+            )
+            for index, (layer, sizes) in enumerate(zip(self.layers, ((), *self.attribute_sizes), strict=False))
         ]
         readout = Readout(self.attribute_sizes[-1][-1], _linear_classes(self.config), self.config.spatial_axes)
         readout.load_state_dict(self.readout.state_dict())
@@ -325,13 +327,8 @@ class AttributeNetwork(nn.Module):
         return folded.to(parameter.device, parameter.dtype).eval()
 
 
-def _averages_one(layer: nn.Module | None) -> bool:
-    return isinstance(layer, AttributeLayer) and layer.averaged == 1 and not layer._forward_pre_hooks
-
-
-def _foldable(layer: nn.Module) -> AttributeConv | FactorizedConv:
-    assert isinstance(layer, AttributeConv | FactorizedConv)
-    return layer
+def _averages_oldest(layer: nn.Module) -> bool:
+    return bool(getattr(layer, "average_oldest", False))
 
 
 def _linear_classes(config: Any) -> int | None:
@@ -346,6 +343,7 @@ class HierarchicalCNN(AttributeNetwork):
 
     Args:
         config: a `HierarchicalCNNConfig`.
+        method: how its layers compute, "auto", "dense", "spectral" or "native"; the results differ in rounding only.
 
     Shapes:
         x (b, channels, *u) -> logits (b, classes). Attributes of x_j: (K), (K/2, K), then (K/4, K/2, K).
@@ -358,7 +356,7 @@ class HierarchicalCNN(AttributeNetwork):
 
     """
 
-    def __init__(self, config: HierarchicalCNNConfig) -> None:
+    def __init__(self, config: HierarchicalCNNConfig, *, method: Method = "auto") -> None:
         c, K = config, config.width
         k1, k2 = c.attribute_support
         layers: list[nn.Module] = []
@@ -372,7 +370,8 @@ class HierarchicalCNN(AttributeNetwork):
                 "spatial_support": (c.spatial_support,) * c.spatial_axes,
                 "stride": (2,) * len(support) + (step,) * c.spatial_axes,
                 "boundary": c.boundary,
-                "averaged": int(j > 3),
+                "average_oldest": 3 <= j < c.depth - 1,
+                "method": method,
                 "label": f"layer {j}",
             }
             if j < 3:
@@ -394,6 +393,7 @@ class MultiscaleHierarchicalCNN(AttributeNetwork):
 
     Args:
         config: a `MultiscaleConfig`.
+        method: how its layers compute, "auto", "dense", "spectral" or "native"; the results differ in rounding only.
 
     Shapes:
         x (b, channels, *u) -> logits (b, classes).
@@ -405,7 +405,7 @@ class MultiscaleHierarchicalCNN(AttributeNetwork):
 
     """
 
-    def __init__(self, config: MultiscaleConfig) -> None:
+    def __init__(self, config: MultiscaleConfig, *, method: Method = "auto") -> None:
         c = config
         layers: list[nn.Module] = []
         sizes: list[tuple[int, ...]] = []
@@ -421,6 +421,7 @@ class MultiscaleHierarchicalCNN(AttributeNetwork):
                     stride=(c.attribute_stride,) * (j - 1) + (step,) * c.spatial_axes,
                     boundary=c.boundary,
                     channels=c.channels if j == 1 else None,
+                    method=method,
                     label=f"layer {j}",
                 )
             )
@@ -517,16 +518,18 @@ def suited_recipe(name: str, base: str) -> str:
 
 
 @overload
-def build(config: HierarchicalCNNConfig | MultiscaleConfig) -> AttributeNetwork: ...
+def build(config: HierarchicalCNNConfig | MultiscaleConfig, *, method: Method = "auto") -> AttributeNetwork: ...
 @overload
-def build(config: ComparatorConfig) -> Comparator: ...
+def build(config: ComparatorConfig, *, method: Method = "auto") -> Comparator: ...
 @overload
-def build(config: NetworkConfig) -> Network: ...
-def build(config: NetworkConfig) -> Network:
-    """The network of a configuration."""
+def build(config: NetworkConfig, *, method: Method = "auto") -> Network: ...
+def build(config: NetworkConfig, *, method: Method = "auto") -> Network:
+    """The network of a configuration; `method` is for attribute layers only."""
     if isinstance(config, ComparatorConfig):
         return comparators.build_comparator(config)
-    return HierarchicalCNN(config) if isinstance(config, HierarchicalCNNConfig) else MultiscaleHierarchicalCNN(config)
+    if isinstance(config, HierarchicalCNNConfig):
+        return HierarchicalCNN(config, method=method)
+    return MultiscaleHierarchicalCNN(config, method=method)
 
 
 def create_model(name: str, *, pretrained: bool = False, **overrides: Any) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hcnn.layers.factorized import AttributeConv, FactorizedConv
+from hcnn.layers import AttributeConv, FactorizedConv
 from hcnn.models.baselines import Comparator, count_comparator
 from hcnn.models.hierarchical import Network
 
@@ -71,10 +71,10 @@ def summarize(model: Network, image_size: Sequence[int]) -> list[LayerRow]:
     rows = []
     for j, layer in enumerate(model.layers, start=1):
         assert isinstance(layer, AttributeConv | FactorizedConv)
-        own = sum(p.numel() for p in layer.parameters(recurse=False))
-        extent = tuple(math.ceil(n / s) for n, s in zip(extent, layer.stride[layer.attributes :], strict=True))
-        inputs, outputs = math.prod(sizes[layer.averaged :]), math.prod(model.attribute_sizes[j - 1])
-        pixels, taps = math.prod(extent), math.prod(layer.spatial_support)
+        own, g = sum(p.numel() for p in layer.parameters(recurse=False)), layer.geometry
+        extent = tuple(math.ceil(n / s) for n, s in zip(extent, g.spatial_stride, strict=True))
+        inputs = math.prod(sizes[len(sizes) - g.attributes :]) * (g.channels or 1)
+        outputs, pixels, taps = math.prod(model.attribute_sizes[j - 1]), math.prod(extent), math.prod(g.spatial_support)
         if isinstance(layer, FactorizedConv) and layer.inner_elu:
             rank = len(layer.h)
             multiply_adds, composed = pixels * inputs * rank * (taps + outputs), own
@@ -87,8 +87,8 @@ def summarize(model: Network, image_size: Sequence[int]) -> list[LayerRow]:
                 str(j),
                 ", ".join(model.axes(j)[1:]),
                 (*sizes, *extent),
-                (*layer.attribute_support, *layer.spatial_support),
-                layer.stride,
+                (*g.attribute_support, *g.spatial_support),
+                g.stride,
                 own,
                 composed,
                 norms,

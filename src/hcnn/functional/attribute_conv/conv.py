@@ -13,6 +13,7 @@ from hcnn.functional.attribute_conv.native import native_conv, native_supports, 
 from hcnn.functional.attribute_conv.spectral import spectral_weight
 from hcnn.functional.attribute_conv.spectral_op import spectral_conv
 from hcnn.functional.axes import CONVOLUTIONS, Boundary, axis_names, check_boundary, pad_spatial, per_axis
+from hcnn.functional.custom_op import is_recorded
 from hcnn.functional.native.library import description, native_available
 
 
@@ -87,7 +88,7 @@ def attribute_conv(
             f"attribute_conv: the weight sums over {weight.shape[1]} channels; x ({names}) has shape {tuple(x.shape)}"
         )
     sv, su = stride[:attributes], stride[attributes:]
-    sizes, extent = x.shape[1 : 1 + attributes], x.shape[-spatial:]
+    sizes, extent = [int(n) for n in x.shape[1 : 1 + attributes]], x.shape[-spatial:]  # tracers give tensors
     divided = [*zip(sizes, sv, strict=True)]
     if boundary == "circular":  # a periodic axis whose length the stride does not divide has no period left
         divided += zip(extent, su, strict=True)
@@ -136,7 +137,7 @@ def attribute_conv(
             y = spectral_conv(flat, matrix, bias, sizes, kv, stride, margins, boundary)
     y = y.reshape(x.shape[0], *outputs, weight.shape[0], *y.shape[2:])  # (b, *v', k, *u')
     if elu:
-        y = F.elu(y) if torch.is_grad_enabled() else F.elu_(y)
+        y = F.elu(y) if torch.is_grad_enabled() or is_recorded(y) else F.elu_(y)
     return y.mean(1) if average_oldest else y
 
 

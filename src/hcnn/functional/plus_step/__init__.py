@@ -1,5 +1,6 @@
 """The inner step of HCNN(+) without its Q-fold intermediate, by one matrix or per frequency of the attributes."""
 
 from hcnn.functional.plus_step.dispatch import plus_step, spectral_plus_step
+from hcnn.functional.plus_step.step import PlusMatrix, attribute_plus_step, plus_matrix, plus_method
 
-__all__ = ["plus_step", "spectral_plus_step"]
+__all__ = ["PlusMatrix", "attribute_plus_step", "plus_matrix", "plus_method", "plus_step", "spectral_plus_step"]

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hcnn.layers.kept import Kept
 from hcnn.models.baselines.blocks import ComparatorConfig
 from hcnn.models.baselines.wide_resnet import WideResNet, WideResNetConfig, check_wide
 
@@ -80,20 +81,19 @@ class GeneratedConv(nn.Module):
         self.z = nn.Parameter(torch.randn(outputs // BASIC, inputs // BASIC, generator.first.shape[-1]))
         self.stride = stride
         self._shared = (generator,)  # in a tuple, so that it is no child and is saved once
-        self._kept: tuple[tuple[object, ...], Tensor] | None = None
+        self._kept = Kept()
 
     def kernel(self) -> Tensor:
         """The convolution's weight (outputs, inputs, 3, 3)."""
         (generator,) = self._shared
-        if self.training or torch.is_grad_enabled():
-            self._kept = None
+        if self.training:
             return generator(self.z)
-        sources = (self.z, *generator.parameters())
-        state = tuple((p.data_ptr(), p._version, p.dtype) for p in sources)
-        if self._kept is None or self._kept[0] != state:
+
+        def make() -> Tensor:
             with torch.autocast(self.z.device.type, enabled=False):  # kept in the weights' own precision
-                self._kept = (state, generator(self.z))
-        return self._kept[1]
+                return generator(self.z)
+
+        return self._kept.get(make, [self.z, *generator.parameters()])
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, inputs, u1, u2) -> (b, outputs, u1/s, u2/s)."""

@@ -1,11 +1,12 @@
 """Which layers of a student learn from which of a teacher: modules by name, what they return, how they match."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from hcnn.layers import AttributeLayer
 from hcnn.models.baselines import Comparator
 from hcnn.models.hierarchical import AttributeNetwork
 from hcnn.text import suggest_name
@@ -35,13 +36,15 @@ class Recorder:
             if name not in modules or not name:
                 known = layer_names(model) or [one for one in modules if one]
                 raise ValueError(f"pairs: the {who} has no layer {name!r}; {suggest_name(name, known)}")
-        self.handles = [modules[name].register_forward_hook(self._hook(name)) for name in dict.fromkeys(names)]
+        self.handles = [self._record(name, modules[name]) for name in dict.fromkeys(names)]
 
-    def _hook(self, name: str) -> Any:
-        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+    def _record(self, name: str, module: nn.Module) -> RemovableHandle:
+        def keep(output: Tensor) -> None:
             self.kept[name] = as_maps(output, self.spatial)
 
-        return keep
+        if isinstance(module, AttributeLayer):  # x_j, whole; the layer returns its average
+            return module.register_array_hook(keep)
+        return module.register_forward_hook(lambda *given: keep(given[-1]))
 
     def close(self) -> None:
         for handle in self.handles:

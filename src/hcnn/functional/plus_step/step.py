@@ -1,0 +1,97 @@
+"""The inner step of HCNN(+) on attribute arrays, by whichever form is less work."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from hcnn.functional.attribute_conv.choose import Method, choose_plus_method
+from hcnn.functional.attribute_conv.dense import bands, dense_weight
+from hcnn.functional.attribute_conv.spectral import plus_transforms
+from hcnn.functional.axes import Boundary
+from hcnn.functional.plus_step.dispatch import plus_step, spectral_plus_step
+
+
+class PlusMatrix(NamedTuple):
+    """The attribute step: of `dense_weight` alone, or what `plus_transforms` gives."""
+
+    matrix: Tensor
+    analysis: Tensor | None = None
+    synthesis: Tensor | None = None
+
+
+def attribute_plus_step(
+    x: Tensor,
+    h: Tensor,
+    shift: Tensor,
+    g: Tensor,
+    stride: Sequence[int],
+    boundary: Boundary,
+    method: Method = "auto",
+    *,
+    prepared: PlusMatrix | None = None,
+) -> Tensor:
+    """``y_k = Σ_q ELU(x * h_q + shift_q) * g_{k,q}``.
+
+    Args:
+        x: (b, *v, *u).
+        h: (q, *ku), the inner scale folded in.
+        shift: (q,).
+        g: (k, q, *kv).
+        stride: one per axis of (*v, *u).
+        boundary: "zeros" or "circular", on every axis.
+        method: "auto", "dense" or "spectral".
+        prepared: what `plus_matrix` made of g for this geometry, where it is at hand already.
+
+    Returns:
+        (b, *v', k, *u').
+
+    Example:
+        >>> import torch
+        >>> x, h, g = torch.randn(2, 8, 6, 6), torch.randn(4, 3, 3), torch.randn(5, 4, 3)
+        >>> attribute_plus_step(x, h, torch.zeros(4), g, (2, 1, 1), "zeros").shape
+        torch.Size([2, 4, 5, 6, 6])
+
+    """
+    n = g.ndim - 2
+    sizes, along, space = [int(size) for size in x.shape[1 : 1 + n]], stride[:n], stride[n:]  # tracers give tensors
+    flat = x.flatten(1, n)
+    found = prepared or plus_matrix(g, sizes, along, boundary, method, x.device.type)
+    if found.analysis is None or found.synthesis is None:
+        blocks = bands(g, sizes, along, boundary)
+        y = plus_step(flat, h, shift, found.matrix, space, boundary, bands=blocks)
+    else:
+        y = spectral_plus_step(flat, h, shift, found.analysis, found.matrix, found.synthesis, space, boundary)
+    outputs = (size // s for size, s in zip(sizes, along, strict=True))
+    return y.reshape(len(x), *outputs, len(g), *y.shape[2:])
+
+
+def plus_matrix(
+    g: Tensor, sizes: Sequence[int], stride: Sequence[int], boundary: Boundary, method: Method, device: str
+) -> PlusMatrix:
+    """What the attribute step makes of its filters.
+
+    Args:
+        g: (k, q, *kv).
+        sizes: lengths of the attribute axes.
+        stride: strides along them.
+        boundary: "zeros" or "circular".
+        method: "auto", "dense" or "spectral".
+        device: type of the device that computes.
+
+    Returns:
+        One matrix (v' · k, v · q), or one for each frequency.
+    """
+    if plus_method(g.shape, sizes, stride, boundary, method, device) == "spectral":
+        analysis, matrix, synthesis = plus_transforms(g, tuple(sizes), tuple(stride), boundary)
+        return PlusMatrix(matrix, analysis, synthesis)
+    return PlusMatrix(dense_weight(g, sizes, stride, boundary, channel_axis=True))
+
+
+def plus_method(
+    g: Sequence[int], sizes: Sequence[int], stride: Sequence[int], boundary: Boundary, method: Method, device: str
+) -> Method:
+    """The form of the attribute step: the one with less work, on a CPU; only the dense one has a kernel elsewhere."""
+    if method != "auto":
+        return method
+    return choose_plus_method(g, sizes, stride, boundary) if device == "cpu" else "dense"

@@ -1,0 +1,116 @@
+"""Folded networks under the tools of others: savers, optimizers, tracers; and what folding refuses."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parameters_to_vector, parametrize, vector_to_parameters
+
+import hcnn
+from hcnn.layers import AttributeConv
+from hcnn.layers.folded import fold_layer
+
+NETWORKS = [
+    {"boundary": boundary, "inner_elu": inner_elu} for boundary in ("zeros", "circular") for inner_elu in (False, True)
+]
+
+
+def folded_network(overrides: dict) -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    return hcnn.create_model("hcnn_digits", **overrides).eval().fold(), torch.randn(2, 1, 8, 8)
+
+
+@pytest.mark.parametrize("overrides", NETWORKS, ids=str)
+def test_parameters_are_contiguous_saved_and_flattened(overrides, tmp_path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    model, x = folded_network(overrides)
+    assert all(p.is_contiguous() for p in model.parameters())
+    safetensors.save_file(model.state_dict(), tmp_path / "folded.safetensors")
+    twin, _ = folded_network(overrides)
+    vector_to_parameters(parameters_to_vector(model.parameters()) * 2, twin.parameters())
+    twin.load_state_dict(safetensors.load_file(tmp_path / "folded.safetensors"))
+    torch.testing.assert_close(twin(x), model(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("overrides", NETWORKS, ids=str)
+def test_lbfgs_lowers_the_loss(overrides) -> None:
+    model, x = folded_network(overrides)
+    labels = torch.tensor([0, 1])
+    optimizer = torch.optim.LBFGS(model.parameters(), 0.1, max_iter=3)
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = nn.functional.cross_entropy(model(x), labels)
+        value.backward()
+        return value
+
+    before = loss().item()
+    optimizer.step(loss)
+    assert loss().item() < before
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # checks of shapes become constants, as they should
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("overrides", NETWORKS, ids=str)
+def test_a_trace_computes_the_same(overrides, grad) -> None:
+    model, x = folded_network(overrides)
+    with torch.set_grad_enabled(grad):
+        model(x)  # whatever is kept must not end up in the trace
+        traced: Any = torch.jit.trace(model, x)
+        torch.testing.assert_close(traced(2 * x), model(2 * x))
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(0.5)
+        torch.testing.assert_close(traced(x), model(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("folded", [False, True])
+def test_the_graph_that_tensorboard_draws(folded) -> None:
+    """`SummaryWriter.add_graph` traces like this."""
+    torch.manual_seed(0)
+    model, x = hcnn.create_model("hcnn_digits").eval(), torch.randn(2, 1, 8, 8)
+    model = model.fold() if folded else model
+    traced: Any = torch.jit.trace(model, x, strict=False)
+    graph = traced.inlined_graph
+    assert sum(node.kind().startswith(("aten::_convolution", "hcnn::")) for node in graph.nodes()) >= 6
+    pytest.importorskip("tensorboard")
+    from torch.utils.tensorboard._pytorch_graph import graph as draw
+
+    drawn, _ = draw(model, x)
+    kind = "FoldedConv[3]" if folded else "FactorizedConv[3]"
+    assert any(kind in node.name for node in drawn.node)
+
+
+def wrapped(kind: str, layer: nn.Module) -> nn.Module:
+    if kind == "compiled":
+        compiled = torch.compile(layer, backend="eager")
+        assert isinstance(compiled, nn.Module)
+        return compiled
+    return nn.Sequential(layer)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("sequential", "Sequential"), ("compiled", "OptimizedModule")])
+def test_folding_a_wrapped_layer_says_what_came(kind, name) -> None:
+    model = hcnn.create_model("hcnn_digits").eval()
+    model.layers[4] = wrapped(kind, model.layers[4])
+    with pytest.raises(ValueError, match=f"fold: layer 5: expected .*; got {name} around FactorizedConv: unwrap it"):
+        model.fold()
+    with pytest.raises(ValueError, match=r"expected an AttributeConv or FactorizedConv; got Linear$"):
+        fold_layer(nn.Linear(2, 2), ())
+
+
+class Doubled(nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return 2 * weight
+
+
+def test_a_parametrized_layer_folds() -> None:
+    model, x = hcnn.create_model("hcnn_digits").eval(), torch.randn(2, 1, 8, 8)
+    first = model.layers[0]
+    assert isinstance(first, AttributeConv)
+    parametrize.register_parametrization(first, "weight", Doubled())
+    torch.testing.assert_close(model.fold()(x), model(x), rtol=1e-4, atol=1e-4)
