@@ -16,7 +16,7 @@ FLOORS = [
     {"models", "testing"},
     {"training"},
     {"runs"},
-    {"export", "explore", "bench"},
+    {"export", "explore", "bench", "evaluation"},
     {"prediction", "estimator"},
     {"cli"},
 ]

@@ -195,7 +195,7 @@ def test_folded_weights_predict_too(run, photos, tmp_path, capsys) -> None:
         assert cli.main(["predict", str(where), str(photos / "0.png"), "--top", "1"]) == 0
         assert f"0.png: {_expected(run, 1)[0][0]} " in capsys.readouterr().out
     assert cli.main(["evaluate", str(tmp_path / "folded")]) == 2
-    assert "it keeps no record of its data; name some with --data" in capsys.readouterr().err.replace("\n", " ")
+    assert "the network has no record of its data; name a data set with --data" in capsys.readouterr().err
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(run, photos) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import hcnn
+from hcnn.data.image_changes import PROPERTIES, change, changed_inputs, properties_for
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.explore import (
     Arrays,
@@ -20,7 +21,6 @@ from hcnn.explore import (
     untrained_like,
 )
 from hcnn.explore.meaning import best_shifts, shift_grid
-from hcnn.explore.properties import PROPERTIES, change, changed_inputs, properties_for
 from hcnn.explore.statistics import (
     Bootstrap,
     Questions,

@@ -70,9 +70,27 @@ def _demo(add: Parser) -> None:
 
 
 def _evaluate(add: Parser) -> None:
-    add.add_argument("run", type=Path, metavar="RUN", help=_RUN)
-    add.add_argument("--data", help="Another data set with the same classes. Default: the data set of the run.")
+    add.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=_RUN)
+    add.add_argument(
+        "--data",
+        help="Another data set, or a labelled folder, with the same classes. Default: the data set of the run.",
+    )
     add.add_argument("--data-dir", type=Path, help=_DATA_DIR)
+    add.add_argument(
+        "--on", choices=("test", "validation", "train"),
+        help="Which images. Default: the test images, or where there are none those that training set aside; all "
+        "images of a labelled folder without parts.",
+    )  # fmt: skip
+    add.add_argument(
+        "--shifts", action="store_true",
+        help="Also measure robustness: accuracy under crops, JPEG, blur, noise, brightness, contrast, hue and "
+        "rotation, at five strengths each. Several runs are drawn beside each other.",
+    )  # fmt: skip
+    add.add_argument("--format", choices=("text", "json"), default="text", help="text, or a line of JSON for each run.")
+    add.add_argument(
+        "--output", type=Path,
+        help="The folder to write. Default: evaluation/ in the run folder; MODEL-evaluation/ for a pretrained model.",
+    )  # fmt: skip
 
 
 def _summary(add: Parser) -> None:
@@ -242,8 +260,8 @@ COMMANDS: dict[str, Command] = {
         "option of its own; --help-all lists them with their defaults for --model and --recipe.",
     ),
     "evaluate": Command(
-        "Measure a trained network on the test set of its data.", "hcnn evaluate runs/demo", _evaluate,
-        "inspect:evaluate",
+        "Measure how good trained networks are, and write a page that shows it.", "hcnn evaluate runs/demo --shifts",
+        _evaluate, "evaluate:evaluate_runs",
     ),
     "predict": Command(
         "Classify images: files, folders, or standard input.",

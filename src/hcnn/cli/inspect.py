@@ -1,4 +1,4 @@
-"""`hcnn evaluate`, `hcnn summary` and `hcnn models`: what a network scores, and what it is made of."""
+"""`hcnn summary` and `hcnn models`: what networks are made of."""
 
 from argparse import Namespace
 
@@ -6,28 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hcnn.cli.terminal import say
-from hcnn.data import datasets
 from hcnn.models.hierarchical import AttributeNetwork, build, count_parameters, list_models, model_config
 from hcnn.models.summary import summarize
-from hcnn.prediction import open_network
-from hcnn.runs.load import folder_options
-from hcnn.training.evaluate import accuracy
-
-
-def evaluate(options: Namespace, console: Console) -> None:
-    """Print the accuracy of a trained network on a test set."""
-    run = open_network(options.run)
-    name = options.data or run.config.get("data")
-    if name is None:
-        raise ValueError(f"{options.run}: it keeps no record of its data; name some with --data")
-    splits = datasets.load(name, data_dir=options.data_dir, **folder_options(name, run.preprocessing))
-    if splits.test is None:
-        raise ValueError(f"{name}: it has no test set to evaluate on")
-    if splits.test.classes != run.preprocessing.classes:
-        raise ValueError(f"{name}: its classes differ from those of the run, {run.preprocessing.classes}")
-    images = run.preprocessing.standardize(splits.test.images)
-    value = accuracy(run.model, images, splits.test.labels)
-    say(console, f"{name}, test: {value:.2%} of {len(images):,} images")
 
 
 def summary(options: Namespace, console: Console) -> None:

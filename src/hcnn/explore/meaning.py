@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hcnn.data.image_changes import Property, changed_inputs
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.explore import shifts
-from hcnn.explore.properties import Property, changed_inputs
 from hcnn.explore.sources import Position, Source, attribute_dim
 from hcnn.explore.statistics import Bootstrap
 

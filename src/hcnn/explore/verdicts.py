@@ -6,9 +6,9 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
+from hcnn.data.image_changes import properties_for
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.explore.meaning import Meaning, meanings
-from hcnn.explore.properties import properties_for
 from hcnn.explore.shifts import shuffled_orders
 from hcnn.explore.sources import Position, Source
 from hcnn.explore.statistics import Bootstrap

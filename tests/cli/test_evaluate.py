@@ -1,0 +1,111 @@
+"""`hcnn evaluate` as a user types it: own test images, images set aside, a labelled folder, and several runs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hcnn import cli
+from hcnn.data.datasets import load
+
+TINY = ["--set", "width=4", "--set", "rank=3", "--epochs", "1", "--seed", "1"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("evaluated")
+    found = [folder / "first", folder / "second"]
+    for seed, run in enumerate(found):
+        assert cli.main(["train", "digits", *TINY[:-1], str(seed), "--output", str(run)]) == 0
+    return found
+
+
+def labelled(folder: Path, count: int) -> Path:
+    """Real digits in a folder of classes."""
+    test = load("digits").test
+    assert test is not None
+    for index in range(count):
+        place = folder / str(int(test.labels[index]))
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(test.images[index, 0].numpy()).save(place / f"{index}.png")
+    return folder
+
+
+def test_it_writes_a_page_beside_the_run(runs, capsys) -> None:
+    assert cli.main(["evaluate", str(runs[0])]) == 0
+    out = capsys.readouterr().out
+    recorded = json.loads((runs[0] / "result.json").read_text())["test_accuracy"]
+    assert f"digits, test: {recorded:.2%} of 360 images" in out
+    assert "95 % interval" in out
+    folder = runs[0] / "evaluation"
+    assert f"wrote {folder / 'evaluation.html'}" in out
+    assert json.loads((folder / "evaluation.json").read_text())["accuracy"] == pytest.approx(recorded)
+    assert {one.name for one in folder.iterdir()} == {
+        "evaluation.html", "evaluation.json", "classes.csv", "confusion.csv", "confusion.png", "calibration.png",
+        "coverage.png", "mistakes",
+    }  # fmt: skip
+
+
+def test_json_is_a_line_for_each_run(runs, tmp_path, capsys) -> None:
+    assert cli.main(["evaluate", *map(str, runs), "--format", "json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["network"] for line in lines] == ["first", "second"]
+    assert all(line["count"] == 360 and len(line["confusion"]) == 10 for line in lines)
+
+
+def test_a_labelled_folder_without_parts(runs, tmp_path, capsys) -> None:
+    data = labelled(tmp_path / "mine", 60)
+    assert cli.main(["evaluate", str(runs[0]), "--data", str(data), "--output", str(tmp_path / "out")]) == 0
+    assert f"{data}, train: " in (out := capsys.readouterr().out)
+    assert "of 60 images" in out
+    assert (tmp_path / "out" / "evaluation.html").is_file()
+
+
+def test_a_folder_whose_run_set_images_aside(tmp_path, capsys) -> None:
+    data = labelled(tmp_path / "mine", 120)
+    command = ["train", str(data), *TINY, "--validation", "30", "--output", str(tmp_path / "run")]
+    assert cli.main(command) == 0
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(tmp_path / "run")]) == 0
+    assert f"{data}, validation: " in (out := capsys.readouterr().out)
+    assert "of 30 images" in out
+
+
+def test_several_runs_under_shifts(runs, tmp_path, capsys) -> None:
+    data = labelled(tmp_path / "mine", 40)
+    command = ["evaluate", *map(str, runs), "--shifts", "--data", str(data), "--output", str(tmp_path / "compared")]
+    assert cli.main(command) == 0
+    out = capsys.readouterr().out
+    assert "first, rotation: 5: " in out
+    assert "second, jpeg: 90: " in out
+    assert "hue" not in out  # grey images have none
+    record = json.loads((tmp_path / "compared" / "shifts.json").read_text())
+    assert record["networks"].keys() == {"first", "second"}
+    with Image.open(tmp_path / "compared" / "shifts.png") as picture:
+        assert np.asarray(picture).std() > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--on", "validation"], "its data has no validation images; choose others with --on (test, train)"),
+        (["--data", "nowhere"], "unknown data set"),
+        (["--format", "xml"], "invalid choice"),
+    ],
+)
+def test_wrong_requests_leave_nothing(runs, tmp_path, words, says, capsys) -> None:
+    before = sorted(runs[1].rglob("*"))
+    try:
+        code = cli.main(["evaluate", str(runs[1]), *words])
+    except SystemExit as stopped:
+        code = stopped.code
+    assert code == 2
+    assert says in capsys.readouterr().err
+    assert sorted(runs[1].rglob("*")) == before
+
+
+def test_runs_of_one_name_cannot_be_told_apart(runs, capsys) -> None:
+    assert cli.main(["evaluate", str(runs[0]), str(runs[0])]) == 2
+    assert "expected runs whose folders have different names; got first, first" in capsys.readouterr().err

@@ -1,0 +1,139 @@
+"""Measures against their definitions on cases that can be counted by hand, and the files against hostile names."""
+
+import csv
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hcnn.evaluation import evaluate, write_evaluation
+from hcnn.evaluation.measures import BINS, wilson_interval
+from hcnn.evaluation.report import as_json
+
+NAMES = ("cat", "</script><b>dog", "a$b$\r\n=1+1")
+
+
+def sample(count: int = 300, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, classes, (count,), generator=generator)
+    logits = torch.randn(count, classes, generator=generator)
+    logits[torch.arange(count), labels] += 1
+    return logits, labels
+
+
+def test_counts_and_shares() -> None:
+    logits, labels = sample()
+    found = evaluate(logits, labels, NAMES)
+    answers = logits.argmax(1)
+    for i in range(3):
+        for k in range(3):
+            assert found.confusion[i, k] == sum(
+                a == i and b == k for a, b in zip(labels.tolist(), answers.tolist(), strict=True)
+            )
+        score = found.scores[i]
+        assert score.count == (labels == i).sum()
+        assert score.accuracy == pytest.approx((answers[labels == i] == i).double().mean().item())
+        assert score.precision == pytest.approx((labels[answers == i] == i).double().mean().item())
+    assert found.accuracy == pytest.approx((answers == labels).double().mean().item())
+    assert found.log_loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert found.top5 is None
+
+
+def test_calibration_error_is_that_of_its_definition() -> None:
+    logits, labels = sample()
+    found = evaluate(logits, labels, NAMES)
+    confidence, answers = logits.softmax(1).max(1)
+    expected = 0.0
+    for place in range(BINS):
+        inside = (confidence > place / BINS) & (confidence <= (place + 1) / BINS)
+        if inside.any():
+            gap = (answers == labels)[inside].double().mean() - confidence[inside].double().mean()
+            expected += inside.double().mean().item() * abs(gap.item())
+    assert found.calibration_error == pytest.approx(expected, abs=1e-6)
+    assert sum(one.count for one in found.bins) == 300
+
+
+def test_a_confident_network_that_is_right_half_of_the_time_is_badly_calibrated() -> None:
+    labels = torch.tensor([0, 1] * 50)
+    found = evaluate(torch.tensor([[9.0, 0.0]]).expand(100, 2), labels, ["cat", "dog"])
+    assert found.calibration_error == pytest.approx(0.5, abs=1e-3)
+    assert found.bins[-1].count == 100
+
+
+def test_the_least_certain_are_left_out_first() -> None:
+    """Right exactly where it is confident: on the confident half it is never wrong."""
+    labels = torch.zeros(40, dtype=torch.long)
+    logits = torch.zeros(40, 2)
+    logits[:20, 0] = torch.linspace(3, 4, 20)
+    logits[20:, 1] = torch.linspace(1, 2, 20)
+    found = evaluate(logits, labels, ["cat", "dog"])
+    coverage = dict(found.coverage)
+    assert coverage[1.0] == 0.5
+    assert coverage[0.5] == 1.0
+    assert [one.image for one in found.mistakes] == list(range(39, 29, -1))
+    assert all(one.answer == 1 and one.label == 0 for one in found.mistakes)
+
+
+def test_top_five_where_there_are_many_classes() -> None:
+    logits = torch.arange(20.0).expand(20, 20)
+    found = evaluate(logits, torch.arange(20), [str(n) for n in range(20)])
+    assert found.accuracy == pytest.approx(1 / 20)
+    assert found.top5 == pytest.approx(5 / 20)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    random = np.random.default_rng(0)
+    for share in (0.5, 0.9, 0.98):
+        hits = random.binomial(100, share, 4000)
+        ends = {int(one): wilson_interval(int(one), 100) for one in set(hits)}
+        covered = np.mean([ends[one][0] <= share <= ends[one][1] for one in hits.tolist()])
+        assert 0.92 <= covered <= 0.98
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "says"),
+    [
+        (torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), "at least one image"),
+        (torch.zeros(2, 4), torch.zeros(2, dtype=torch.long), r"expected logits \(n, 3\)"),
+        (torch.full((2, 3), math.nan), torch.zeros(2, dtype=torch.long), "NaN or Inf"),
+        (torch.zeros(2, 3), torch.tensor([0, 3]), "labels from 0 to 2"),
+    ],
+)
+def test_what_does_not_fit_is_refused(logits, labels, says) -> None:
+    with pytest.raises(ValueError, match=says):
+        evaluate(logits, labels, NAMES)
+
+
+def test_files_hold_what_was_measured_and_names_stay_names(tmp_path) -> None:
+    logits, labels = sample()
+    found = evaluate(logits, labels, NAMES)
+    images = torch.randint(0, 256, (300, 3, 8, 8)).byte()
+    page = write_evaluation(found, tmp_path / "found", title="run <1>", data="digits", images=images)
+    text = page.read_text(encoding="utf-8")
+    assert "<b>dog" not in text
+    assert "run &lt;1&gt;" in text
+    assert re.findall(r'(?:src|href)="(?!data:)', text) == []
+    record = json.loads((tmp_path / "found" / "evaluation.json").read_text())
+    assert record == json.loads(json.dumps(as_json(found) | {"network": "run <1>", "data": "digits"}))
+    with (tmp_path / "found" / "confusion.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert [row[0] for row in rows[1:]] == list(NAMES)
+    assert [[int(one) for one in row[1:]] for row in rows[1:]] == found.confusion.tolist()
+    for name in ("confusion", "calibration", "coverage"):
+        with Image.open(tmp_path / "found" / f"{name}.png") as picture:
+            assert min(picture.size) > 300
+    assert sorted(one.name for one in (tmp_path / "found" / "mistakes").iterdir()) == sorted(
+        f"{one.image}.png" for one in found.mistakes
+    )
+
+
+def test_a_class_without_images_has_no_accuracy(tmp_path) -> None:
+    found = evaluate(torch.tensor([[5.0, 0.0, 0.0]]), torch.tensor([0]), NAMES)
+    assert math.isnan(found.scores[1].accuracy)
+    assert as_json(found)["scores"][1]["accuracy"] is None
+    assert "There are none." in write_evaluation(found, tmp_path, title="one", data="image").read_text(encoding="utf-8")

@@ -1,0 +1,83 @@
+"""Changed images: each change does what its name says, more at larger strengths, and alike for every network."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hcnn.evaluation import SHIFTS, measure_shifts, shift_images, write_shifts
+from hcnn.evaluation.shifts import shifts_for
+
+
+def smooth(count: int = 12, channels: int = 3) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(count, channels, 5, 5, generator=generator)
+    return (torch.nn.functional.interpolate(coarse, (24, 24), mode="bicubic").clamp(0, 1) * 255).round().byte()
+
+
+@pytest.mark.parametrize("name", SHIFTS)
+def test_images_move_further_with_strength_and_always_alike(name) -> None:
+    images = smooth()
+    distances = []
+    for strength in SHIFTS[name].strengths:
+        changed = shift_images(images, name, strength)
+        assert changed.shape == images.shape
+        assert changed.dtype == torch.uint8
+        assert torch.equal(changed, shift_images(images, name, strength))
+        distances.append((changed.float() - images.float()).abs().mean().item())
+    assert distances == sorted(distances)
+    assert distances[0] > 0
+    assert len(SHIFTS[name].strengths) == 5
+
+
+def test_directions_are_drawn_per_image() -> None:
+    grey = torch.full((200, 1, 4, 4), 128, dtype=torch.uint8)
+    brighter = (shift_images(grey, "brightness", 0.2)[:, 0, 0, 0] > 128).sum().item()
+    assert 70 < brighter < 130
+
+
+def test_a_crop_shows_the_same_thing_larger() -> None:
+    """A linear ramp stays a ramp, with its slope times the share that is kept."""
+    ramp = torch.linspace(20, 220, 32).round().byte().expand(3, 1, 32, 32).contiguous()
+    steps = shift_images(ramp, "crop", 0.6).float().diff(dim=-1)[..., 2:-2].mean((1, 2, 3))
+    torch.testing.assert_close(steps, torch.full((3,), 0.6 * 200 / 31), rtol=0.06, atol=0)
+
+
+def test_jpeg_is_what_pillow_writes() -> None:
+    image = torch.randint(0, 256, (1, 3, 16, 16)).byte()
+    changed = shift_images(image, "jpeg", 30)
+    assert not torch.equal(changed, image)
+    assert shift_images(image[:, :1], "jpeg", 30).shape == (1, 1, 16, 16)
+
+
+def test_grey_images_have_no_hue() -> None:
+    assert len(shifts_for(3)) == 8
+    assert [one.name for one in shifts_for(1) if one.name == "hue"] == []
+    with pytest.raises(ValueError, match="expected one of crop, jpeg"):
+        shift_images(smooth(), "fog", 1)
+    with pytest.raises(ValueError, match="expected uint8 images"):
+        shift_images(smooth().float(), "blur", 1)
+
+
+def test_scores_and_files(tmp_path) -> None:
+    """A network that looks at the mean brightness loses by brightness and not by rotation."""
+    dark, light = torch.full((20, 1, 12, 12), 90).byte(), torch.full((20, 1, 12, 12), 160).byte()
+    images, labels = torch.cat([dark, light]), torch.tensor([0] * 20 + [1] * 20)
+
+    def predict(shown: torch.Tensor) -> torch.Tensor:
+        mean = shown.float().mean((1, 2, 3))
+        return torch.stack([125 - mean, mean - 125], 1)
+
+    found = measure_shifts(predict, images, labels)
+    scores = {(one.shift, one.strength): one.accuracy for one in found}
+    assert scores["none", 0] == 1
+    assert all(scores["rotation", strength] == 1 for strength in SHIFTS["rotation"].strengths)
+    assert scores["brightness", 0.1] == 1
+    assert scores["brightness", 0.5] < 0.75
+    table = write_shifts({"a $run$": found, "other": found}, tmp_path / "shifts", data="two greys")
+    assert len(table.read_text().splitlines()) == 1 + 2 * (1 + 7 * 5)
+    assert json.loads((tmp_path / "shifts" / "shifts.json").read_text())["networks"]["other"][0]["accuracy"] == 1
+    with Image.open(tmp_path / "shifts" / "shifts.png") as picture:
+        assert np.asarray(picture).std() > 0
