@@ -20,7 +20,7 @@ from hcnn.runs import allocator
 from hcnn.runs.load import load_run
 from hcnn.runs.seeds import summarize_seeds
 from hcnn.runs.settings import CONFIG, METRICS, RESULT, WEIGHTS, RunSettings
-from hcnn.runs.train import train_run
+from hcnn.runs.train import check_run, train_run
 from hcnn.storage.atomic import write_json
 from hcnn.text import printable
 from hcnn.training.distillation.config import DistillationConfig
@@ -42,7 +42,7 @@ def train(options: TrainOptions, console: Console) -> None:
     splits = _splits(options, console)
     network = replace(options.network, channels=splits.train.images.shape[1], classes=len(splits.train.classes))
     base = rest.output or Path("runs") / f"{Path(options.data).stem or 'data'}-{options.model}-{rest.seed}"
-    results = []
+    planned = []
     for seed in range(rest.seed, rest.seed + rest.seeds):
         settings = RunSettings(
             network,
@@ -57,8 +57,11 @@ def train(options: TrainOptions, console: Console) -> None:
             graph=rest.cuda_graph,
         )
         folder = base if rest.seeds == 1 else base / f"seed-{seed}"
-        names = (options.model, options.recipe_name)
-        results.append(train_one(folder, settings, splits, console, names, resume=rest.resume))
+        planned.append((folder, settings))
+        if rest.seeds > 1 and _is_first_process():  # before hours go into the first
+            check_run(folder, settings, splits, resume=rest.resume)
+    names = (options.model, options.recipe_name)
+    results = [train_one(folder, settings, splits, console, names, resume=rest.resume) for folder, settings in planned]
     if rest.seeds > 1 and _is_first_process():
         summary = summarize_seeds(results)
         write_json(base / "seeds.json", summary)
@@ -127,9 +130,10 @@ def train_one(
     """
     recipe, first = settings.recipe, _is_first_process()
     if first:
+        precision = check_run(folder, settings, splits, resume=resume).precision
         say(
             console,
-            f"network {names[0]}, recipe {names[1]}, {recipe.precision}, {recipe.epochs} epochs of "
+            f"network {names[0]}, recipe {names[1]}, {precision}, {recipe.epochs} epochs of "
             f"{len(splits.train):,} images in batches of {recipe.batch_size}, {_device(settings.device)}",
         )
     columns = (
