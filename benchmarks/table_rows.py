@@ -99,7 +99,7 @@ def _baselines() -> dict[str, Experiment]:
     rows = {}
     for name, recipe, goal in (
         ("wrn16_1", "wrn", 91.23),
-        ("compact", "modern", None),
+        ("compact", "fast_adamw", None),
         ("resnet20", "resnet", 91.25),
         ("wrn40_1", "wrn", 93.42),
         ("wrn16_2", "wrn", 93.69),

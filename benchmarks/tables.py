@@ -45,7 +45,7 @@ from hcnn.storage.records import read_object
 from hcnn.training.device import find_device
 from hcnn.training.distillation.config import get_distillation
 from hcnn.training.evaluate import predict_logits
-from hcnn.training.trainer import Progress
+from hcnn.training.progress import Progress
 
 _TINY = {"width": 4, "rank": 4, "attribute_support": (3, 3), "depth": 6, "downsample": (3, 5)}
 

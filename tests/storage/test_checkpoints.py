@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from hcnn.storage.checkpoints import flatten_state, load_newest, save_checkpoint, unflatten_state
+from hcnn.storage.checkpoints import load_newest, save_checkpoint
+from hcnn.storage.state_tree import flatten_state, unflatten_state
 
 if TYPE_CHECKING:
     from helpers.processes import Zygote

@@ -24,7 +24,7 @@ from hcnn.runs.train import check_run, train_run
 from hcnn.storage.atomic import write_json
 from hcnn.text import printable
 from hcnn.training.distillation.config import DistillationConfig
-from hcnn.training.trainer import Progress
+from hcnn.training.progress import Progress
 
 _ACCURACIES = ("validation_accuracy", "test_accuracy", "test_accuracy_with_flips")
 

@@ -14,11 +14,13 @@ from hcnn.models.hierarchical import Network, count_parameters
 from hcnn.runs.environment import commit, hardware
 from hcnn.runs.settings import METRICS, RESULT, TIMING, WEIGHTS, RunSettings
 from hcnn.storage.atomic import write_json
-from hcnn.storage.checkpoints import flatten_state, load_newest, save_checkpoint
+from hcnn.storage.checkpoints import load_newest, save_checkpoint
 from hcnn.storage.log import append_line, sync_log
 from hcnn.storage.safetensors import save_weights
+from hcnn.storage.state_tree import flatten_state
 from hcnn.training.evaluate import predict_logits
-from hcnn.training.trainer import Diverged, Progress, Trainer
+from hcnn.training.progress import Diverged, Progress
+from hcnn.training.trainer import Trainer
 
 
 class Recorder:

@@ -41,14 +41,16 @@ from hcnn.runs.settings import (
 )
 from hcnn.runs.teacher import load_distillation
 from hcnn.storage.atomic import ensure_writable, write_atomically, write_json
-from hcnn.storage.checkpoints import flatten_state, load_newest, unflatten_state
+from hcnn.storage.checkpoints import load_newest
 from hcnn.storage.log import truncate_log
 from hcnn.storage.records import read_object
 from hcnn.storage.run_lock import RunLock
 from hcnn.storage.safetensors import shortened
+from hcnn.storage.state_tree import flatten_state, unflatten_state
 from hcnn.training.device import find_device
 from hcnn.training.distributed import process_group, rank_and_size, share
-from hcnn.training.trainer import Diverged, Progress, Trainer
+from hcnn.training.progress import Diverged, Progress
+from hcnn.training.trainer import Trainer
 
 
 def train_run(

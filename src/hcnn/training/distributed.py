@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hcnn.storage.checkpoints import flatten_state, unflatten_state
+from hcnn.storage.state_tree import flatten_state, unflatten_state
 
 
 @contextmanager

@@ -258,19 +258,6 @@ RECIPES: dict[str, Recipe] = {
         label_smoothing=0.0,
         augmentation=Augmentation(translation=4, flip="random"),
     ),
-    # What recurs among small networks that do well today; nothing tuned.
-    "modern": Recipe(
-        epochs=200,
-        batch_size=128,
-        optimizer="adamw",
-        lr=4e-3,
-        weight_decay=0.05,
-        schedule="cosine",
-        warmup=0.05,
-        label_smoothing=0.1,
-        augmentation=Augmentation(translation=4, fill="reflect", flip="alternating", mixup=0.2, cutmix=1.0),
-        ema=0.999,
-    ),
 }
 
 # `fast` and `digits` for networks that learn badly by them or not at all (`ComparatorConfig.recipes`). Chosen on 1,000
@@ -279,7 +266,7 @@ RECIPES |= {
     # Maxout without normalizations: FitNet 4 38.2 %; Muon's loss rises to thousands.
     "fast_plain": replace(RECIPES["fast"], optimizer="adamw", lr=3e-4, momentum=0.9, weight_decay=0.01),
     "digits_plain": replace(RECIPES["digits"], epochs=40, optimizer="adamw", lr=3e-3, weight_decay=0.01),
-    # Gated maps that are not normalized, and generated kernels; rate and decay of `modern`: the compact network 38.4 %,
+    # Gated maps that are not normalized, and generated kernels: the compact network 38.4 %,
     # by Muon 9.9 %; the hypernetwork 36.4 % and 28.8 %.
     "fast_adamw": replace(RECIPES["fast"], optimizer="adamw", lr=4e-3, momentum=0.9, weight_decay=0.05),
     # ReLUs without normalizations, which SGD at 0.1 switches off for good. The optimizer of `fast`.

@@ -6,9 +6,8 @@ step, is bit for bit the run that was never interrupted.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -24,61 +23,10 @@ from hcnn.layers.randomness import drawn_from
 from hcnn.training.cuda_graph import CapturedStep
 from hcnn.training.device import settle_precision
 from hcnn.training.distributed import average_gradients, rank_and_size
+from hcnn.training.first_step import check_learnable, try_step
 from hcnn.training.optimizers import RecipeOptimizer, WeightAverage
+from hcnn.training.progress import Diverged, Progress
 from hcnn.training.recipes import Recipe, learning_rate
-
-
-class Diverged(ValueError):
-    """The loss or the weights became NaN or infinite."""
-
-
-def check_learnable(images: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
-    """Refuse training images from which nothing can be learned.
-
-    Args:
-        images: (n, c, *u).
-        labels: int64 (n,).
-        classes: names of the classes.
-
-    Raises:
-        ValueError: if the images show one class only, or no channel varies.
-    """
-    shown = labels.unique().tolist()
-    if len(shown) < 2:
-        names = ", ".join(repr(classes[label]) for label in shown)
-        raise ValueError(f"expected training images of at least two classes; all {len(images)} are of class {names}")
-    channels = images.transpose(0, 1).flatten(1)
-    if bool((channels.amin(1) == channels.amax(1)).all()):
-        raise ValueError(f"expected training images that differ; all {len(images)} have the same constant colour")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What is known after a step.
-
-    Attributes:
-        epoch: current epoch, from 1.
-        epochs: how many there are.
-        step: steps done in all.
-        steps: steps there are in all.
-        loss: mean training loss of this epoch so far.
-        accuracy: training accuracy of this epoch so far, a fraction; against the likelier label where images are mixed.
-        images_per_second: since this process began the epoch.
-        seconds_left: estimate for the whole run.
-        epoch_done: the metrics of the epoch that just ended, or None.
-        stop: some process was asked to stop.
-    """
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    loss: float
-    accuracy: float
-    images_per_second: float
-    seconds_left: float
-    epoch_done: dict[str, Any] | None
-    stop: bool
 
 
 class DistillationLoss(Protocol):
@@ -144,7 +92,9 @@ class Trainer:
         self.preprocessing, self.recipe, self.seed, self.group = preprocessing, recipe, seed, group
         self.device = images.device
         self.precision, _ = settle_precision(recipe.precision, self.device)
-        self._check_step()
+        count = min(2, len(images), recipe.batch_size // self.processes // recipe.accumulate)
+        x, _ = self._inputs(torch.arange(count, device=self.device), 0)
+        try_step(model, x, len(preprocessing.classes), bfloat16=self.precision == "bfloat16")
         synchronize(model, group)
         self.forward = torch.compile(model) if recipe.compile else model
         self.graph, self.distillation = graph, distillation
@@ -165,32 +115,6 @@ class Trainer:
         wide = torch.float32 if self.device.type == "mps" else torch.float64  # which MPS devices do not have
         self.sums = torch.zeros(3, dtype=wide, device=self.device)
         self._order: tuple[int, Tensor] = (-1, labels)
-
-    def _check_step(self) -> None:
-        """Augment and classify the first images once, so that what does not fit is refused before training.
-
-        Nothing of it is kept: running statistics are copies, and nothing is drawn from the global random state.
-        """
-        count = min(2, len(self.images), self.recipe.batch_size // self.processes // self.recipe.accumulate)
-        x, _ = self._inputs(torch.arange(count, device=self.device), 0)
-        buffers = {name: value.clone() for name, value in self.model.named_buffers()}
-        training = self.model.training
-        try:
-            with (
-                torch.no_grad(),
-                drawn_from(torch.Generator(self.device)),
-                torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"),
-            ):
-                logits = torch.func.functional_call(self.model.train(), buffers, (x,))
-        except (torch.OutOfMemoryError, NotImplementedError):
-            raise
-        except RuntimeError as error:
-            raise ValueError(f"the network does not fit images of shape {tuple(x.shape[1:])}: {error}") from error
-        finally:
-            self.model.train(training)
-        classes = len(self.preprocessing.classes)
-        if logits.shape != (count, classes):
-            raise ValueError(f"expected logits ({count}, {classes}) of {count} images; got {tuple(logits.shape)}")
 
     def state(self) -> dict[str, Any]:
         """All that the next step depends on, as nested dicts and lists of tensors and numbers."""

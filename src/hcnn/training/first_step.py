@@ -1,0 +1,61 @@
+"""What can be refused before training: images from which nothing is learned, and networks that do not fit them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hcnn.layers.randomness import drawn_from
+
+
+def check_learnable(images: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
+    """Refuse training images from which nothing can be learned.
+
+    Args:
+        images: (n, c, *u).
+        labels: int64 (n,).
+        classes: names of the classes.
+
+    Raises:
+        ValueError: if the images show one class only, or no channel varies.
+    """
+    shown = labels.unique().tolist()
+    if len(shown) < 2:
+        names = ", ".join(repr(classes[label]) for label in shown)
+        raise ValueError(f"expected training images of at least two classes; all {len(images)} are of class {names}")
+    channels = images.transpose(0, 1).flatten(1)
+    if bool((channels.amin(1) == channels.amax(1)).all()):
+        raise ValueError(f"expected training images that differ; all {len(images)} have the same constant colour")
+
+
+def try_step(model: nn.Module, x: Tensor, classes: int, *, bfloat16: bool) -> None:
+    """Classify a few images in training mode, so that what does not fit is refused before training.
+
+    Nothing of it is kept: running statistics are copies, and nothing is drawn from the global random state.
+
+    Args:
+        model: the network.
+        x: standardized images (b, c, *u).
+        classes: how many logits are expected.
+        bfloat16: whether convolutions are computed in it.
+
+    Raises:
+        ValueError: if the network does not take the images, or gives something else.
+    """
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    training = model.training
+    try:
+        with (
+            torch.no_grad(),
+            drawn_from(torch.Generator(x.device)),
+            torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16),
+        ):
+            logits = torch.func.functional_call(model.train(), buffers, (x,))
+    except (torch.OutOfMemoryError, NotImplementedError):
+        raise
+    except RuntimeError as error:
+        raise ValueError(f"the network does not fit images of shape {tuple(x.shape[1:])}: {error}") from error
+    finally:
+        model.train(training)
+    if logits.shape != (len(x), classes):
+        raise ValueError(f"expected logits ({len(x)}, {classes}) of {len(x)} images; got {tuple(logits.shape)}")

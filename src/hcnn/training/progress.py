@@ -1,0 +1,37 @@
+"""What is known after a training step, and the error that ends one."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+class Diverged(ValueError):
+    """The loss or the weights became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is known after a step.
+
+    Attributes:
+        epoch: current epoch, from 1.
+        epochs: how many there are.
+        step: steps done in all.
+        steps: steps there are in all.
+        loss: mean training loss of this epoch so far.
+        accuracy: training accuracy of this epoch so far, a fraction; against the likelier label where images are mixed.
+        images_per_second: since this process began the epoch.
+        seconds_left: estimate for the whole run.
+        epoch_done: the metrics of the epoch that just ended, or None.
+        stop: some process was asked to stop.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    accuracy: float
+    images_per_second: float
+    seconds_left: float
+    epoch_done: dict[str, Any] | None
+    stop: bool

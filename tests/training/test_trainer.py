@@ -1,0 +1,100 @@
+"""The training loop by itself: called plainly, in threads, and on what cannot be learned."""
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+
+import hcnn
+from hcnn.data.augment import Augmentation
+from hcnn.data.preprocessing import Preprocessing
+from hcnn.layers.randomness import drawn_from
+from hcnn.training.recipes import Recipe
+from hcnn.training.trainer import Trainer
+
+RECIPE = Recipe(epochs=2, batch_size=6, lr=0.05, augmentation=Augmentation(translation=1), ema=0.5)
+
+
+def make(name: str, seed: int = 0, **changed: Any) -> Trainer:
+    random = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (18, 1, 8, 8), dtype=torch.uint8, generator=random)
+    labels = torch.arange(18) % 3
+    with drawn_from(torch.Generator().manual_seed(seed)):
+        model = hcnn.create_model(name, classes=3)
+    preprocessing = Preprocessing((0.5,), (0.25,), (8, 8), ("a", "b", "c"))
+    arguments = {"images": images, "labels": labels, "recipe": RECIPE, "seed": seed, **changed}
+    return Trainer(model, preprocessing=preprocessing, **arguments)
+
+
+def test_fit_trains_to_the_end_and_leaves_the_weights_of_the_result() -> None:
+    stepwise, plain = make("hcnn_digits"), make("hcnn_digits")
+    rows = [progress.epoch_done for progress in stepwise.run() if progress.epoch_done]
+    steps: list[int] = []
+    assert plain.fit(lambda progress: steps.append(progress.step)) == rows
+    assert steps == [*range(1, 7)]
+    assert not plain.model.training
+    expected, actual = stepwise.result_state(), plain.model.state_dict()
+    assert all(torch.equal(actual[key], value) for key, value in expected.items())
+    assert any(not torch.equal(stepwise.model.state_dict()[key], value) for key, value in expected.items())
+
+
+@pytest.mark.parametrize("name", ["hcnn_digits", "nin_digits"])  # the second draws dropout
+def test_threads_with_one_seed_get_the_same_bits_and_nothing_is_drawn_globally(name) -> None:
+    alone = make(name)
+    alone.fit()
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    trainers = [make(name) for _ in range(2)] + [make(name, seed=1)]
+    threads = [threading.Thread(target=trainer.fit) for trainer in trainers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(torch.get_rng_state(), before)
+    first, second, other = (trainer.model.state_dict() for trainer in trainers)
+    expected = alone.model.state_dict()
+    assert all(torch.equal(first[key], value) and torch.equal(second[key], value) for key, value in expected.items())
+    assert any(not torch.equal(other[key], value) for key, value in expected.items())
+
+
+def test_a_resumed_run_with_dropout_has_the_same_bits() -> None:
+    whole, first = make("nin_digits"), make("nin_digits")
+    whole.fit()
+    for progress in first.run():
+        if progress.step == 4:
+            break
+    state = first.state()
+    torch.manual_seed(99)
+    second = make("nin_digits", seed=0)
+    second.load_state(state)
+    second.fit()
+    expected = whole.model.state_dict()
+    assert all(torch.equal(second.model.state_dict()[key], value) for key, value in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"labels": torch.zeros(18, dtype=torch.int64)}, "at least two classes; all 18 are of class 'a'"),
+        ({"images": torch.zeros(18, 1, 8, 8, dtype=torch.uint8)}, "all 18 have the same constant colour"),
+        ({"images": torch.zeros(5, 1, 8, 8, dtype=torch.uint8), "labels": torch.arange(5) % 3}, "6 is more than the 5"),
+    ],
+)
+def test_what_cannot_be_learned_is_refused(changed, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        make("hcnn_digits", **changed)
+
+
+def test_trying_a_step_changes_nothing() -> None:
+    trainer = make("hcnn_digits")
+    with drawn_from(torch.Generator().manual_seed(0)):
+        fresh = hcnn.create_model("hcnn_digits", classes=3)
+    assert all(torch.equal(trainer.model.state_dict()[key], value) for key, value in fresh.state_dict().items())
+    assert trainer.model.training
+
+
+def test_a_network_of_other_classes_is_refused() -> None:
+    trainer = make("hcnn_digits")
+    with pytest.raises(ValueError, match=r"expected logits \(2, 3\) of 2 images; got \(2, 10\)"):
+        Trainer(hcnn.create_model("hcnn_digits"), trainer.images, trainer.labels, trainer.preprocessing, trainer.recipe)
