@@ -21,11 +21,11 @@ from hcnn.runs.load import Run
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says of one image.
+    """The classes that a network predicts for one image.
 
     Attributes:
         name: the path of the image, or "-" for standard input.
-        best: (class, probability), the likeliest first.
+        best: (class, probability) pairs, the most likely class first.
     """
 
     name: str
@@ -33,13 +33,13 @@ class Prediction:
 
 
 def open_network(where: Path) -> Run:
-    """Load a run folder, a model whose weights lie in the package, or folded weights that `hcnn export` wrote.
+    """Load a run folder, a model whose pretrained weights ship with the package, or exported folded weights.
 
     Args:
         where: a folder, a safetensors file, or a name of `hcnn.models.pretrained.list_pretrained`.
 
     Returns:
-        The network with its preprocessing; `config` is empty for folded weights, which keep no record of the run.
+        The network with its preprocessing. `config` is empty for folded weights, which do not record their run.
 
     Raises:
         ValueError: if it is none of these, or damaged.
@@ -63,17 +63,17 @@ def predict_stream(
 
     Args:
         run: a network with its preprocessing.
-        sources: where the images are.
-        top: how many classes to give of each.
-        batch_size: images at a time.
+        sources: the images, as `hcnn.data.image_sources.find_images` finds them.
+        top: number of classes to return for each image.
+        batch_size: number of images at a time.
         channels: whether the channels of arrays come "first" or "last"; "auto" decides by their shape.
-        on_bad: called with the reason for each image that cannot be used, which is then left out; else it raises.
+        on_bad: called with the reason for each image that cannot be used, which is then left out. Default: raise.
 
     Yields:
-        A prediction per image, in order; those before a bad one come before its error.
+        One prediction per image, in order. Those of the images before a bad one come before its error.
 
     Raises:
-        ValueError: if an image cannot be used; names it.
+        ValueError: if an image cannot be used; the message names it.
 
     """
     model = inference_network(run.model)

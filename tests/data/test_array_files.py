@@ -63,7 +63,7 @@ def test_arrays_of_every_layout_come_back(tmp_path, array):
 
 
 UNFIT = [
-    (b"", "it is not in the .npy format"),
+    (b"", "it is empty"),
     (b"\x93NUMPY", "it is not in the .npy format"),
     (b"PK\x03\x04 and so on", "it is not in the .npy format"),
     (header("", version=9), r"expected version 1.0 or 2.0 of the .npy format; got 9.0"),

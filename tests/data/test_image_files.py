@@ -1,6 +1,7 @@
 """Image files and folders of them: exact pixels, and every unfit file refused by name."""
 
 import io
+import logging
 import os
 import re
 import struct
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hcnn.data import regular_files
 from hcnn.data.datasets import load
 from hcnn.data.image_files import SUFFIXES, read_image
 
@@ -338,6 +340,32 @@ def test_only_regular_files_are_opened(tmp_path):
     assert "Too many levels of symbolic links" in reasons["loop.png"]
     with pytest.raises(ValueError, match=r"pipe.png: expected a regular file; it is a named pipe"):
         read_image(root / "cat/pipe.png", size=8, channels=3)
+
+
+def test_a_file_that_makes_its_reader_wait_is_refused(monkeypatch):
+    read, write = os.pipe()  # as /proc/kmsg, which is a regular file by its type
+    os.set_blocking(read, False)
+    monkeypatch.setattr(regular_files, "open_regular", lambda path: os.fdopen(read, "rb"))
+    with pytest.raises(ValueError, match=r"kmsg: expected a regular file; reading this one would wait"):
+        read_image("kmsg", size=8, channels=3)
+    os.close(write)
+
+
+def test_damage_is_not_logged_to_the_terminal(capfd):
+    data = encode(noise(), "TIFF").replace(
+        b"\x15\x01\x03\x00\x01\x00\x00\x00\x03", b"\x15\x01\x03\x00\x01\x00\x00\x00\xff"
+    )
+    assert data != encode(noise(), "TIFF")  # the number of samples per pixel
+    with pytest.raises(ValueError, match="TIFF"):
+        read_image(data, size=8, channels=3)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_very_large_file_is_refused_before_it_is_read(tmp_path):
+    with (tmp_path / "sparse.png").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ValueError, match=r"sparse.png: expected at most 536,870,912 bytes; got 1,099,511,627,776"):
+        read_image(tmp_path / "sparse.png", size=8, channels=3)
 
 
 def test_class_names_may_hold_any_character_that_a_file_name_may(tmp_path):

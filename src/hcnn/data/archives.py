@@ -1,13 +1,14 @@
-"""Archives that nobody vouches for: fetched, verified by their hash, and read in memory.
+"""Untrusted archives: downloaded, verified by their hash, and read in memory.
 
-An archive goes through these doors, in this order, before a byte of it is taken for data:
+An archive passes these checks, in this order, before any of its bytes is used as data:
 
-1. a download goes to a temporary name, is bounded in size, and gets its final name only if its MD5 is right;
-2. an archive on disk is hashed as a whole each time that it is read; a wrong one is refused by name, and left alone;
-3. its members must be plain files inside the one folder that the archive is known to have, each once and none
-   larger than its cap; what is not on the list of members is not kept.
+1. A download is written under a temporary name, is limited in size, and gets its final name only if its MD5 is right.
+2. An archive on disk is hashed as a whole each time it is read. One with a wrong hash is refused by name and left as
+   it is.
+3. Its members must be plain files inside the one folder that the archive is known to have. Each may occur once, and
+   none may be larger than its limit. Members that are not on the list are not kept.
 
-Nothing is ever extracted to disk and nothing is ever unpickled.
+Nothing is ever extracted to disk, and nothing is ever unpickled.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
+from hcnn.data.regular_files import open_regular, read_regular
 from hcnn.storage.atomic import StrPath
 
 Progress = Callable[[int, int], None]
@@ -36,12 +38,12 @@ class ArchiveSpec:
     """What a tar.gz archive must be before it is read.
 
     Args:
-        name: how people call the data.
-        url: where it is published; its last part is the file's name.
+        name: the usual name of the data.
+        url: where it is published; the last part is the name of the file.
         md5: MD5 of the whole file, in hexadecimal.
-        size: most bytes that a download may have.
-        folder: the one folder that all members lie in.
-        members: the members to read and the most bytes that each may have.
+        size: maximum size of a download in bytes.
+        folder: the one folder that contains all members.
+        members: the members to read, each with its maximum size in bytes.
 
     Example:
         >>> spec = ArchiveSpec("toy", "https://example.org/toy.tar.gz", "0" * 32, 100, "toy", (("a.bin", 9),))
@@ -64,10 +66,10 @@ class ArchiveSpec:
 
 
 def cache_folder(data_dir: StrPath | None = None) -> Path:
-    """Folder that data is kept in: `data_dir`, else the environment variable HCNN_DATA, else ``~/.cache/hcnn``.
+    """The folder for data: `data_dir`, else the environment variable HCNN_DATA, else ``~/.cache/hcnn``.
 
     Args:
-        data_dir: the folder to use, if the caller names one.
+        data_dir: the folder to use, if it is given.
 
     Returns:
         The folder, which need not exist yet.
@@ -81,22 +83,22 @@ def cache_folder(data_dir: StrPath | None = None) -> Path:
 
 
 def fetch(spec: ArchiveSpec, folder: StrPath, *, progress: Progress | None = None) -> Path:
-    """Download an archive into `folder`, unless a file of its name is there.
+    """Download an archive into `folder`, unless a file with its name is already there.
 
-    A file that is there is returned as it is; `read_members` verifies it. A download that fails, is cut off, grows
-    past `spec.size` or has a wrong hash leaves nothing behind.
+    An existing file is returned as it is; `read_members` verifies it. A download that fails, is cut off, exceeds
+    `spec.size` or has a wrong hash leaves nothing behind.
 
     Args:
         spec: the archive.
-        folder: where it goes; created if missing.
-        progress: called with the bytes read so far and the bytes to come in all (0 if the site does not say).
+        folder: where to put it; created if it is missing.
+        progress: called with the number of bytes read so far and the total (0 if the site does not say).
 
     Returns:
         Path of the archive.
 
     Raises:
-        ConnectionError: if the site cannot be reached; says which file to put where.
-        ValueError: if what came is not the archive.
+        ConnectionError: if the site cannot be reached; the message says which file to put where.
+        ValueError: if what was downloaded is not the archive.
         ImportError: if pooch is not installed.
 
     """
@@ -111,7 +113,7 @@ def fetch(spec: ArchiveSpec, folder: StrPath, *, progress: Progress | None = Non
         raise ImportError(f"downloading {spec.name} needs pooch: pip install 'hcnn[data]'. {by_hand}") from error
 
     def download(url: str, output: StrPath, _: object) -> None:
-        # Not pooch's own downloader, which knows no bound and leaves its connection open where it fails.
+        # Pooch's own downloader has no size limit and leaves its connection open when it fails.
         with requests.get(url, stream=True, timeout=_TIMEOUT) as response, Path(output).open("wb") as file:
             response.raise_for_status()
             total = int(response.headers.get("content-length", 0))
@@ -137,19 +139,19 @@ def read_members(path: StrPath, spec: ArchiveSpec) -> dict[str, bytes]:
 
     Args:
         path: the archive.
-        spec: what it must be.
+        spec: its description.
 
     Returns:
         The bytes of each member, by name.
 
     Raises:
         ValueError: if the hash is wrong, or the archive is cut off, or a member is a link or a device, lies
-            outside the folder, comes twice, is larger than its cap or is missing. The text names file and member.
+            outside the folder, occurs twice, is too large or is missing. The message names the file and the member.
 
     """
     limits, found = dict(spec.members), {}
     total = sum(limits.values()) + _OVERHEAD
-    with Path(path).open("rb") as file:
+    with open_regular(path) as file:
         actual = hashlib.file_digest(file, "md5").hexdigest()
         if actual != spec.md5:
             raise ValueError(
@@ -176,9 +178,10 @@ def read_members(path: StrPath, spec: ArchiveSpec) -> dict[str, bytes]:
 
 
 def read_layout(spec: ArchiveSpec, data_dir: StrPath | None = None) -> tuple[Path, dict[str, bytes]]:
-    """Read the members of `spec` from an unpacked folder if there is one, else from the archive, fetched at need.
+    """Read the members of `spec` from an unpacked folder if there is one, else from the archive.
 
-    Unpacked folders are looked for in `data_dir` itself and under ``data_dir/{spec.folder}``, and used as they are.
+    The archive is downloaded if it is missing. Unpacked folders are looked for in `data_dir` itself and under
+    ``data_dir/{spec.folder}``, and used without verification.
 
     Args:
         spec: the archive.
@@ -188,7 +191,7 @@ def read_layout(spec: ArchiveSpec, data_dir: StrPath | None = None) -> tuple[Pat
         The folder or archive that was read, and the bytes of each member by name.
 
     Raises:
-        ValueError: if the folder or the archive is not what `spec` says; the text names the file.
+        ValueError: if the folder or the archive is not what `spec` describes; the message names the file.
         ConnectionError: if nothing is there and the site cannot be reached.
         ImportError: if nothing is there and pooch is not installed.
 
@@ -197,7 +200,7 @@ def read_layout(spec: ArchiveSpec, data_dir: StrPath | None = None) -> tuple[Pat
     for folder in (root, root / spec.folder):
         missing = [name for name, _ in spec.members if not (folder / name).is_file()]
         if not missing:
-            return folder, {name: _read_file(folder / name, limit) for name, limit in spec.members}
+            return folder, {name: read_regular(folder / name, limit) for name, limit in spec.members}
         if folder != root and folder.is_dir():
             raise ValueError(f"{folder}: expected the files of {spec.file}; missing: {', '.join(missing)}")
     archive = fetch(spec, root)
@@ -208,7 +211,7 @@ def read_layout(spec: ArchiveSpec, data_dir: StrPath | None = None) -> tuple[Pat
 
 
 class _Limited:
-    """Passes reads on, and raises once more than `limit` bytes came."""
+    """Passes reads on, and raises an error after more than `limit` bytes."""
 
     def __init__(self, file: gzip.GzipFile, limit: int, complaint: str):
         self.file, self.left, self.complaint = file, limit, complaint
@@ -223,7 +226,7 @@ class _Limited:
 
 @contextlib.contextmanager
 def _quiet(logger: logging.Logger) -> Iterator[None]:
-    """Keep a logger that writes to the terminal on its own from doing so: a library prints nothing."""
+    """Stop a logger from writing to the terminal: a library prints nothing."""
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
@@ -233,7 +236,7 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
 
 
 def _judge(member: tarfile.TarInfo, spec: ArchiveSpec, path: StrPath) -> str | None:
-    """Name of a member inside the folder of `spec`, None for a folder; a ValueError if it must not be there."""
+    """Name of a member inside the folder of `spec`, or None for a folder; ValueError if it is not allowed."""
     where = f"{path}: member {member.name!r}"
     parts = PurePosixPath(member.name).parts  # a leading ./ is gone
     if member.name.startswith("/") or ".." in parts or parts[:1] != (spec.folder,):
@@ -250,9 +253,3 @@ def _judge(member: tarfile.TarInfo, spec: ArchiveSpec, path: StrPath) -> str | N
     if member.size > limit:
         raise ValueError(f"{where} claims {member.size:,} bytes; expected at most {limit:,}")
     return name
-
-
-def _read_file(path: Path, limit: int) -> bytes:
-    if (size := path.stat().st_size) > limit:
-        raise ValueError(f"{path}: expected at most {limit:,} bytes; got {size:,}")
-    return path.read_bytes()

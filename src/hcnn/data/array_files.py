@@ -37,7 +37,7 @@ def read_npy(path: StrPath) -> np.ndarray:
         try:
             return _read_array(file, os.fstat(file.fileno()).st_size)
         except _DAMAGE as error:
-            raise ValueError(f"{path}: expected a .npy array of numbers; {error}") from error
+            raise ValueError(f"{path}: expected a .npy array of numbers; {str(error)[:200]}") from error
 
 
 def read_npz(path: StrPath) -> dict[str, np.ndarray]:
@@ -78,7 +78,7 @@ def read_npz(path: StrPath) -> dict[str, np.ndarray]:
                         arrays[name] = _read_array(content, member.file_size)
         except _DAMAGE as error:
             raise ValueError(
-                f"{path}: expected plain arrays, no pickles; array {name!r} was refused: {error}"
+                f"{path}: expected plain arrays, no pickles; array {name[:100]!r} was refused: {str(error)[:200]}"
             ) from error
     return arrays
 
@@ -86,6 +86,8 @@ def read_npz(path: StrPath) -> dict[str, np.ndarray]:
 def _read_array(file: IO[bytes], size: int) -> np.ndarray:
     """The array of a file, or of a member of an archive, of that many bytes."""
     form = np.lib.format
+    if not size:  # as files of /proc say of themselves, of which some would make a reader wait
+        raise ValueError("it is empty")
     try:
         version = form.read_magic(file)
     except ValueError as error:
@@ -95,7 +97,7 @@ def _read_array(file: IO[bytes], size: int) -> np.ndarray:
     try:
         shape, _, dtype = (form.read_array_header_1_0 if version == (1, 0) else form.read_array_header_2_0)(file)
     except Exception as error:  # Python's tokenizer and parser see the header: they raise TokenError, MemoryError, …
-        raise ValueError(f"its header cannot be read: {str(error)[:200]}") from error
+        raise ValueError(f"its header cannot be read: {error}") from error
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are pickles")
     if dtype.kind not in _KINDS or dtype.itemsize == 0:

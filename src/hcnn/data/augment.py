@@ -1,10 +1,10 @@
 """Augmentation of batches on the training device, a pure function of (seed, epoch, index of the image).
 
-Every random number is a hash of seed, epoch, the image's index in the training set and the number of the draw, so an
-image is augmented alike in whatever batch, on whatever process and after however many restarts it comes. No
-generator is consulted and no state is kept. The one thing that a batch decides is which images mixup and CutMix
-mix: neighbours, 0 with 1, 2 with 3 and so on, so that cutting a batch in pieces of even length changes nothing but
-the last bit of a weight.
+Every random number is a hash of the seed, the epoch, the index of the image in the training set and the number of the
+draw. An image is therefore augmented in the same way whatever its batch, its process and the number of restarts. No
+generator is used and no state is kept. A batch decides only which images mixup and CutMix combine: neighbours, 0 with
+1, 2 with 3 and so on. Cutting a batch into pieces of even length therefore changes no more than the last bit of a
+weight.
 """
 
 import functools
@@ -24,12 +24,12 @@ _SHIFT, _FLIP, _CUTOUT, _LAMBDA, _CUTMIX, _WHICH = 0, 8, 16, 24, 32, 40  # first
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to each training image, in this order: flip, translation, cutout, then mixup or CutMix.
+    """How training images are augmented, in this order: flip, translation, cutout, then mixup or CutMix.
 
     Args:
-        translation: largest shift, in pixels, along every spatial axis; each image draws its own, uniformly.
-        fill: what enters at the border: "zeros", the mean pixel once images are standardized, or "reflect", the
-            image mirrored about its outermost pixels.
+        translation: largest shift in pixels along every spatial axis; each image draws its own, uniformly.
+        fill: the pixels that enter at the border: "zeros", which is the mean pixel once images are standardized, or
+            "reflect", the image mirrored about its outermost pixels.
         flip: along the last axis. "random": each image in half of the epochs. "alternating": a random half of the
             images in even epochs, the others in odd ones, so that any two epochs in a row show both versions
             (Jordan 2024, cifar10-airbench).
@@ -63,7 +63,7 @@ class Augmentation:
                     f"Augmentation: expected {name} to be a whole number of pixels, 0 or more; got {value!r}"
                 )
         for name in ("mixup", "cutmix"):
-            # Beyond these the distribution is all spikes, which the table of quantiles would not resolve.
+            # Outside this range the distribution consists of spikes that the table of quantiles does not resolve.
             if (value := getattr(self, name)) != 0 and not 0.01 <= value <= 100:
                 raise ValueError(
                     f"Augmentation: expected {name} (α of a Beta) to be 0 or from 0.01 to 100; got {value!r}"
@@ -84,16 +84,16 @@ def augment(
     epoch: int,
     index: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Augment a batch, and give its labels as distributions over the classes.
+    """Augment a batch, and turn its labels into distributions over the classes.
 
     Args:
         images: standardized (b, c, *u), floating point; not changed.
         labels: int64 (b,), below `classes`.
         classes: number of classes.
-        augmentation: what to do.
-        seed: seed of the run.
+        augmentation: the augmentation.
+        seed: random seed of the run.
         epoch: number of the epoch, from 0.
-        index: int64 (b,), where each image stands in the training set.
+        index: int64 (b,), the index of each image in the training set.
 
     Returns:
         Images (b, c, *u) and targets (b, classes) of float32 whose rows sum to 1.
@@ -205,7 +205,7 @@ def _box(images: Tensor, draw: Draw, stream: int, side: int | Tensor) -> Tensor:
 
 
 def _blend(images: Tensor, targets: Tensor, how: Augmentation, draw: Draw) -> tuple[Tensor, Tensor]:
-    """Mix each image with its neighbour: λ and box from its own index, mixup or CutMix by a draw of its own."""
+    """Mix each image with its neighbour. Its own index determines λ, the box, and whether it is mixup or CutMix."""
     b, axes = len(images), images.ndim - 2
     partner = (torch.arange(b, device=images.device) ^ 1).clamp_(max=b - 1)  # an odd one out stays itself
     uniform = draw(_LAMBDA)

@@ -13,7 +13,7 @@ class CifarSpec:
     """An archive in CIFAR's binary layout: records of `label_bytes` labels, then 3·32·32 pixels (c, u1, u2).
 
     The last label of a record is the class, and one before it the superclass. The files of records have exactly
-    the sizes that `archive` caps them at.
+    the sizes that `archive` gives as their limits.
 
     Args:
         archive: the archive.
@@ -21,7 +21,7 @@ class CifarSpec:
         test: its files of test records.
         classes: its list of class names.
         superclasses: its list of superclass names, if it has one.
-        label_bytes: labels per record.
+        label_bytes: number of labels per record.
 
     """
 
@@ -72,7 +72,7 @@ CIFAR100 = CifarSpec(
 
 @dataclass(frozen=True, eq=False)
 class CifarArrays:
-    """Images uint8 (n, 3, 32, 32) and labels int64 (n,) of both sets; for each class, its superclass if any."""
+    """Images uint8 (n, 3, 32, 32) and labels int64 (n,) of both sets; the superclass of each class, if any."""
 
     train: tuple[np.ndarray, np.ndarray]
     test: tuple[np.ndarray, np.ndarray]
@@ -91,7 +91,7 @@ def read_cifar(spec: CifarSpec, data_dir: StrPath | None = None) -> CifarArrays:
         Its arrays and names.
 
     Raises:
-        ValueError: if a file has another size than it must, a label has no name, or a class has two superclasses.
+        ValueError: if the size of a file is wrong, a label has no name, or a class has two superclasses.
         ConnectionError: if nothing is there and the site cannot be reached.
         ImportError: if nothing is there and pooch is not installed.
 

@@ -1,4 +1,4 @@
-"""Random numbers that are a hash of what they are drawn for: no generator is consulted, and no state is kept."""
+"""Random numbers that are a hash of their purpose: there is no generator, and no state is kept."""
 
 import functools
 
@@ -13,15 +13,15 @@ _QUANTILES = 1025
 
 
 def counter_uniform(seed: int, epoch: int, index: Tensor, stream: int) -> Tensor:
-    """Uniform numbers in [0, 1) that are a hash of their arguments: splitmix64 read at chosen places.
+    """Uniform numbers in [0, 1) that are a hash of the arguments: splitmix64 at chosen positions of its sequence.
 
     ``u = mix(key + index · golden) / 2⁶⁴``, rounded down to 24 bits, where `key` hashes (seed, epoch, stream).
 
     Args:
-        seed: seed of the run.
+        seed: random seed of the run.
         epoch: number of the epoch.
-        index: int64 tensor of any shape, which image.
-        stream: which draw for that image; streams are independent.
+        index: int64 tensor of any shape, the index of the image.
+        stream: number of the draw for that image; streams are independent.
 
     Returns:
         float32 tensor of the shape of `index`, on its device: the same numbers on every device.
@@ -48,7 +48,7 @@ def counter_uniform(seed: int, epoch: int, index: Tensor, stream: int) -> Tensor
 
 
 def beta_quantile(uniform: Tensor, alpha: float) -> Tensor:
-    """Turn uniform numbers into Beta(α, α) ones through a table of the inverse distribution function."""
+    """Turn uniform numbers into Beta(α, α) numbers with a table of the inverse distribution function."""
     table = _beta_table(alpha, uniform.device)
     lower = uniform < 0.5  # the distribution is symmetric: the table covers its lower half
     place = torch.where(lower, uniform, 1 - uniform) * (2 * (len(table) - 1))

@@ -41,38 +41,40 @@ def load(
     """Load "digits", "cifar10", "cifar100", a folder of images or an .npz file.
 
     - **digits**: the 1,797 real 8×8 digits of scikit-learn, scaled from 0 … 16 to 0 … 255, one channel, in a fixed
-      stratified split of 1,437 to train and 360 to test that does not depend on `seed`.
-    - **cifar10**, **cifar100**: the official binary archive, or its unpacked folder, in `data_dir`; downloaded if
-      neither is there. CIFAR-100's `superclasses` are kept. Its order may be by class: never split it by position.
+      stratified split of 1,437 for training and 360 for testing that does not depend on `seed`.
+    - **cifar10**, **cifar100**: the official binary archive, or its unpacked folder, in `data_dir`. The archive is
+      downloaded if neither is there. The `superclasses` of CIFAR-100 are kept. The images may be ordered by class:
+      never split them by position.
     - **a folder**: one subfolder of images per class, or ``train/``, ``validation/`` (or ``val/``, ``valid/``,
-      ``dev/``) and ``test/`` with such subfolders, in upper or lower case. Without ``test/`` there is no test set: none
-      is made up. PNG, JPEG, WebP, GIF, BMP and TIFF files are read as `hcnn.data.image_files.read_image` says: turned
-      as their EXIF says, of an animation the first frame, 16-bit grey and CMYK converted. They are resized with
-      antialiasing until they cover `image_size` (for a square: shorter side), cropped about the centre, and made grey
-      or RGB. Palette images count as colour. A file is bad if it is transparent, has several pages, does not decode,
-      has another suffix, is larger than 64 megapixels, or is no regular file. Links are followed. Hidden files are
-      ignored.
+      ``dev/``) and ``test/`` with such subfolders, in upper or lower case. Without ``test/`` there is no test set.
+      PNG, JPEG, WebP, GIF, BMP and TIFF files are read as `hcnn.data.image_files.read_image` describes: turned as
+      their EXIF data says, of an animation the first frame, 16-bit grey and CMYK converted. They are resized with
+      antialiasing until they cover `image_size` (for a square: the shorter side), cropped about the centre, and made
+      grey or RGB. Palette images count as colour. A file is bad if it is transparent, has several pages, cannot be
+      decoded, has another suffix, is larger than 64 megapixels, or is not a regular file. Links are followed. Hidden
+      files are ignored.
     - **an .npz file**: `images`, `labels` and optionally `classes`, `test_images`, `test_labels`, and `channels`, which
       is "first" or "last" where the shape does not tell; see `hcnn.data.image_set.from_arrays`.
 
     Args:
         name_or_path: one of the names, or a path (``./digits`` for a folder of that name).
         data_dir: where archives are kept; see `hcnn.data.archives.cache_folder`.
-        image_size: side, or (height, width). A folder's images are brought to it; by default to the size that they
-            all share, else to 32. Other data is not resized: a different size is an error.
-        channels: 1 or 3. By default 1 if every image of a folder is grey, else 3. Other data is not converted.
+        image_size: side, or (height, width), to which the images of a folder are resized. Default: the size that they
+            all share, else 32. Other data is not resized: a different size is an error.
+        channels: 1 or 3, to which the images of a folder are converted. Default: 1 if all of them are grey, else 3.
+            Other data is not converted.
         validation: number of training images to set aside, in the proportions of the classes.
-        seed: which ones.
+        seed: random seed for the choice of validation images.
         on_bad: "refuse" bad files, or "skip" them and list them in `Splits.skipped`.
 
     Returns:
         The splits. Labels are positions in `classes`; a folder's classes are sorted by name.
 
     Raises:
-        ValueError: if the name is unknown, or the data is not what is described above; the text names the file.
+        ValueError: if the name is unknown, or the data is not as described above; the message names the file.
         FileNotFoundError: if a path does not exist.
-        ConnectionError: if a download fails; the text says which file to put where.
-        ImportError: if an optional package is missing; the text says how to install it.
+        ConnectionError: if a download fails; the message says which file to put where.
+        ImportError: if an optional package is missing; the message says how to install it.
 
     Example:
         >>> load("digits", validation=100).validation

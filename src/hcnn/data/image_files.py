@@ -1,5 +1,6 @@
 """Image files: what Pillow reads safely becomes a uint8 tensor, or an error that names the file."""
 
+import logging
 import warnings
 from collections.abc import Callable
 from io import BytesIO
@@ -23,6 +24,9 @@ SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
 )  # fmt: skip
 MAX_PIXELS = 64 << 20
+
+# Without a handler, Python would print what Pillow logs about damaged files.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 # Formats whose decoders start no other program and are bounded by the size of the picture.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF")

@@ -1,4 +1,4 @@
-"""Folders of images with a subfolder per class, as they are and as they are split."""
+"""Folders of images with a subfolder per class, with or without folders of splits above them."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ def read_folder(root: Path, size: tuple[int, int] | None, channels: int | None, 
         The images and labels of each split.
 
     Raises:
-        ValueError: if the layout is another, a class has no image, or files are bad and refused; names them.
+        ValueError: if the layout is not one of these, a class has no image, or bad files are refused; names them.
         ImportError: if pillow is not installed.
 
     """
@@ -88,14 +88,14 @@ def read_folder(root: Path, size: tuple[int, int] | None, channels: int | None, 
 
 @dataclass(frozen=True)
 class FolderSurvey:
-    """What the headers of a folder's training images say.
+    """What the headers of a folder's training images tell.
 
     Attributes:
-        images: files that look like images.
-        classes: folders of classes.
-        sizes: (height, width) of the files whose header could be read.
+        images: number of files whose names are those of images.
+        classes: number of class folders.
+        sizes: (height, width) of each file whose header could be read.
         grey: whether all of these are grey.
-        has_other_splits: whether there are validation or test images beside.
+        has_other_splits: whether there are validation or test images as well.
 
     """
 
@@ -116,7 +116,7 @@ def survey_folder(root: Path) -> FolderSurvey:
         What was found.
 
     Raises:
-        ValueError: if the layout is another than `read_folder` expects.
+        ValueError: if the layout is not one that `read_folder` understands.
         ImportError: if pillow is not installed.
 
     """
@@ -145,7 +145,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 
 def _class_files(folder: Path, bad: dict[Path, str]) -> dict[str, list[Path]]:
-    """Image files of each class folder, sorted; what is no image file goes to `bad`."""
+    """Image files of each class folder, sorted; everything else is added to `bad`."""
     found: dict[str, list[Path]] = {}
     for path in _visible(folder):
         if not path.is_dir():
@@ -169,10 +169,10 @@ def _visible(folder: Path) -> list[Path]:
 def _read_files(
     paths: Iterable[Path], size: tuple[int, int] | None, channels: int | None, bad: dict[Path, str], on_bad: OnBad
 ) -> dict[Path, Tensor]:
-    """Decode every file; those that fail go to `bad`, and are refused together if `on_bad` says so."""
+    """Decode every file; those that fail are added to `bad`, and refused together if `on_bad` says so."""
     good = list(paths)
     while True:
-        # Sizes and channels that are asked for need no look at the headers.
+        # The headers are needed only if the size or the number of channels is not given.
         headers = {} if size and channels else _each(good, lambda data: decode(data, header), bad)
         shared = {one for one, _ in headers.values()}
         pair = size or (shared.pop() if len(shared) == 1 else (DEFAULT_SIZE, DEFAULT_SIZE))
@@ -183,7 +183,7 @@ def _read_files(
             listing = "".join(f"\n  {path}: {reason}" for path, reason in sorted(bad.items())[:20])
             more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
             raise ValueError(f"{len(bad)} files are no usable images (on_bad='skip' leaves them out):{listing}{more}")
-        # A file whose pixels turn out to be damaged must not have had a say in the common size.
+        # A file with damaged pixels must not influence the common size.
         if len(images) == len(good) or not headers:
             return images
         good = list(images)

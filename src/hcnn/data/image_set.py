@@ -23,9 +23,9 @@ class ImageSet:
         images: uint8 (n, c, *u).
         labels: int64 (n,), each below the number of classes.
         classes: names of the classes.
-        name: what to call the set in errors.
-        superclasses: for each class the name of the class above it, or empty.
-        allow_empty: whether classes may lack images, as in a subset or a test set.
+        name: name of the set in error messages.
+        superclasses: for each class the name of its superclass, or empty.
+        allow_empty: whether classes may have no images, as in a subset or a test set.
 
     Raises:
         ValueError: if types, lengths or labels do not fit together, or a class has no image.
@@ -81,17 +81,17 @@ class ImageSet:
         return f"ImageSet({self.name!r}, n={len(self)}, c={c}, u={tuple(u)}, classes={len(self.classes)})"
 
     def subset(self, indices: Tensor | np.ndarray | Sequence[int], name: str | None = None) -> "ImageSet":
-        """The images at `indices`, in that order; classes may be empty in it.
+        """The images at `indices`, in that order; some classes may have no images in it.
 
         Args:
             indices: positions from 0 to n - 1.
-            name: what to call the subset; this set's name if None.
+            name: name of the subset. Default: the name of this set.
 
         Returns:
             A new set with its own copy of the images.
 
         Raises:
-            ValueError: if an index is out of range, or there is none.
+            ValueError: if an index is out of range, or there are no indices.
 
         """
         index = torch.as_tensor(indices, dtype=torch.int64)
@@ -125,7 +125,7 @@ class ImageSet:
         return ImageSet(self.images, above[self.labels], names, self.name, allow_empty=self.allow_empty)
 
     def digest(self) -> str:
-        """SHA-256 over shape, classes, labels and images, in hexadecimal: equal exactly for equal sets.
+        """SHA-256 of shape, classes, labels and images, in hexadecimal: equal for equal sets only.
 
         Returns:
             64 hexadecimal digits, the same on every platform.
@@ -138,10 +138,10 @@ class ImageSet:
         return result.hexdigest()
 
     def channel_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation per channel over all images and places, pixels scaled to 0 … 1.
+        """Mean and standard deviation per channel over all images and pixels, with pixels scaled to 0 … 1.
 
         Returns:
-            Two float64 tensors (c,). A channel that never varies has deviation 1, so that dividing by it is safe.
+            Two float64 tensors (c,). A constant channel has deviation 1, so that dividing by it is safe.
 
         Example:
             >>> images = torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1)
@@ -149,7 +149,7 @@ class ImageSet:
             (tensor([0.5000], dtype=torch.float64), tensor([0.5000], dtype=torch.float64))
 
         """
-        # From exact counts of the 256 values: no rounding that depends on the order of a sum.
+        # Exact counts of the 256 values avoid rounding that would depend on the order of a sum.
         counts = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in self.images.unbind(1)])
         share = counts.double() / counts.sum(1, keepdim=True)  # (c, 256)
         values = torch.arange(256, dtype=torch.float64) / 255
@@ -164,9 +164,9 @@ class Splits:
     """Training, validation and test sets of the same classes and image shape.
 
     Args:
-        train: what is trained on.
-        validation: what selects, or None.
-        test: what is read once, at the end, or None.
+        train: images for training.
+        validation: images for the choice of models and settings, or None.
+        test: images for the final evaluation, or None.
         skipped: files that were left out, each with the reason.
 
     Raises:
@@ -201,16 +201,16 @@ def from_arrays(
     name: str = "arrays",
     allow_empty: bool = False,
 ) -> ImageSet:
-    """Make a set of arrays.
+    """Make an image set of arrays.
 
     Args:
         images: uint8 array (n, h, w), (n, c, *u) or (n, *u, c), or a sequence of such images of one size.
         labels: integers (n,) from 0.
-        classes: names; "0", "1", … up to the largest label if None.
+        classes: names of the classes. Default: "0", "1", … up to the largest label.
         channels: whether the channels come "first" or "last"; "auto" decides by the shape, and refuses where it
             cannot, see `hcnn.data.channels.channels_first`.
-        name: what to call the set, and in errors.
-        allow_empty: whether classes may lack images.
+        name: name of the set, in error messages too.
+        allow_empty: whether classes may have no images.
 
     Returns:
         The set.
@@ -236,7 +236,7 @@ def from_arrays(
         nan = np.isnan(pixels).any() if np.issubdtype(pixels.dtype, np.floating) else False
         raise ValueError(
             f"{name}: expected uint8 pixels from 0 to 255; got {pixels.dtype}{', with NaN among them' if nan else ''}. "
-            "Scale and round them yourself, since only you know their range"
+            "Scale and round them first, because their range is not known here"
         )
     pixels = channels_first(pixels, channels, name=name)
     if not np.issubdtype(marks.dtype, np.integer):

@@ -71,7 +71,9 @@ def read_regular(path: StrPath, limit: int = MAX_BYTES) -> bytes:
     with open_regular(path) as file:
         if (size := os.fstat(file.fileno()).st_size) > limit:
             raise ValueError(f"{path}: expected at most {limit:,} bytes; got {size:,}")
-        data = file.read(limit + 1)  # files of /proc say that they are empty
+        data: bytes | None = file.read(limit + 1)  # more than 0: files of /proc say that they are empty
+    if data is None:
+        raise ValueError(f"{path}: expected a regular file; reading this one would wait")
     if len(data) > limit:
         raise ValueError(f"{path}: expected at most {limit:,} bytes; it has more")
     return data

@@ -15,11 +15,11 @@ DIGITS_SPLIT, VALIDATION, ORDER, FEWER = 1, 2, 3, 4
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
-    """Order of the n training images in an epoch, from (seed, epoch) alone: there is no state to save.
+    """The order of the n training images in an epoch. It depends on (seed, epoch) alone: there is no state to save.
 
     Args:
         n: number of images.
-        seed: seed of the run, not negative.
+        seed: random seed of the run, not negative.
         epoch: number of the epoch, from 0.
 
     Returns:
@@ -36,19 +36,19 @@ def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
 def stratified_split(labels: Tensor, count: int, *key: int) -> tuple[Tensor, Tensor]:
     """Choose `count` images at random in the proportions of the classes.
 
-    Each class gives its share rounded down; the images still missing come one each from the classes with the
-    largest remainders. The last image of a class is never taken.
+    Each class contributes its share, rounded down; the remaining images are taken one by one from the classes with
+    the largest remainders. The last image of a class is never taken.
 
     Args:
         labels: int64 (n,).
         count: how many to choose.
-        key: integers that the choice is made from, none negative.
+        key: integers that determine the choice, none negative.
 
     Returns:
-        The indices of the others, and those chosen, each ascending.
+        The indices of the other images and those of the chosen ones, each in ascending order.
 
     Raises:
-        ValueError: if `count` images cannot be chosen so.
+        ValueError: if `count` images cannot be chosen this way.
 
     Example:
         >>> rest, chosen = stratified_split(torch.tensor([0, 0, 0, 0, 1, 1]), 3, 0)
@@ -75,18 +75,18 @@ def stratified_split(labels: Tensor, count: int, *key: int) -> tuple[Tensor, Ten
 
 
 def fewer(splits: Splits, count: int, seed: int = 0) -> Splits:
-    """The same splits with that many of the training images, drawn in the proportions of the classes.
+    """The same splits with fewer training images, drawn in the proportions of the classes.
 
     Args:
-        splits: left as they are.
-        count: training images to keep.
-        seed: of the draw.
+        splits: the splits, which are not changed.
+        count: number of training images to keep.
+        seed: random seed for the draw.
 
     Returns:
         Splits with a smaller training set.
 
     Raises:
-        ValueError: if there are not more images than that.
+        ValueError: if `count` is not below the number of training images.
     """
     train = splits.train
     if not 1 <= count < len(train):
@@ -102,18 +102,18 @@ def _permutation(n: int, *key: int) -> np.ndarray:
 
 
 def set_aside(splits: Splits, count: int, seed: int) -> Splits:
-    """The same splits with a validation set of that many training images, in the proportions of the classes.
+    """The same splits with a validation set taken from the training images, in the proportions of the classes.
 
     Args:
-        splits: left as they are.
-        count: training images to set aside; 0 leaves the splits as they are.
-        seed: of the draw.
+        splits: the splits, which are not changed.
+        count: number of training images to set aside, or 0.
+        seed: random seed for the draw.
 
     Returns:
         Splits with a validation set and a smaller training set.
 
     Raises:
-        ValueError: if the data has a validation set already, or so many images cannot be set aside.
+        ValueError: if the data already has a validation set, or `count` images cannot be set aside.
 
     """
     if not count:
