@@ -2,7 +2,7 @@
 
 import os
 import stat
-from typing import BinaryIO
+from io import BufferedReader
 
 from hcnn.storage.atomic import StrPath
 
@@ -17,7 +17,7 @@ _KINDS = {
 }
 
 
-def open_regular(path: StrPath) -> BinaryIO:
+def open_regular(path: StrPath) -> BufferedReader:
     """Open a regular file, or a link to one, for reading.
 
     Opening a named pipe waits for a writer, and opening a device can have effects. What the path names is therefore
