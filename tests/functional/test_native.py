@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from hcnn.functional import attribute_conv, choose_method, native_available, native_description, native_disabled
+from hcnn.functional import (
+    attribute_conv,
+    choose_method,
+    dense_weight,
+    native_available,
+    native_description,
+    native_disabled,
+)
 from hcnn.functional.attribute_conv.native import native_multiply_adds, native_weight
 from hcnn.functional.attribute_conv.native_plan import native_plan
 from hcnn.functional.native import library
@@ -17,6 +24,8 @@ from hcnn.functional.normalize_elu import dispatch as normalize
 from hcnn.functional.normalize_elu import naive
 from hcnn.functional.patch_moments import naive as naive_moments
 from hcnn.functional.patch_moments import patch_moments
+from hcnn.functional.plus_step import naive as naive_plus
+from hcnn.functional.plus_step import native_plus_step, native_plus_weight
 from hcnn.layers import FactorizedConv
 from hcnn.layers.folded import fold_layer
 
@@ -98,6 +107,35 @@ def test_convolution(v, kv, sv, u, ku, su, boundary) -> None:
 def test_every_instruction_set(each_set, filters, boundary) -> None:
     against_double(*conv_case((4, 8), (5, 7), (2, 2), (10, 18), (3, 3), (2, 1), boundary, filters))
     against_double(*conv_case((6,), (3,), (1,), (33,), (5,), (1,), boundary, filters))
+
+
+def plus_case(v, kv, sv, u, ku, su, boundary, filters, rank):
+    torch.manual_seed(0)
+    inputs = [torch.randn(3, *v, *u), torch.randn(rank, *ku), torch.randn(rank), torch.randn(filters, rank, *kv)]
+
+    def fast(x: Tensor, h: Tensor, shift: Tensor, g: Tensor) -> Tensor:
+        spectrum = native_plus_weight(g, v, sv, boundary)
+        return native_plus_step(x.flatten(1, len(v)), h, shift, spectrum, v, kv, (*sv, *su), boundary)
+
+    def slow(x: Tensor, h: Tensor, shift: Tensor, g: Tensor) -> Tensor:
+        matrix = dense_weight(g, v, sv, boundary, channel_axis=True)
+        return naive_plus.plus_step(x.flatten(1, len(v)), h, shift, matrix, su, boundary)
+
+    return fast, slow, inputs
+
+
+@pytest.mark.parametrize("boundary", ["zeros", "circular"])
+@pytest.mark.parametrize(("u", "ku", "su"), SPACE)
+@pytest.mark.parametrize(("v", "kv", "sv"), [*ATTRIBUTES[1:4], *ATTRIBUTES[5:]])
+def test_plus_step(v, kv, sv, u, ku, su, boundary) -> None:
+    if boundary == "circular" and any(n % s for n, s in zip(u, su, strict=True)):
+        pytest.skip("a stride must divide a period")
+    against_double(*plus_case(v, kv, sv, u, ku, su, boundary, 5, 6))
+
+
+@pytest.mark.parametrize("boundary", ["zeros", "circular"])
+def test_plus_step_of_every_instruction_set(each_set, boundary) -> None:
+    against_double(*plus_case((8, 16), (7, 11), (2, 2), (10, 18), (3, 3), (2, 1), boundary, 8, 5))
 
 
 @pytest.mark.parametrize("boundary", ["zeros", "circular"])
@@ -218,9 +256,9 @@ def test_what_does_not_fit_is_explained() -> None:
         attribute_conv(torch.randn(1, 4, 5, 5), w, method="native")
     geometry = [4], [3], [1, 1, 1], False
     spectrum, bias = torch.zeros(5, 4, 3, 3), torch.zeros(16)
-    with pytest.raises(ValueError, match=r"expected float32 x \(b, 4, u1, u2\).*got \(1, 5, 5, 5\)"):
+    with pytest.raises(ValueError, match=r"expected float32 x \(b, 4, u1, u2\); got torch.float32 \(1, 5, 5, 5\)"):
         torch.ops.hcnn.native_conv(torch.zeros(1, 5, 5, 5), spectrum, bias, *geometry, False, False)
-    with pytest.raises(ValueError, match="the gradient has shape"):
+    with pytest.raises(ValueError, match="expected a gradient of shape"):
         torch.ops.hcnn.native_conv_backward(
             torch.zeros(1, 15, 5, 5), torch.zeros(1, 4, 5, 5), spectrum, bias, *geometry, False, False
         )

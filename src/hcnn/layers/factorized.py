@@ -107,7 +107,13 @@ class FactorizedConv(AttributeLayer):
         """As `AttributeLayer.chosen_method`; with an inner ELU the form of the attribute step."""
         if self.inner_elu:
             return plus_method(
-                self.g.shape, sizes, self.geometry.attribute_stride, self.geometry.boundary, self.method, device
+                self.g.shape,
+                sizes,
+                self.geometry.attribute_stride,
+                self.geometry.boundary,
+                self.method,
+                device,
+                native=native,
             )
         return super().chosen_method(sizes, filters, device, native=native)
 

@@ -123,21 +123,24 @@ class FoldedPlusConv(AttributeLayer):
     def chosen_method(self, sizes: Sequence[int], filters: int, device: str = "cpu", *, native: bool = False) -> Method:
         """The form of the attribute step."""
         g = self.geometry
-        return plus_method(self.g.shape, sizes, g.attribute_stride, g.boundary, self.method, device)
+        return plus_method(self.g.shape, sizes, g.attribute_stride, g.boundary, self.method, device, native=native)
 
     def compute(self, x: Tensor, average_oldest: bool) -> Tensor:
         """x_j, averaged over its oldest attribute or not."""
         geometry, bias = self.geometry, self.bias
         x = enter(x, geometry, self.h.dtype)
         sizes, device, dtype = x.shape[1 : 1 + geometry.attributes], x.device.type, _computed_in(self.g)
+        native = geometry.native(x)
 
         def make() -> Any:
-            step = plus_matrix(self.g, sizes, geometry.attribute_stride, geometry.boundary, self.method, device)
+            step = plus_matrix(
+                self.g, sizes, geometry.attribute_stride, geometry.boundary, self.method, device, native=native
+            )
             return tree_map_only(Tensor, lambda one: one.to(dtype), step)
 
         y = attribute_plus_step(
             x, self.h, self.shift, self.g, geometry.stride, geometry.boundary, self.method,
-            prepared=self._kept.get(make, [self.g], sizes, self.method, dtype),
+            prepared=self._kept.get(make, [self.g], sizes, self.method, native, dtype),
         )  # fmt: skip
         return kernels.normalize_elu(y, torch.ones_like(bias), bias, geometry.spatial, average_oldest)
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from hcnn.functional.attribute_conv.dense import bands
-from hcnn.functional.attribute_conv.native import native_multiply_adds
+from hcnn.functional.attribute_conv.native import native_multiply_adds, native_work
 from hcnn.functional.attribute_conv.spectral import spectral_multiply_adds
 from hcnn.functional.axes import Boundary
 
@@ -66,7 +66,9 @@ def choose_method(
     return "spectral" if advantage > _ADVANTAGE.get(device, math.inf) else "dense"
 
 
-def choose_plus_method(g: Sequence[int], sizes: Sequence[int], stride: Sequence[int], boundary: Boundary) -> Method:
+def choose_plus_method(
+    g: Sequence[int], sizes: Sequence[int], stride: Sequence[int], boundary: Boundary, *, native: bool = False
+) -> Method:
     """Which form of the attribute step of HCNN(+) needs fewer multiply-adds; what ``method="auto"`` takes on a CPU.
 
     Both are matrix products of a good size, so the count decides.
@@ -76,9 +78,10 @@ def choose_plus_method(g: Sequence[int], sizes: Sequence[int], stride: Sequence[
         sizes: lengths of the attribute axes.
         stride: strides along them.
         boundary: "zeros" or "circular".
+        native: whether the native form can be had.
 
     Returns:
-        "dense" or "spectral".
+        "dense", "spectral" or "native".
 
     Example:
         >>> choose_plus_method((16, 32, 7, 11), (8, 16), (2, 2), "circular")
@@ -92,5 +95,8 @@ def choose_plus_method(g: Sequence[int], sizes: Sequence[int], stride: Sequence[
     blocks = bands(torch.empty(*g, device="meta"), sizes, stride, boundary)
     edges = zip(*(blocks[at::4] for at in range(4)), strict=True)
     dense = sum((bottom - top) * (right - left) for top, bottom, left, right in edges)
+    if native:
+        products, analysis, synthesis = native_work(sizes, support, stride, boundary)
+        return "native" if rank * (products * filters + analysis) + synthesis * filters < dense else "dense"
     spectral = spectral_multiply_adds(sizes, support, stride, boundary, filters, 1, rank=rank)
     return "spectral" if dense > 1.5 * spectral else "dense"

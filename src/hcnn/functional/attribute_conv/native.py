@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from hcnn.functional.attribute_conv.native_plan import MOST, NativePlan, native_plan
+from hcnn.functional.attribute_conv.native_plan import MOST, native_plan
 from hcnn.functional.attribute_conv.spectral import period
 from hcnn.functional.axes import Boundary
 from hcnn.functional.custom_op import define_operator
@@ -52,13 +52,26 @@ def native_multiply_adds(
         >>> native_multiply_adds((8, 16), (7, 11), (2, 2), "circular", 16, 9)
         38144
     """
+    products, analysis, synthesis = native_work(sizes, support, stride, boundary)
+    return products * filters * taps + analysis + synthesis * filters
+
+
+def native_work(
+    sizes: Sequence[int], support: Sequence[int], stride: Sequence[int], boundary: Boundary
+) -> tuple[int, int, int]:
+    """Multiply-adds per position: of the products of one filter and tap, of the analysis, of the synthesis of a filter.
+
+    Example:
+        >>> native_work((8, 16), (7, 11), (2, 2), "circular")
+        (184, 3968, 480)
+    """
     periods = [period(n, k, s, boundary) for n, k, s in zip(sizes, support, stride, strict=True)]
     folded = [n // s for n, s in zip(periods, stride, strict=True)]
     own = math.prod([2 if n % 2 == 0 else 1 for n in folded])  # frequencies that are their own conjugates
     pairs = (math.prod(folded) - own) // 2
     analysis = _transform(sizes, periods)
     synthesis = _transform([n // s for n, s in zip(sizes, stride, strict=True)], folded)
-    return (3 * pairs + own) * math.prod(stride) * filters * taps + analysis + synthesis * filters
+    return (3 * pairs + own) * math.prod(stride), analysis, synthesis
 
 
 def _transform(sizes: Sequence[int], periods: Sequence[int]) -> int:
@@ -133,14 +146,10 @@ def _boundary(circular: bool) -> Boundary:
     return "circular" if circular else "zeros"
 
 
-def _plan(sizes: Sequence[int], support: Sequence[int], stride: Sequence[int], circular: bool) -> NativePlan:
-    return native_plan(tuple(sizes), tuple(support), tuple(stride[: len(sizes)]), _boundary(circular))
-
-
 @lru_cache(maxsize=64)
 def _basis(sizes: tuple[int, ...], support: tuple[int, ...], stride: tuple[int, ...], circular: bool) -> Tensor:
     with torch.inference_mode(False):  # it outlives the mode it is first needed in
-        return torch.as_tensor(_plan(sizes, support, stride, circular).filters, dtype=torch.float32)
+        return torch.as_tensor(native_plan(sizes, support, stride, _boundary(circular)).filters, dtype=torch.float32)
 
 
 def _spectrum_forward(
@@ -172,29 +181,40 @@ def _out(size: int, stride: int) -> int:
     return (size + stride - 1) // stride
 
 
-def _sizes(
+def conv_sizes(
     x: Tensor,
-    spectrum: Tensor,
-    bias: Tensor,
-    sizes: list[int],
-    support: list[int],
-    stride: list[int],
+    taps: Sequence[int],
+    filters: int,
+    sizes: Sequence[int],
+    support: Sequence[int],
+    stride: Sequence[int],
     circular: bool,
 ) -> Conv:
-    """What the kernels are told, after everything that they rely on has been checked."""
+    """What the kernels are told about an array and a geometry, after what they rely on has been checked.
+
+    Args:
+        x: (b, v, u1, u2), v all attributes flattened.
+        taps: spatial support.
+        filters: K.
+        sizes: lengths of the attribute axes.
+        support: of the filters along them.
+        stride: one per axis of (*v, u1, u2).
+        circular: whether all axes are periodic.
+
+    Raises:
+        ValueError: if the kernels would read or write outside of their arrays.
+    """
     n = len(sizes)
-    plan = _plan(sizes, support, stride, circular)
-    filters, *taps = spectrum.shape[1:]
-    fits = x.ndim == 4 and x.shape[1] == math.prod(sizes) and len(spectrum) == plan.planes and len(taps) == 2
-    fits = fits and tuple(bias.shape) == (plan.outputs * filters,) and len(stride) == n + 2
-    if not fits or any(one.dtype != torch.float32 for one in (x, spectrum, bias)):
+    plan = native_plan(tuple(sizes), tuple(support), tuple(stride[:n]), _boundary(circular))
+    if x.ndim != 4 or x.shape[1] != math.prod(sizes) or x.dtype != torch.float32 or x.numel() == 0:
         raise ValueError(
-            f"native_conv: expected float32 x (b, {math.prod(sizes)}, u1, u2), a spectrum of {plan.planes} planes, "
-            f"a bias of {plan.outputs * filters}; got {tuple(x.shape)}, {tuple(spectrum.shape)}, "
-            f"{tuple(bias.shape)}, {x.dtype}"
+            f"native kernels: expected float32 x (b, {math.prod(sizes)}, u1, u2); got {x.dtype} {tuple(x.shape)}"
         )
-    if x.numel() == 0 or math.prod(taps) > _TAPS or any(k % 2 == 0 for k in taps):
-        raise ValueError(f"native_conv: expected values and odd supports of at most {_TAPS} taps; got {taps}")
+    if len(taps) != 2 or len(stride) != n + 2 or math.prod(taps) > _TAPS or any(k % 2 == 0 for k in taps):
+        raise ValueError(
+            f"native kernels: expected two odd spatial supports of at most {_TAPS} taps and {n + 2} strides; "
+            f"got {tuple(taps)} and {tuple(stride)}"
+        )
     height, width = x.shape[2:]
     return Conv(
         images=len(x),
@@ -216,6 +236,30 @@ def _sizes(
         programs=tuple(ints.ctypes.data for ints, _ in plan.programs),
         matrices=tuple(floats.ctypes.data for _, floats in plan.programs),
     )
+
+
+def check_array(what: str, array: Tensor, shape: Sequence[int]) -> None:
+    """Raise a ValueError unless an array that a kernel is given has this shape and is float32."""
+    if tuple(array.shape) != tuple(shape) or array.dtype != torch.float32:
+        raise ValueError(
+            f"native kernels: expected {what} of shape {tuple(shape)}, float32; got {tuple(array.shape)}, {array.dtype}"
+        )
+
+
+def _sizes(
+    x: Tensor,
+    spectrum: Tensor,
+    bias: Tensor,
+    sizes: list[int],
+    support: list[int],
+    stride: list[int],
+    circular: bool,
+) -> Conv:
+    filters, *taps = spectrum.shape[1:]
+    told = conv_sizes(x, taps, filters, sizes, support, stride, circular)
+    check_array("a spectrum", spectrum, (told.planes, filters, *taps))
+    check_array("a bias", bias, (told.outputs * filters,))
+    return told
 
 
 def _forward(
@@ -269,8 +313,7 @@ def _backward(
     if elu:
         raise ValueError("native_conv: with ELU there is no gradient")
     told = _sizes(x, spectrum, bias, sizes, support, stride, circular)
-    if grad.shape != _fake(x, spectrum, bias, sizes, support, stride, circular, elu, average).shape:
-        raise ValueError(f"native_conv: the gradient has shape {tuple(grad.shape)}, which its result had not")
+    check_array("a gradient", grad, _fake(x, spectrum, bias, sizes, support, stride, circular, elu, average).shape)
     grads = [torch.empty_like(one, memory_format=torch.contiguous_format) for one in (x, spectrum, bias)]
     call("hcnn_conv_backward", told, *(one.contiguous() for one in (grad, x, spectrum)), *grads)
     return grads[0], grads[1], grads[2]

@@ -25,7 +25,10 @@ class Conv(ctypes.Structure):
         *((name, _INT) for name in ("images", "height", "width", "channels", "filters", "out_height", "out_width")),
         ("support", _INT * 2),
         ("stride", _INT * 2),
-        *((name, _INT) for name in ("wrap", "planes", "dofs", "outputs", "aliases", "groups", "elu", "average")),
+        *(
+            (name, _INT)
+            for name in ("wrap", "planes", "dofs", "outputs", "aliases", "groups", "elu", "average", "rank")
+        ),
         ("group", _POINTER),
         ("programs", _POINTER * 4),
         ("matrices", _POINTER * 4),
@@ -50,6 +53,8 @@ class Moments(ctypes.Structure):
 _SIGNATURES = {  # number of pointers to arrays, after the sizes and before the number of threads
     "hcnn_conv": 4,
     "hcnn_conv_backward": 6,
+    "hcnn_plus": 5,
+    "hcnn_plus_backward": 9,
     "hcnn_normalize": 6,
     "hcnn_normalize_backward": 9,
     "hcnn_scale_elu": 4,

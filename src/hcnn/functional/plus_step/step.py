@@ -7,17 +7,21 @@ from torch import Tensor
 
 from hcnn.functional.attribute_conv.choose import Method, choose_plus_method
 from hcnn.functional.attribute_conv.dense import bands, dense_weight
+from hcnn.functional.attribute_conv.native import native_supports
 from hcnn.functional.attribute_conv.spectral import plus_transforms
 from hcnn.functional.axes import Boundary
+from hcnn.functional.native.library import native_available
 from hcnn.functional.plus_step.dispatch import plus_step, spectral_plus_step
+from hcnn.functional.plus_step.native import native_plus_step, native_plus_weight
 
 
 class PlusMatrix(NamedTuple):
-    """The attribute step: of `dense_weight` alone, or what `plus_transforms` gives."""
+    """The attribute step: of `dense_weight` or `native_plus_weight` alone, or what `plus_transforms` gives."""
 
     matrix: Tensor
     analysis: Tensor | None = None
     synthesis: Tensor | None = None
+    native: bool = False
 
 
 def attribute_plus_step(
@@ -40,7 +44,7 @@ def attribute_plus_step(
         g: (k, q, *kv).
         stride: one per axis of (*v, *u).
         boundary: "zeros" or "circular", on every axis.
-        method: "auto", "dense" or "spectral".
+        method: "auto", "dense", "spectral" or "native".
         prepared: what `plus_matrix` made of g for this geometry, where it is at hand already.
 
     Returns:
@@ -56,8 +60,11 @@ def attribute_plus_step(
     n = g.ndim - 2
     sizes, along, space = [int(size) for size in x.shape[1 : 1 + n]], stride[:n], stride[n:]  # tracers give tensors
     flat = x.flatten(1, n)
-    found = prepared or plus_matrix(g, sizes, along, boundary, method, x.device.type)
-    if found.analysis is None or found.synthesis is None:
+    native = native_plus_available(x, h.shape[1:], g.shape, along)
+    found = prepared or plus_matrix(g, sizes, along, boundary, method, x.device.type, native=native)
+    if found.native:
+        y = native_plus_step(flat, h, shift, found.matrix, sizes, g.shape[2:], stride, boundary)
+    elif found.analysis is None or found.synthesis is None:
         blocks = bands(g, sizes, along, boundary)
         y = plus_step(flat, h, shift, found.matrix, space, boundary, bands=blocks)
     else:
@@ -66,8 +73,21 @@ def attribute_plus_step(
     return y.reshape(len(x), *outputs, len(g), *y.shape[2:])
 
 
+def native_plus_available(x: Tensor, space: Sequence[int], g: Sequence[int], stride: Sequence[int]) -> bool:
+    """Whether the native kernels take the inner step of x (b, *v, *u) with filters g of a shape (k, q, *kv)."""
+    sizes = x.shape[1 : len(g) - 1]
+    return native_available(x) and native_supports(sizes, g[2:], stride[: len(sizes)], space)
+
+
 def plus_matrix(
-    g: Tensor, sizes: Sequence[int], stride: Sequence[int], boundary: Boundary, method: Method, device: str
+    g: Tensor,
+    sizes: Sequence[int],
+    stride: Sequence[int],
+    boundary: Boundary,
+    method: Method,
+    device: str,
+    *,
+    native: bool = False,
 ) -> PlusMatrix:
     """What the attribute step makes of its filters.
 
@@ -76,22 +96,33 @@ def plus_matrix(
         sizes: lengths of the attribute axes.
         stride: strides along them.
         boundary: "zeros" or "circular".
-        method: "auto", "dense" or "spectral".
+        method: "auto", "dense", "spectral" or "native".
         device: type of the device that computes.
+        native: whether the native kernels can be had, as `native_plus_available` says for an array.
 
     Returns:
         One matrix (v' · k, v · q), or one for each frequency.
     """
-    if plus_method(g.shape, sizes, stride, boundary, method, device) == "spectral":
+    chosen = plus_method(g.shape, sizes, stride, boundary, method, device, native=native)
+    if chosen == "native":
+        return PlusMatrix(native_plus_weight(g, sizes, stride, boundary), native=True)
+    if chosen == "spectral":
         analysis, matrix, synthesis = plus_transforms(g, tuple(sizes), tuple(stride), boundary)
         return PlusMatrix(matrix, analysis, synthesis)
     return PlusMatrix(dense_weight(g, sizes, stride, boundary, channel_axis=True))
 
 
 def plus_method(
-    g: Sequence[int], sizes: Sequence[int], stride: Sequence[int], boundary: Boundary, method: Method, device: str
+    g: Sequence[int],
+    sizes: Sequence[int],
+    stride: Sequence[int],
+    boundary: Boundary,
+    method: Method,
+    device: str,
+    *,
+    native: bool = False,
 ) -> Method:
     """The form of the attribute step: the one with less work, on a CPU; only the dense one has a kernel elsewhere."""
     if method != "auto":
         return method
-    return choose_plus_method(g, sizes, stride, boundary) if device == "cpu" else "dense"
+    return choose_plus_method(g, sizes, stride, boundary, native=native) if device == "cpu" else "dense"

@@ -28,6 +28,11 @@ struct ConvBackward {
     long sums_size;            // of the partial sums of one chunk
     int per_chunk;             // images
 
+    long size_of_sums() const {
+        long products = 0;
+        for (int i = 0; i < c.groups; ++i) products += group_of(c, i).complex ? 3 : 1;
+        return products * 4 * TERMS * term_tiles() * ((c.filters + 3) / 4);
+    }
     int terms() const { return c.aliases * layout.taps; }
     int term_tiles() const { return (terms() + TERMS - 1) / TERMS; }
     long d_plane() const { return layout.phases * layout.y_plane; }
@@ -37,9 +42,10 @@ struct ConvBackward {
         long between = analysis.between;
         if (from_y.between > between) between = from_y.between;
         if (to_x.between > between) between = to_x.between;
-        return c.channels * x_room() + (c.planes + 2L * c.aliases) * layout.x_plane + c.planes * d_plane() +
-               4L * (c.outputs + c.dofs + 1) * layout.g_plane + between * WIDE * LANES + 64 * LANES;
+        return c.channels * x_room() + c.planes * (layout.x_plane + d_plane()) +
+               4L * (c.outputs + c.dofs) * layout.g_plane + work_size() + between * WIDE * LANES + 64 * LANES;
     }
+    long work_size() const { return 2L * c.aliases * layout.x_plane + 4 * layout.g_plane; }
 
     void run(int chunk, float* scratch) const {
         for (int image = chunk * per_chunk; image < (chunk + 1) * per_chunk && image < c.images; ++image)
@@ -52,18 +58,14 @@ struct ConvBackward {
         const long px = layout.x_plane, pg = layout.g_plane, pd = d_plane();
         float* gathered = scratch;
         float* spectrum = gathered + c.channels * x_room();
-        float* added = spectrum + c.planes * px;
-        float* subtracted = added + c.aliases * px;
-        float* d_spectrum = subtracted + c.aliases * px;  // (planes, phases, y_plane)
-        float* g = d_spectrum + c.planes * pd;            // (outputs, 4, g_plane)
-        float* g_spectrum = g + 4 * c.outputs * pg;       // (dofs, 4, g_plane)
-        float* g_added = g_spectrum + 4 * c.dofs * pg;    // (4, g_plane)
-        float* between = g_added + 4 * pg;
-        if (partial) {
-            for (int v = 0; v < c.channels; ++v)
-                gather_x(c, layout, x + ((long)image * c.channels + v) * c.height * c.width, first, gathered + v * px);
-            transform(analysis, gathered, px, spectrum, px, px / LANES, between);
-        }
+        float* d_spectrum = spectrum + c.planes * px;  // (planes, phases, y_plane)
+        float* g = d_spectrum + c.planes * pd;         // (outputs, 4, g_plane)
+        float* g_spectrum = g + 4 * c.outputs * pg;    // (dofs, 4, g_plane)
+        float* work = g_spectrum + 4 * c.dofs * pg;
+        float* between = work + work_size();
+        for (int v = 0; v < c.channels; ++v)
+            gather_x(c, layout, x + ((long)image * c.channels + v) * c.height * c.width, first, gathered + v * px);
+        transform(analysis, gathered, px, spectrum, px, px / LANES, between);
         const float* w = weights;
         for (int k = 0; k < c.filters; k += 4) {
             for (int v = 0; v < c.outputs; ++v)
@@ -79,34 +81,41 @@ struct ConvBackward {
                     bias_sums[at] += total(to, rows);
                 }
             transform(from_y, g, 4 * pg, g_spectrum, 4 * pg, 4 * pg / LANES, between);
-            for (int i = 0; i < c.groups; ++i) {
-                const Group group = group_of(c, i);
-                const float* re = g_spectrum + group.dof * 4 * pg;
-                const float* im = re + 4 * pg;
-                if (group.complex)
-                    for (long p = 0; p < 4 * pg; p += LANES) store(g_added + p, load(re + p) + load(im + p));
-                if (grad_x) w = to_spectrum(group, k == 0, rows, w, re, im, g_added, d_spectrum);
-                if (!partial) continue;
-                const float* xr = spectrum + group.plane * px;
-                const float* xi = xr + c.aliases * px;
-                if (!group.complex) {
-                    sums_out = to_weights(rows, re, xr, sums_out);
-                    continue;
-                }
-                for (long p = 0; p < c.aliases * px; p += LANES) {
-                    const vf one = load(xr + p), other = load(xi + p);
-                    store(added + p, one + other);
-                    store(subtracted + p, one - other);
-                }
-                sums_out = to_weights(rows, g_added, xr, sums_out);
-                sums_out = to_weights(rows, im, subtracted, sums_out);
-                sums_out = to_weights(rows, re, added, sums_out);
-            }
+            products(k == 0, rows, spectrum, g_spectrum, work, w, sums_out, d_spectrum);
         }
-        if (!grad_x) return;
         transform(to_x, d_spectrum, pd, gathered, pd, pd / LANES, between);
         for (int v = 0; v < c.channels; ++v)
             scatter(gathered + v * pd, first, rows, grad_x + ((long)image * c.channels + v) * c.height * c.width);
+    }
+
+    // What four filters of every group give to both gradients, from a spectrum of x and one of the gradient of y
+    // (dofs, 4, g_plane).
+    void products(bool fresh, int rows, const float* spectrum, const float* g_spectrum, float* work, const float*& w,
+                  float*& sums_out, float* d_spectrum) const {
+        const long px = layout.x_plane, pg = layout.g_plane;
+        float *added = work, *subtracted = added + c.aliases * px, *g_added = subtracted + c.aliases * px;
+        for (int i = 0; i < c.groups; ++i) {
+            const Group group = group_of(c, i);
+            const float* re = g_spectrum + group.dof * 4 * pg;
+            const float* im = re + 4 * pg;
+            const float* xr = spectrum + group.plane * px;
+            const float* xi = xr + c.aliases * px;
+            if (!group.complex) {
+                w = to_spectrum(group, fresh, rows, w, re, im, g_added, d_spectrum);
+                sums_out = to_weights(rows, re, xr, sums_out);
+                continue;
+            }
+            for (long p = 0; p < 4 * pg; p += LANES) store(g_added + p, load(re + p) + load(im + p));
+            w = to_spectrum(group, fresh, rows, w, re, im, g_added, d_spectrum);
+            for (long p = 0; p < c.aliases * px; p += LANES) {
+                const vf one = load(xr + p), other = load(xi + p);
+                store(added + p, one + other);
+                store(subtracted + p, one - other);
+            }
+            sums_out = to_weights(rows, g_added, xr, sums_out);
+            sums_out = to_weights(rows, im, subtracted, sums_out);
+            sums_out = to_weights(rows, re, added, sums_out);
+        }
     }
 
     float total(const float* g, int rows) const {
@@ -254,10 +263,14 @@ static void pack_transposed(const HcnnConv& c, const Layout& l, const Phase* pha
         }
 }
 
-// Sums over chunks of images in their order, whatever the threads were, to (planes, filters, taps).
-static void unpack_sums(const HcnnConv& c, const ConvBackward& job, int chunks, float* sums_in, float* grad_w) {
+// Sums over chunks of images in their order, whatever the threads were, into the first.
+static void add_chunks(int chunks, long size, float* sums_in) {
     for (int chunk = 1; chunk < chunks; ++chunk)
-        for (long i = 0; i < job.sums_size; ++i) sums_in[i] += sums_in[chunk * job.sums_size + i];
+        for (long i = 0; i < size; ++i) sums_in[i] += sums_in[chunk * size + i];
+}
+
+// Sums as `to_weights` leaves them to (planes, filters, taps).
+static void unpack_sums(const HcnnConv& c, const ConvBackward& job, const float* sums_in, float* grad_w) {
     const int taps = job.layout.taps;
     const long each = 4L * TERMS * job.term_tiles();
     const float* at = sums_in;
@@ -282,16 +295,13 @@ static void conv_backward(const HcnnConv* c, const float* grad, const float* x, 
     const Layout l(*c, rows_of_strip(*c, per_position));
     Phase* phases = (Phase*)malloc(sizeof(Phase) * l.phases);
     find_phases(*c, l, phases);
-    float* packed = nullptr;
+    float* packed = (float*)malloc(sizeof(float) * packed_weights(*c, l.taps));
+    pack_transposed(*c, l, phases, w, packed);
     int32_t* g_at = (int32_t*)malloc(sizeof(int32_t) * 4 * l.taps);
-    if (grad_x) {
-        packed = (float*)malloc(sizeof(float) * packed_weights(*c, l.taps));
-        pack_transposed(*c, l, phases, w, packed);
-        int32_t* to = g_at;
-        for (int f = 0; f < l.phases; ++f)
-            for (int k = 0; k < 4; ++k)
-                for (int t = 0; t < phases[f].taps; ++t) *to++ = (int32_t)(k * l.g_plane + phases[f].at[t]);
-    }
+    int32_t* to = g_at;
+    for (int f = 0; f < l.phases; ++f)
+        for (int k = 0; k < 4; ++k)
+            for (int t = 0; t < phases[f].taps; ++t) *to++ = (int32_t)(k * l.g_plane + phases[f].at[t]);
     const int per_chunk = (c->images + 31) / 32, chunks = (c->images + per_chunk - 1) / per_chunk;
     int32_t* at = (int32_t*)calloc(c->aliases * l.taps + TERMS, sizeof(int32_t));
     for (int s = 0, j = 0; s < c->aliases; ++s)
@@ -300,22 +310,17 @@ static void conv_backward(const HcnnConv* c, const float* grad, const float* x, 
     ConvBackward job{*c, l, Program(c->programs[0], c->matrices[0]), Program(c->programs[3], c->matrices[3]),
                      Program(c->programs[2], c->matrices[2]), grad, x, packed, grad_x, nullptr, nullptr, phases, at, g_at, 0,
                      per_chunk};
-    if (grad_w) {
-        for (int i = 0; i < c->groups; ++i) job.sums_size += c->group[3 * i] ? 3 : 1;
-        job.sums_size *= 4L * TERMS * job.term_tiles() * ((c->filters + 3) / 4);
-        job.partial = (float*)calloc(job.sums_size * chunks, sizeof(float));
-    }
+    job.sums_size = job.size_of_sums();
+    job.partial = (float*)calloc(job.sums_size * chunks, sizeof(float));
     const long biases = (long)c->outputs * c->filters;
     job.bias_partial = (float*)calloc(biases * chunks, sizeof(float));
     hcnn_parallel(chunks, threads, job.scratch(),
                   [](void* context, int chunk, float* scratch) { ((const ConvBackward*)context)->run(chunk, scratch); },
                   (void*)&job);
-    if (grad_w) unpack_sums(*c, job, chunks, job.partial, grad_w);
-    for (long i = 0; i < biases; ++i) {
-        float all = 0;
-        for (int chunk = 0; chunk < chunks; ++chunk) all += job.bias_partial[chunk * biases + i];
-        grad_bias[i] = all;
-    }
+    add_chunks(chunks, job.sums_size, job.partial);
+    unpack_sums(*c, job, job.partial, grad_w);
+    add_chunks(chunks, biases, job.bias_partial);
+    memcpy(grad_bias, job.bias_partial, sizeof(float) * biases);
     free(job.bias_partial);
     free(job.partial);
     free(at);

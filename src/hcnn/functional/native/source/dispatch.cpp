@@ -45,6 +45,15 @@ EXPORT void hcnn_conv_backward(const HcnnConv* c, const float* grad, const float
                                float* grad_w, float* grad_bias, int threads) {
     chosen->conv_backward(c, grad, x, w, grad_x, grad_w, grad_bias, threads);
 }
+EXPORT void hcnn_plus(const HcnnConv* c, const float* x, const float* h, const float* shift, const float* w, float* out,
+                      int threads) {
+    chosen->plus(c, x, h, shift, w, out, threads);
+}
+EXPORT void hcnn_plus_backward(const HcnnConv* c, const float* grad, const float* x, const float* h, const float* shift,
+                               const float* w, float* grad_x, float* grad_h, float* grad_shift, float* grad_w,
+                               int threads) {
+    chosen->plus_backward(c, grad, x, h, shift, w, grad_x, grad_h, grad_shift, grad_w, threads);
+}
 EXPORT void hcnn_normalize(const HcnnNormalize* n, const float* y, const float* weight, const float* bias, float* out,
                            float* mean, float* variance, int threads) {
     chosen->normalize(n, y, weight, bias, out, mean, variance, threads);

@@ -1,8 +1,8 @@
 // All kernels for one instruction set; compiled once for each, with -DHCNN_VARIANT=its name.
 #include <cstdlib>
 
-#include "conv_backward.h"
 #include "moments.h"
+#include "plus.h"
 
 #define NAME_OF(variant) hcnn_##variant
 #define NAMED(variant) NAME_OF(variant)
@@ -11,5 +11,5 @@
 
 extern const HcnnVariant NAMED(HCNN_VARIANT);
 const HcnnVariant NAMED(HCNN_VARIANT) = {
-    TEXT(HCNN_VARIANT), conv, conv_backward, normalize, normalize_backward, scale_elu, moments, moments_backward,
+    TEXT(HCNN_VARIANT), conv, conv_backward, plus, plus_backward, normalize, normalize_backward, scale_elu, moments, moments_backward,
 };

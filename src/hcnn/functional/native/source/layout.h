@@ -42,6 +42,15 @@ struct Layout {
         y_plane = up<long>((long)rows * pitch, LANES);
         g_plane = up<long>((long)(rows + above + below) * pitch + 2 * LANES, LANES);
     }
+    // The layout of what has been convolved along space already: a strip of y without margins.
+    Layout pointwise() const {
+        Layout l = *this;
+        l.margin[0] = l.margin[1] = l.above = l.below = l.left = 0;
+        l.phases = l.taps = 1;
+        l.x_rows = rows;
+        l.x_plane = l.g_plane = l.y_plane;
+        return l;
+    }
     // Distance from the first position of y to what a tap of a filter meets in x.
     int tap(const HcnnConv& c, int i, int j) const {
         const int phase = (i % c.stride[0]) * c.stride[1] + j % c.stride[1];
