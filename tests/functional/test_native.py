@@ -184,23 +184,25 @@ def test_elu_of_extreme_values() -> None:
 @pytest.mark.parametrize("boundary", ["zeros", "circular"])
 def test_a_folded_layer_takes_one_pass(boundary, average) -> None:
     torch.manual_seed(0)
-    layer = FactorizedConv(8, 9, attribute_support=(3, 5), stride=(2, 2, 1, 1), boundary=boundary).double()
+    layer = FactorizedConv(
+        8, 9, attribute_support=(3, 5), stride=(2, 2, 1, 1), boundary=boundary, average_oldest=average
+    ).double()
     x = torch.randn(2, 4, 8, 9, 5)
     layer(x.double())
     folded = fold_layer(layer.eval(), (4, 8))
     with torch.no_grad():
-        close(folded.float()(x, average_oldest=average), layer(x.double(), average_oldest=average))
+        close(folded.float()(x), layer(x.double()))
 
 
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
-    layer = FactorizedConv(8, 9, attribute_support=(5, 7), stride=(2, 2, 1, 1), averaged=1)
+    layer = FactorizedConv(8, 9, attribute_support=(5, 7), stride=(2, 2, 1, 1), averaged=1, average_oldest=True)
     x = torch.randn(7, 2, 4, 8, 16, 16)
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             given = x.clone().requires_grad_()
-            y = layer(given, average_oldest=True)
+            y = layer(given)
             layer.zero_grad()
             y.square().sum().backward()
             results.append([y, given.grad, *(p.grad.clone() for p in layer.parameters())])
@@ -236,7 +238,7 @@ def test_transforms_of_functions() -> None:
     layer = FactorizedConv(4, 5, attribute_support=(3,), stride=(2, 1, 1)).eval()
     x = torch.randn(3, 2, 8, 6, 6)
     parameters = {name: one.detach() for name, one in layer.named_parameters()}
-    assert layer.chosen_method((8,), 4, native=layer.native(x[0])) == "native"
+    assert layer.chosen_method((8,), 4, native=layer.geometry.native(x[0])) == "native"
 
     def loss(parameters, x):
         return functional_call(layer, parameters, (x,)).square().mean()
