@@ -1,10 +1,15 @@
 """Folded weights as safetensors: written, read back, refused where they are something else."""
 
+import json
+from pathlib import Path
+
 import pytest
+import safetensors.torch
 import torch
 
 from hcnn.export import export_safetensors, load_folded
 from hcnn.layers.folded import FoldedConv
+from hcnn.storage.safetensors import load_weights, save_weights
 
 
 def test_folded_weights_come_back(tmp_path, settled, standard) -> None:
@@ -20,3 +25,89 @@ def test_folded_weights_come_back(tmp_path, settled, standard) -> None:
     with pytest.raises(ValueError, match="is a pickle; hcnn reads safetensors only"):
         load_folded(tmp_path / "bad")
     assert any(isinstance(layer, FoldedConv) for layer in again.layers)
+
+
+@pytest.mark.parametrize("name", ["zeros", "circular", "plus", "plus circular", "published", "line", "multiscale"])
+def test_a_folded_network_is_saved_by_other_libraries_as_it_is(name, settled, tmp_path) -> None:
+    model = settled(name).fold()
+    assert all(value.is_contiguous() for value in model.state_dict().values())
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "a.safetensors")
+    read = safetensors.torch.load_file(tmp_path / "a.safetensors")
+    assert all(torch.equal(read[key], value) for key, value in model.state_dict().items())
+    vector = torch.nn.utils.parameters_to_vector(model.parameters())
+    torch.nn.utils.vector_to_parameters(2 * vector, model.parameters())
+    assert torch.equal(torch.nn.utils.parameters_to_vector(model.parameters()), 2 * vector)
+
+
+@pytest.fixture
+def exported(settled, standard, tmp_path) -> Path:
+    export_safetensors(tmp_path / "folded", settled("zeros"), standard, "# card\n")
+    return tmp_path / "folded"
+
+
+def _changed(folder: Path, tensors=lambda state: None, about=lambda record: None) -> Path:
+    """The exported file with its tensors or its configuration changed in place."""
+    path = folder / "model.safetensors"
+    state, metadata = load_weights(path)
+    record = json.loads(metadata["hcnn"])
+    tensors(state)
+    about(record)
+    save_weights(path, state, {**metadata, "hcnn": json.dumps(record)})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda s: s["layers.1.weight"].view(-1)[3].fill_(torch.nan),
+            "1 with NaN or infinities: layers.1.weight has 1",
+        ),
+        (lambda s: s["layers.0.bias"].fill_(torch.inf), "1 with NaN or infinities: layers.0.bias"),
+        (lambda s: s.update({"layers.0.bias": s["layers.0.bias"].long()}), "layers.0.bias expected torch.float32, got"),
+        (lambda s: s.update({"readout.scale": s["readout.scale"].bool()}), "readout.scale expected torch.float32, got"),
+        (
+            lambda s: s.update({"layers.0.bias": s["layers.0.bias"].cfloat()}),
+            "layers.0.bias expected torch.float32, got",
+        ),
+        (lambda s: s.pop("layers.0.bias"), "1 missing: layers.0.bias (8,)"),
+        (lambda s: s.update({"x": torch.zeros(2)}), "1 extra: x (2,)"),
+        (lambda s: s.update({"layers.0.bias": torch.zeros(3)}), "layers.0.bias expected (8,), got (3,)"),
+    ],
+)
+def test_weights_that_are_no_network_are_refused_by_name(change, message, exported) -> None:
+    with pytest.raises(ValueError, match=r"model\.safetensors does not fit") as error:
+        load_folded(_changed(exported, tensors=change))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a["model"].update(width=10**9), "model.width: 1000000000 is too large for weights of"),
+        (lambda a: a["model"].update(depth=10**6), "model.depth: 1000000 is too large"),
+        (lambda a: a["model"].update(width=8.0), "model.width: expected a whole number; got 8.0"),
+        (lambda a: a["model"].update(width=[[8]]), "model.width: expected a whole number; got [[8]]"),
+        (lambda a: a["model"].update(boundary="mirror"), "model.boundary: expected one of 'zeros', 'circular'"),
+        (lambda a: a["model"].update(widht=8), "model: unknown field 'widht'; did you mean width"),
+        (lambda a: a.update(model=None), "model: expected an object; got None"),
+        (lambda a: a.update(network="Evil"), "network: expected one of"),
+        (lambda a: a["preprocessing"].update(std=[0.0]), "std: expected positive numbers"),
+        (lambda a: a["preprocessing"].update(mean=[0.1, 0.2]), "preprocessing"),
+        (lambda a: a["preprocessing"].update(classes=["a"]), "preprocessing.classes: expected 10 entries"),
+        (lambda a: a["preprocessing"].update(classes=[1] * 10), "expected a string; got 1"),
+        (lambda a: a["preprocessing"].update(mean=[float("nan")]), "NaN is not a number"),
+    ],
+)
+def test_configurations_that_are_none_are_refused_by_field(change, message, exported) -> None:
+    with pytest.raises(ValueError, match=r"model\.safetensors") as error:
+        load_folded(_changed(exported, about=change))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_loading_leaves_the_global_random_state_alone(exported) -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    load_folded(exported)
+    assert torch.equal(before, torch.get_rng_state())

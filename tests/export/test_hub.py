@@ -16,6 +16,7 @@ from hcnn.models.hierarchical import HierarchicalCNNConfig
 from hcnn.runs.load import load_run
 from hcnn.runs.settings import RunSettings
 from hcnn.runs.train import train_run
+from hcnn.storage.safetensors import load_weights, save_weights
 from hcnn.training.recipes import get_recipe
 
 TINY = HierarchicalCNNConfig(channels=1, width=4, rank=2, depth=4, attribute_support=(3, 3), downsample=())
@@ -101,6 +102,53 @@ def test_pickles_and_misfits_are_refused(saved) -> None:
     (saved / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"expected config\.json with the entry 'run'"):
         HubNetwork.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["run"]["model"].update(width=10**9), "run: model.width: 1000000000 is too large for weights of"),
+        (lambda c: c["run"]["model"].update(width=4.0), "run: model.width: expected a whole number; got 4.0"),
+        (lambda c: c["run"].update(model=[]), "run: model: expected an object; got []"),
+        (lambda c: c["run"].update(network=["HierarchicalCNN"]), "run: network: expected one of"),
+        (lambda c: c["run"]["preprocessing"].update(std=[-1.0]), "std: expected positive numbers"),
+        (lambda c: c["run"]["preprocessing"].update(mean=[float("nan")]), "NaN is not a number"),
+        (lambda c: c["run"].pop("preprocessing"), "run: preprocessing: expected an object; got None"),
+        (lambda c: c.update(result=[1]), "result: expected an object; got list"),
+        (lambda c: c.update(run=1), "expected config.json with the entry 'run'"),
+    ],
+)
+def test_a_malformed_configuration_is_refused_by_field(change, message, saved) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    change(config)
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"config\.json") as error:
+        HubNetwork.from_pretrained(saved)
+    assert message in str(error.value)
+    assert str(saved) in str(error.value)
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{", b"\xff", b"[" * 100_000, b'{"run": 1e999}'])
+def test_a_configuration_that_is_no_json_is_refused_by_file(text, saved) -> None:
+    (saved / "config.json").write_bytes(text)
+    with pytest.raises(ValueError, match=r"config\.json: expected"):
+        HubNetwork.from_pretrained(saved)
+
+
+def test_weights_with_nan_are_refused_by_name(saved) -> None:
+    state, metadata = load_weights(saved / "model.safetensors")
+    state["layers.0.weight"][0, 0, 0, 0] = torch.nan
+    save_weights(saved / "model.safetensors", state, metadata)
+    with pytest.raises(ValueError, match=r"1 with NaN or infinities: layers\.0\.weight has 1"):
+        HubNetwork.from_pretrained(saved)
+
+
+def test_records_that_are_none_of_a_run_make_no_card(saved) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    config["result"]["test_accuracy"] = ["?"]
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="model card: expected the records of a run"):
+        HubNetwork.from_pretrained(saved).generate_model_card()
 
 
 def test_pushing_offline_is_an_error_of_the_hub(run) -> None:

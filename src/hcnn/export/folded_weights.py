@@ -4,7 +4,10 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from hcnn.data.preprocessing import Preprocessing
+from hcnn.layers.randomness import drawn_from
 from hcnn.models.hierarchical import AttributeNetwork, build
 from hcnn.runs.load import check_size, network_config, preprocessing_of
 from hcnn.runs.settings import network_kind
@@ -71,10 +74,14 @@ def load_folded(path: StrPath) -> tuple[AttributeNetwork, Preprocessing]:
     about = parse_object(text, f"{path}: metadata")
     config, preprocessing = network_config(about, str(path)), preprocessing_of(about, str(path))
     check_size(config, state, str(path))
-    network = build(config)
-    if not isinstance(network, AttributeNetwork):
-        raise ValueError(f"{path}: expected folded weights of an attribute network; got a {type(network).__name__}")
-    model = network.fold()
-    match_state(model.state_dict(), state, str(path))
+    with drawn_from(torch.Generator()):  # the weights are replaced; the global random state is left alone
+        with torch.device("meta"):  # what does not fit may be too large to build
+            network = build(config)
+            if not isinstance(network, AttributeNetwork):
+                raise ValueError(
+                    f"{path}: expected folded weights of an attribute network; got a {type(network).__name__}"
+                )
+            match_state(network.fold().state_dict(), state, str(path))
+        model = build(config).fold()
     model.load_state_dict(state)
     return model.eval(), preprocessing

@@ -3,11 +3,15 @@
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from hcnn.export.model_card import Records, model_card, read_records
+from hcnn.layers.randomness import drawn_from
 from hcnn.models.hierarchical import AttributeNetwork, build
-from hcnn.runs.load import load_run, network_config, preprocessing_of
+from hcnn.runs.load import check_size, load_run, network_config, preprocessing_of
+from hcnn.runs.settings import CONFIG
+from hcnn.storage.records import read_object
 from hcnn.storage.safetensors import load_weights, match_state, save_weights
 
 try:
@@ -70,10 +74,26 @@ class HubNetwork(nn.Module, PyTorchModelHubMixin):
         """
         run, records = load_run(Path(folder)), read_records(Path(folder))
         # Only the last part of a path is published, not where the data was stored.
-        config = {**run.config, "data": Path(run.config["data"]).name}
+        config = {**run.config, "data": Path(str(run.config.get("data", "unknown data"))).name}
         model = cls(config, {**records.result, "data": config["data"]} if records.result else None, records.seeds)
         model.network.load_state_dict(run.model.state_dict())
         return model.eval()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
+        """The network in a folder that `save_pretrained` wrote, or in a repository of the Hub.
+
+        Args:
+            pretrained_model_name_or_path: the folder, or the repository's id.
+            options: as in `huggingface_hub.PyTorchModelHubMixin.from_pretrained`.
+
+        Raises:
+            ValueError: naming the file, and the field or tensor, if they are damaged or do not fit each other.
+        """
+        config = Path(pretrained_model_name_or_path) / CONFIG
+        if config.exists():
+            read_object(config)  # strictly; the mixin takes NaN for a number and names no file
+        return super().from_pretrained(pretrained_model_name_or_path, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores of a batch of images that `self.preprocessing.standardize` has standardized."""
@@ -102,11 +122,16 @@ class HubNetwork(nn.Module, PyTorchModelHubMixin):
                 raise ValueError(f"{model_id}: expected {SAFETENSORS_SINGLE_FILE} in it; other files are never opened")
         else:
             local = Path(hf_hub_download(repo_id=model_id, filename=SAFETENSORS_SINGLE_FILE, **rest))
-        try:
+        where = f"{model_id}: config.json: run"
+        for name, value in init.items():
+            if value is not None and not isinstance(value, dict):
+                raise ValueError(f"{model_id}: config.json: {name}: expected an object; got {type(value).__name__}")
+        config, state = network_config(run, where), load_weights(local)[0]
+        preprocessing_of(run, where)
+        check_size(config, state, where)
+        with drawn_from(torch.Generator()):  # the weights are replaced; the global random state is left alone
+            with torch.device("meta"):  # what does not fit may be too large to build
+                match_state(build(config).state_dict(), state, str(local))
             model = cls(run, **init)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{model_id}: expected a run's configuration in config.json; {error!r}") from error
-        state, _ = load_weights(local)
-        match_state(model.network.state_dict(), state, str(local))
         model.network.load_state_dict(state)
         return model.to(map_location).eval()

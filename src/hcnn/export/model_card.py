@@ -55,6 +55,9 @@ def model_card(model: AttributeNetwork, records: Records, *, size: Sequence[int]
     Returns:
         The text.
 
+    Raises:
+        ValueError: if the records are not those of a run.
+
     Example:
         >>> from hcnn import create_model
         >>> card = model_card(create_model("hcnn_digits"), Records({}, {}, {}), size=(8, 8))
@@ -80,9 +83,12 @@ def model_card(model: AttributeNetwork, records: Records, *, size: Sequence[int]
     if usage:
         lines += ["```python", usage, "```", ""]
     lines += ["## Architecture", "", *_architecture(model, size), ""]
-    lines += ["## Data", "", *_data(config, result), ""]
-    lines += ["## Training", "", *_training(config, result), ""]
-    lines += ["## Accuracy", "", *_accuracy(records), ""]
+    try:
+        lines += ["## Data", "", *_data(config, result), ""]
+        lines += ["## Training", "", *_training(config, result), ""]
+        lines += ["## Accuracy", "", *_accuracy(records), ""]
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise ValueError(f"model card: expected the records of a run; {error!r}") from error
     lines += ["## Limits", "", *_limits(model, config, size)]
     return "\n".join(lines) + "\n"
 
@@ -117,7 +123,7 @@ def _architecture(model: AttributeNetwork, size: Sequence[int] | None) -> list[s
 
 def _data_name(config: dict[str, Any]) -> str:
     """The name of the data, or the last part of its path; where it was stored is not published."""
-    return Path(config["data"]).name if config else "unknown data"
+    return Path(str(config["data"])).name if "data" in config else "unknown data"
 
 
 def _data(config: dict[str, Any], result: dict[str, Any]) -> list[str]:

@@ -159,7 +159,7 @@ def scale_rows(tensor: Tensor, factor: Tensor) -> Tensor:
 
 def edge_bias(g: Tensor, shift: Tensor, sizes: Sequence[int], stride: Sequence[int], boundary: Boundary) -> Tensor:
     """What the constants ``shift_q`` become behind g: ``Σ_q shift_q Σ_{taps inside} g(k, q, t)``, (*v', k)."""
-    with torch.autocast(g.device.type, enabled=False):
+    with torch.autocast("cpu" if g.is_meta else g.device.type, enabled=False):
         bias = torch.einsum("q,kq...->k...", shift, g)  # (k, *kv)
         for n, support, s in zip(sizes, g.shape[2:], stride, strict=False):
             taps = placement(n, support, s, boundary, device=g.device, dtype=g.dtype)
