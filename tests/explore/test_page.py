@@ -176,7 +176,7 @@ def test_uploads_good_and_bad(site) -> None:
     Image.new("1", (6000, 6000)).save(bomb, "PNG")
     assert len(bomb.getvalue()) < 100_000
     bad = {
-        "no image": (b"hello", 400, "expected a PNG, JPEG or WebP image"),
+        "no image": (b"hello", 400, "expected a PNG, JPEG, WebP, GIF, BMP or TIFF image"),
         "truncated": (picture()[:900], 400, ""),
         "empty": (b"", 400, "expected a PNG"),
         "bomb": (bomb.getvalue(), 400, "expected at most 25,000,000 pixels; got 36,000,000"),

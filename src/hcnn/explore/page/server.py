@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hcnn.data.image_files import read_image
+from hcnn.data.image_files import decode, read_image
 from hcnn.explore.explorer import Explorer, Query
 from hcnn.explore.page import images as pictures
 from hcnn.explore.page.guard import Guard
@@ -47,15 +47,7 @@ class Uploads:
         Raises:
             ValueError: if it is no image, damaged, or has too many pixels.
         """
-        from PIL import Image
-
-        try:
-            with Image.open(io.BytesIO(data)) as opened:  # reads the header only
-                pixels = opened.width * opened.height
-        except Image.DecompressionBombError as error:
-            raise ValueError(f"expected at most {MAX_PIXELS:,} pixels; {error}") from error
-        except Exception as error:
-            raise ValueError("expected a PNG, JPEG or WebP image; the file is none, or damaged") from error
+        pixels = decode(data, lambda image: image.width * image.height)  # reads the header only
         if pixels > MAX_PIXELS:
             raise ValueError(f"expected at most {MAX_PIXELS:,} pixels; got {pixels:,}")
         image = read_image(data, size=(self.shape[1], self.shape[2]), channels=self.shape[0])
