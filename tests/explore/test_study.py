@@ -264,6 +264,19 @@ def test_under_zeros_only_averaging_implies(periodic) -> None:
     assert float(flatness(source, periodic[1], 3, "v1")[1].max()) < 1e-4
 
 
+def test_a_linear_readout_knows_the_newest_attribute() -> None:
+    torch.manual_seed(0)
+    model = hcnn.create_model("hcnn_digits", readout="linear", boundary="circular").eval()
+    source, last = AttributeSource(model), len(model.layers)
+    size = source.attributes()[last][f"v{last}"]
+    assert implied_shifts(source, last, f"v{last}", size) == set()
+    assert implied_shifts(source, last, f"v{last - 1}", 4) == set(range(4))
+    x = torch.randn(20, 1, 8, 8)
+    change = flatness(source, x, last, f"v{last}")[2]
+    assert float(change.min()) > 0
+    assert float(flatness(source, x, last, f"v{last - 1}")[2].max()) < 1e-9
+
+
 def test_tables_have_controls_beside_every_number(periodic) -> None:
     source, x = periodic
     other = AttributeSource(untrained_like(source.model, x, seed=7))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hcnn.functional import marginal
+from hcnn.layers.base import AttributeLayer
 from hcnn.models.hierarchical import AttributeNetwork
 
 Position = Literal["centre", "mean"]
@@ -138,25 +139,39 @@ class AttributeSource:
     def read(self, x: Tensor, position: Position) -> tuple[Tensor, dict[int, Tensor]]:
         """As `Source.read`; older attributes of a multiscale network are averaged."""
         arrays = {}
-        for j, layer in enumerate(self.model.layers, 1):
-            x = layer(x)
+        for j, layer in enumerate(self._layers(), 1):
+            array, x = _array_and_output(layer, x)
             if j >= 3:
-                point = at_position(x.float(), self.model.config.spatial_axes, position)
+                point = at_position(array.float(), self.model.config.spatial_axes, position)
                 arrays[j] = marginal(point, list(range(1, point.ndim - 3)))
         return self.model.readout(x).float(), arrays
 
     @torch.no_grad()
     def scores(self, x: Tensor, j: int, axis: str, moves: Sequence[Move]) -> Tensor:
         """As `Source.scores`, by `AttributeNetwork.forward_from`."""
-        for layer in list(self.model.layers)[:j]:
-            x = layer(x)
+        array = x
+        for layer in self._layers()[:j]:
+            array, x = _array_and_output(layer, x)
         dim = attribute_dim(axis, j, newest_at=-1 - self.model.config.spatial_axes)
-        moved = (move(x.movedim(dim, -1)).movedim(-1, dim) for move in moves)
+        moved = (move(array.movedim(dim, -1)).movedim(-1, dim) for move in moves)
         return torch.stack([self.model.forward_from(one, j).float() for one in moved])
+
+    def _layers(self) -> list[AttributeLayer]:
+        layers = [layer for layer in self.model.layers if isinstance(layer, AttributeLayer)]
+        if len(layers) != len(self.model.layers):
+            names = ", ".join(type(layer).__name__ for layer in self.model.layers)
+            raise ValueError(f"expected layers of this package, not wrapped; got {names}")
+        return layers
 
     def digest(self) -> str:
         """As `Source.digest`."""
         return weights_digest(self.model, [type(self.model).__name__, asdict(self.model.config)])
+
+
+def _array_and_output(layer: AttributeLayer, x: Tensor) -> tuple[Tensor, Tensor]:
+    """x_j, whole, and what the layer gives to the next one; without hooks, which other threads would run into."""
+    array = layer.compute(x, average_oldest=False)
+    return array, marginal(array, 1) if layer.average_oldest else array
 
 
 def weights_digest(model: nn.Module, what: Any) -> str:

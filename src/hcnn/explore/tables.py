@@ -19,6 +19,7 @@ from hcnn.explore.statistics import (
     path_distances,
     roughness,
 )
+from hcnn.layers.base import AttributeLayer
 
 Row = dict[str, Any]  # of a study's table; `hcnn.explore.study` names its columns
 Say = Callable[[str], None]
@@ -180,10 +181,17 @@ def implied_shifts(source: Source, j: int, axis: str, size: int) -> set[int]:
     if not isinstance(source, AttributeSource):
         return set()
     model = source.model
-    averaged = getattr(model.layers[j], "averaged", 0) if j < len(model.layers) else len(model.axes(j))
-    if model.axes(j).index(axis) - 1 < averaged:
+    if j < len(model.layers):
+        layer, axes = model.layers[j], model.axes(j)
+        assert isinstance(layer, AttributeLayer)
+        kept = axes[len(axes) - len(layer.geometry.stride) :]  # the axes that the next layer convolves
+    else:
+        kept = (f"v{j}",)  # the readout averages all but the newest attribute
+    if axis not in kept:
         return set(range(size))
-    return set(range(0, size, model.invariant_shift(j, axis))) if source.boundary == "circular" else set()
+    if source.boundary != "circular" or j == len(model.layers):
+        return set()
+    return set(range(0, size, model.invariant_shift(j, axis)))
 
 
 # ------------------------------------------------------------------------------------------------------------ details

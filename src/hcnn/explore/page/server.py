@@ -1,7 +1,6 @@
 """The live page: `views` over HTTP, on this machine unless told otherwise."""
 
 import asyncio
-import io
 import re
 import secrets
 import socket
