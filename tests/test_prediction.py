@@ -168,6 +168,15 @@ def test_arrays_between_0_and_1_are_pixels(run, tmp_path) -> None:
         read_input(ImageSource(str(tmp_path / "c.npy")), loaded)
 
 
+def test_the_command_line_may_say_where_channels_are(run, tmp_path, capsys) -> None:
+    np.save(tmp_path / "last.npy", datasets.load("digits").train.images[0].numpy().transpose(1, 2, 0))
+    command = ["predict", str(run), str(tmp_path / "last.npy"), "--channels"]
+    assert cli.main([*command, "last"]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path}/last.npy: {_expected(run, 1)[0][0]} ")
+    assert cli.main([*command, "first"]) == 2
+    assert "last.npy: expected pixels of shape (1, 8, 8)" in capsys.readouterr().err
+
+
 def test_arrays_may_have_their_channels_last_or_none(run, tmp_path) -> None:
     loaded = load_run(run)
     image = datasets.load("digits").train.images[0].numpy()

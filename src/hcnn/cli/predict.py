@@ -23,7 +23,8 @@ def predict(options: Namespace, console: Console) -> None:
     sources = find_images(options.images, sys.stdin.buffer)
     errors = make_console(stderr=True)
     on_bad = (lambda reason: say(errors, f"skipped {reason}")) if options.bad_images == "skip" else None
-    stream = predict_stream(run, sources, top=options.top, batch_size=options.batch_size, on_bad=on_bad)
+    how = {"top": options.top, "batch_size": options.batch_size, "channels": options.channels}
+    stream = predict_stream(run, sources, **how, on_bad=on_bad)
     top = min(options.top, len(run.preprocessing.classes))
     for line in prediction_lines(stream, options.format, top, run.preprocessing.classes):
         sys.stdout.write(line)
