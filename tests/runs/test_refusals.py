@@ -152,6 +152,24 @@ def test_files_that_are_not_of_a_run_are_not_replaced(tmp_path) -> None:
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("config.json", '{"name": "mine"}', "config.json is not that of a run and would be replaced"),
+        ("config.json", "mine", "config.json: expected strict JSON"),
+        ("result.json", "{}", "holds result.json without a config.json"),
+        ("metrics.jsonl", "", "holds metrics.jsonl without a config.json"),
+        ("curves.png", "mine", "holds curves.png without a config.json"),
+    ],
+)
+def test_other_files_that_would_be_replaced_are_kept(tmp_path, name, text, message) -> None:
+    (tmp_path / name).write_text(text)
+    for resume in (False, True):
+        with pytest.raises(ValueError, match=message):
+            train_run(tmp_path, settings(), Splits(pets()), resume=resume)
+    assert snapshot(tmp_path) == {str(tmp_path / name): text.encode()}
+
+
 def test_a_damaged_config_is_named(tmp_path) -> None:
     (tmp_path / "config.json").write_text('{"recipe": NaN}')
     save_checkpoint(tmp_path, 3, {"x": torch.ones(1)}, {})

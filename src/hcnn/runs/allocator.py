@@ -1,4 +1,4 @@
-"""Memory: how this process gives it back to the system, and what is said where it does not suffice."""
+"""Memory: keeping freed memory in the process, and errors that say which settings need less."""
 
 import ctypes
 import sys
@@ -11,7 +11,7 @@ from hcnn.training.recipes import Recipe
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep memory that tensors give back, instead of returning it to the system at once.
+    """Let the C library keep memory that tensors free, instead of returning it to the system at once.
 
     By default glibc maps every large tensor anew and the system clears its pages on first touch, which can cost more
     than the arithmetic on it. This changes the whole process, so nothing in the library calls it by itself;

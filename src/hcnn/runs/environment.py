@@ -1,4 +1,4 @@
-"""The machine and the versions that a run was made with, for its records."""
+"""Hardware and source version, for the records of a run."""
 
 import platform
 import subprocess
@@ -24,7 +24,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of this package's source if it lies in its own git checkout, marked if changed since; else None."""
+    """The commit of this package if it is imported from a git checkout, marked if changed since; otherwise None."""
     source = Path(__file__).resolve().parents[3]
     if not (source / ".git").exists():
         return None

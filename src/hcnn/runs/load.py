@@ -1,4 +1,4 @@
-"""Run folders read again."""
+"""Loading the network and the records of a run folder."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,9 +21,9 @@ class Run:
     """A finished run, loaded.
 
     Attributes:
-        folder: where it lies.
+        folder: the run folder.
         model: the trained network, an `AttributeNetwork` or a `Comparator`, in eval mode.
-        preprocessing: how its input is made.
+        preprocessing: how images become its input.
         config: the contents of config.json.
     """
 
@@ -51,6 +51,8 @@ def load_run(folder: Path) -> Run:
             raise ValueError(f"{folder} is not a finished run: expected {name} in it, as `hcnn train` leaves")
     where = str(folder / CONFIG)
     config = read_object(where)
+    if config.get("format", 1) != 1:
+        raise ValueError(f"{where}: format: expected 1, the only one so far; got {str(config['format'])[:60]!r}")
     network, preprocessing = network_config(config, where), preprocessing_of(config, where)
     state, _ = load_weights(folder / WEIGHTS)
     check_size(network, state, where)

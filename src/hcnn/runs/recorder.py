@@ -1,4 +1,4 @@
-"""All that is written during a run."""
+"""Writing logs, checkpoints, weights and the result of a run."""
 
 import platform
 import time
@@ -24,7 +24,7 @@ from hcnn.training.trainer import Trainer
 
 
 class Recorder:
-    """All that rank 0 writes during a run."""
+    """Writes logs, checkpoints, weights and the result of a run; on rank 0 only."""
 
     def __init__(self, folder: Path, trainer: Trainer, settings: RunSettings, data: Splits, seconds: float) -> None:
         self.folder, self.trainer, self.settings, self.data = folder, trainer, settings, data
@@ -40,7 +40,7 @@ class Recorder:
         return self.before + time.perf_counter() - self.start
 
     def after_step(self, progress: Progress, *, stopping: bool) -> None:
-        """Log and save what is due."""
+        """Append to the logs after an epoch, and write a checkpoint when one is due."""
         if progress.epoch_done:
             row = dict(progress.epoch_done)
             if self.data.validation is not None:

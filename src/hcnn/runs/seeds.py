@@ -1,4 +1,4 @@
-"""Several seeds of one run."""
+"""Mean and spread over runs that differ in their seed."""
 
 import math
 from typing import Any

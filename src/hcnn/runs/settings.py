@@ -1,4 +1,4 @@
-"""What a run is, and the files of its folder."""
+"""Settings of a run, its config.json, and the names of the files in its folder."""
 
 import hashlib
 import json
@@ -28,19 +28,19 @@ WEIGHTS, CONFIG, METRICS, TIMING, RESULT = (
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What a run is, beside its data.
+    """Everything that determines a run, apart from its data.
 
     Attributes:
         network: configuration of the network.
         recipe: how to train it.
-        data_name: what the data are called in the records, and how they are loaded again.
-        seed: of initialization, order and augmentation.
-        device: a torch device; "cuda" takes the GPU of the local rank.
-        checkpoint_seconds: a checkpoint at the end of an epoch and whenever this much time has passed.
+        data_name: name or path of the data, under which they are recorded and loaded again.
+        seed: random seed for initialization, data order and augmentation.
+        device: a PyTorch device; "cuda" is the GPU of the local rank.
+        checkpoint_seconds: longest time between two checkpoints; one is also written after each epoch.
         flip: also report test accuracy with the logits of mirrored images averaged in.
         graph: record the training step as a CUDA graph; changes the last bits of results at most.
         teacher: the run folder of a network to learn from, or None.
-        distillation: what is learned from it.
+        distillation: what the network learns from the teacher.
     """
 
     network: NetworkConfig
@@ -79,7 +79,7 @@ def run_config(settings: RunSettings, data: Splits, preprocessing: Preprocessing
 
 
 def check_same_run(folder: Path, known: dict[str, Any], config: dict[str, Any]) -> None:
-    """Refuse a folder whose config.json, `known`, is not that of the run at hand.
+    """Refuse a folder whose config.json, `known`, belongs to another run.
 
     Raises:
         ValueError: says what differs.

@@ -1,4 +1,4 @@
-"""The teacher of a run: another run."""
+"""Distillation from the network of a finished run."""
 
 from torch import nn
 
@@ -9,10 +9,18 @@ from hcnn.training.distillation.losses import Distillation
 
 
 def load_distillation(settings: RunSettings, student: nn.Module, preprocessing: Preprocessing) -> Distillation:
-    """The teacher of a run, ready to teach this student.
+    """The distillation loss of a run that learns from a teacher.
+
+    Args:
+        settings: of the run; names the teacher's run folder.
+        student: the network that is trained.
+        preprocessing: how images become the student's input.
+
+    Returns:
+        The loss, with the teacher loaded onto the student's device.
 
     Raises:
-        ValueError: if there is no such run, or it cannot teach this student.
+        ValueError: if the teacher is not a finished run, or does not fit the student.
     """
     assert settings.teacher is not None
     if settings.recipe.compile and (settings.distillation.attention or settings.distillation.hints):

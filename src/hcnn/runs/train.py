@@ -1,8 +1,8 @@
-"""A run folder from start to result: configuration, logs, checkpoints, weights, and how they are read again.
+"""Training into a run folder, from the first check to the result.
 
 config.json            everything that determines the run
 metrics.jsonl          one line per epoch; the same bytes however often the run was interrupted
-timing.jsonl           seconds and images/s per epoch of each process that worked on it
+timing.jsonl           seconds and images/s of each epoch, from every process that trained
 checkpoints/           what a restart resumes from
 weights.safetensors    the trained network
 result.json            accuracy, parameters, versions, hardware, commit, time
@@ -62,15 +62,17 @@ def train_run(
     on_step: Callable[[Progress], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Train into a run folder, alone or as one process of a group that torchrun made.
+    """Train into a run folder, alone or as one process of a group that torchrun started.
 
-    The validation set, if there is one, is looked at after each epoch; the test set is read once, at the end.
+    Accuracy on the validation set, if there is one, is measured after each epoch; the test set is read once, at the
+    end. A run that is refused leaves the folder as it was.
 
     Args:
-        folder: made if missing; everything in it is checked before training.
+        folder: the run folder; it is created if it does not exist.
         settings: the run.
-        data: training set, and validation and test sets if there are.
-        resume: resume from the newest valid checkpoint; start anew without one, and return a finished result as it is.
+        data: the training set, and validation and test sets where there are any.
+        resume: resume from the newest valid checkpoint, or start anew if there is none. The result of a finished run is
+            returned as it is.
         on_step: called after every step.
         say: called with each line of the log: the precision, and checkpoints that were refused or resumed from.
 
@@ -78,12 +80,12 @@ def train_run(
         The contents of result.json.
 
     Raises:
-        ValueError: if the folder holds another run, or data, network and recipe do not fit.
-        RunFolderBusy: if another run works in the folder.
-        OSError: if the folder cannot be written.
-        Diverged: if the loss becomes NaN or infinite; names the last good checkpoint.
-        Interrupted: after SIGTERM or SIGINT, with a checkpoint written.
-        MemoryError: if the memory does not suffice; says what to lower.
+        ValueError: if the folder holds another run, or device, data, network, recipe and teacher do not fit together.
+        RunFolderBusy: if another process is training in the folder.
+        OSError: if the folder cannot be written, or the disk has no room for the checkpoints.
+        Diverged: if the loss, the weights or the logits become NaN or infinite; names the last good checkpoint.
+        Interrupted: after SIGTERM or SIGINT, once a checkpoint is written.
+        MemoryError: if there is not enough memory; says which settings need less.
     """
     say = say or (lambda text: None)
     device = find_device(settings.device)
@@ -201,16 +203,20 @@ def check_run(folder: Path, settings: RunSettings, data: Splits, *, resume: bool
 
 
 def _known_config(folder: Path) -> dict[str, Any] | None:
-    """The config.json of the run in a folder; None where none has got as far as a checkpoint.
+    """The config.json of the run in a folder, or None if there is no run that has written a checkpoint.
 
     Raises:
-        ValueError: if config.json is damaged, or files lie there that a run would replace and that are of none.
+        ValueError: if config.json is damaged, or the folder holds files that a run would replace and did not write.
     """
     written = [name for name in (WEIGHTS, RESULT) if (folder / name).exists()]
     written += [path.name for path in (folder / "checkpoints").glob("step-*")]
     if (folder / CONFIG).exists():
-        return read_object(folder / CONFIG) if written else None
-    written += [name for name in (METRICS, TIMING) if (folder / name).exists()]
+        known = read_object(folder / CONFIG)
+        if not {"format", "network", "recipe"} <= known.keys():
+            raise ValueError(f"{folder / CONFIG} is not that of a run and would be replaced; give another --output")
+        return known if written else None
+    others = (METRICS, TIMING, "curves.png", "translations.png")
+    written += [name for name in others if (folder / name).exists()]
     if written:
         raise ValueError(f"{folder} holds {shortened(written)} without a {CONFIG}; give another --output")
     return None
@@ -235,7 +241,7 @@ def check_room(folder: Path, trainer: Trainer) -> None:
 
 
 def _newest(folder: Path, trainer: Trainer, say: Callable[[str], None]) -> tuple[dict[str, Any] | None, float]:
-    """State and seconds of the newest valid checkpoint, with the log cut back to it; or None and an empty log."""
+    """Load the newest valid checkpoint and cut the log back to it; returns its state and the seconds spent, or None."""
     checkpoint, rejected = load_newest(folder)
     for one in rejected:
         say(f"refused {one}")

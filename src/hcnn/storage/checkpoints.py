@@ -1,4 +1,4 @@
-"""Checkpoints: what a run goes on from, durable and verified, and nested state as tensors and JSON.
+"""Checkpoints that a run resumes from, durable and verified.
 
 Everything is safetensors or JSON; no pickle is ever opened. A checkpoint is two files in a run's
 ``checkpoints`` folder::
@@ -8,7 +8,7 @@ Everything is safetensors or JSON; no pickle is ever opened. A checkpoint is two
 
 Each is written under a temporary name, synced, renamed, and the folder synced, before the next; only then do
 older checkpoints go, manifest before tensors. So whenever the process dies, every manifest on disk describes
-a file that is there whole. Saving a step again writes tensors of another name, so that the rename of the
+a complete file. Saving a step again writes tensors of another name, so that the rename of the
 manifest switches at once from the old ones to the new.
 
 One process writes: rank 0 of a distributed group, holding the folder's `RunLock`. That is why a save may take
@@ -204,7 +204,7 @@ def _refuse_later(home: Path, step: int) -> None:
         if later > step and _is_valid(path):  # a damaged one is no rival: load_newest would reject it too
             raise ValueError(
                 f"expected a step after {later}, whose checkpoint {path} is valid, got step {step}: "
-                "a resume would go on from the later one; remove it, or use another folder"
+                "a resume would use the later one; remove it, or use another folder"
             )
 
 

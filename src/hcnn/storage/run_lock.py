@@ -64,7 +64,7 @@ class RunLock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._descriptor is not None:  # None in a forked child, whose parent goes on holding it
+        if self._descriptor is not None:  # None in a forked child, whose parent still holds it
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, 0)
             self._close()

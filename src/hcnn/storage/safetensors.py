@@ -182,5 +182,5 @@ def _is_pickle(data: bytes) -> bool:
         return True
     try:  # protocols 0 and 1 have no signature; genops reads the opcodes and executes none
         return sum(1 for _ in pickletools.genops(io.BytesIO(data))) > 1
-    except Exception:  # it raises many kinds on what is no pickle, all of which mean just that
+    except Exception:  # it raises many kinds of errors for bytes that are not a pickle
         return False

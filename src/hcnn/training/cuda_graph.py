@@ -13,8 +13,8 @@ from torch import Tensor
 class CapturedStep:
     """Runs a step as it is a few times, then records it once and replays the record with new inputs.
 
-    The step may read and change tensors in place wherever they lie, but must not allocate what outlives it, decide by
-    values, or wait for the device. Its parameters' gradients lie in the graph's memory once it is recorded.
+    The step may read and change any tensors in place, but it must not allocate memory that outlives it, branch on
+    values, or wait for the device. Once it is recorded, its parameters' gradients are in the graph's memory.
 
     Args:
         step: from input tensors to an output tensor, on a CUDA device.

@@ -1,4 +1,4 @@
-"""What a training run needs of `torch.distributed`: joining the group that torchrun made, and averaging."""
+"""`torch.distributed` for training: joining the group that torchrun started, averaging, and sharing state."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from hcnn.storage.state_tree import flatten_state, unflatten_state
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[dist.ProcessGroup | None]:
-    """The group of all processes if torchrun started this one, else None. Left when the block ends.
+    """The group of all processes if torchrun started this one, otherwise None. It is left when the block ends.
 
     Args:
         device: decides the backend: nccl for CUDA, gloo otherwise.
@@ -71,7 +71,7 @@ def share(obj: Any, group: dist.ProcessGroup | None, device: torch.device) -> An
     Args:
         obj: the state; ignored on other ranks.
         group: None returns `obj`.
-        device: where messages lie, as the backend wants.
+        device: of the messages; nccl wants its own GPU, gloo the CPU.
 
     Returns:
         Rank 0's state, bit for bit.

@@ -89,14 +89,14 @@ class RecipeOptimizer:
             torch.lerp(old, matrix, lr / self._lr, out=matrix)
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Set all gradients to None."""
         for parameter in self.parameters:
             parameter.grad = None
         for _, matrix in self._matrices:
             matrix.grad = None
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """What a checkpoint must hold to go on exactly."""
+        """The state that a checkpoint needs for an exact resume."""
         states = [optimizer.state_dict() for optimizer in self._optimizers]
         for state in states:
             for group in state["param_groups"]:
@@ -104,7 +104,7 @@ class RecipeOptimizer:
         return states
 
     def load_state_dict(self, state: list[dict[str, Any]]) -> None:
-        """Go on from `state_dict`."""
+        """Resume from `state_dict`."""
         for optimizer, one in zip(self._optimizers, state, strict=True):
             optimizer.load_state_dict(one)
             for group in optimizer.param_groups if self.capturable else ():
@@ -127,7 +127,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take in the current weights."""
+        """Update the average with the current weights."""
         averaged, current = [], []
         for name, value in model.state_dict().items():
             if value.is_floating_point():
@@ -138,6 +138,6 @@ class WeightAverage:
         torch._foreach_lerp_(averaged, current, 1 - self.decay)  # pyright: ignore[reportPrivateImportUsage]
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from a saved `state`."""
+        """Resume from a saved `state`."""
         for name, value in state.items():
             self.state[name].copy_(value)

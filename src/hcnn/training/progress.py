@@ -1,4 +1,4 @@
-"""What is known after a training step, and the error that ends one."""
+"""The progress of training after a step, and the error that ends it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ class Diverged(ValueError):
 
 @dataclass(frozen=True)
 class Progress:
-    """What is known after a step.
+    """The progress of training after a step.
 
     Attributes:
         epoch: current epoch, from 1.

@@ -1,7 +1,7 @@
-"""The training loop: plain PyTorch, over images that lie on the training device as bytes.
+"""The training loop: plain PyTorch, over images that are kept on the training device as bytes.
 
-Everything random derives from (seed, epoch, index of the image), so a run that goes on from a checkpoint, at any
-step, is bit for bit the run that was never interrupted.
+Everything random derives from (seed, epoch, index of the image), so a run that is resumed from a checkpoint, at any
+step, gives the same bits as one that was never interrupted.
 """
 
 import math
@@ -30,7 +30,7 @@ from hcnn.training.recipes import Recipe, learning_rate
 
 
 class DistillationLoss(Protocol):
-    """What `Trainer` needs of a teacher; see `hcnn.training.distillation.losses.Distillation`."""
+    """What `Trainer` needs for distillation; see `hcnn.training.distillation.losses.Distillation`."""
 
     regressors: nn.ModuleList
 
@@ -117,7 +117,7 @@ class Trainer:
         self._order: tuple[int, Tensor] = (-1, labels)
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on, as nested dicts and lists of tensors and numbers."""
+        """Everything that the next step depends on, as nested dicts and lists of tensors and numbers."""
         return {
             "step": self.step,
             "model": dict(self.model.state_dict()),
@@ -128,11 +128,11 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self.step = int(state["step"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self._captured = CapturedStep(self._compute)  # the optimizer's state lies elsewhere now
+        self._captured = CapturedStep(self._compute)  # the optimizer's state has moved
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.sums.copy_(state["sums"])
@@ -140,7 +140,7 @@ class Trainer:
             self.distillation.regressors.load_state_dict(state["regressors"])
 
     def result_state(self) -> dict[str, Tensor]:
-        """The weights that the run is about: the moving average if there is one."""
+        """The weights that training is for: the moving average if the recipe has one."""
         return dict(self.model.state_dict()) if self.average is None else dict(self.average.state)
 
     def check_finite(self) -> None:

@@ -1,4 +1,4 @@
-"""What a student learns from a teacher: a frozen configuration, and the named ones of the publications."""
+"""Configuration of distillation, and the named configurations of the publications."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -11,7 +11,7 @@ Match = Literal["exact", "pool", "convolve"]
 
 @dataclass(frozen=True)
 class DistillationConfig:
-    """What a student learns from its teacher, as weights of a sum.
+    """How a student learns from its teacher: the weights of a sum of losses.
 
     ``loss = labels · L + soft_targets · T² KL(p_T || p_S) + attention / 2 · Σ A + hints · Σ H``, L the loss against
     the labels, the sums over pairs of layers.
@@ -80,7 +80,7 @@ DISTILLATIONS: dict[str, DistillationConfig] = {
 
 
 def get_distillation(name: str, **overrides: Any) -> DistillationConfig:
-    """A named distillation with some of its fields replaced.
+    """A named configuration of distillation, with some of its fields replaced.
 
     Raises:
         ValueError: for an unknown name or a value out of range.
