@@ -131,8 +131,7 @@ def read_input(source: ImageSource, run: Run, channels: Channels = "auto") -> Te
     if not path.lower().endswith(".npy") or source.data is not None:
         if len(shape) != 3:
             raise ValueError(f"{path}: expected a .npy array of shape {shape}, as the network has no image size")
-        what = path if source.data is None else source.data
-        image = read_image(what, size=(shape[1], shape[2]), channels=shape[0])
+        image = _read_source(source, (shape[1], shape[2]), shape[0])
         return run.preprocessing.standardize(image[None])
     array = read_npy(path)
     wrong = f"{path}: expected pixels of shape {shape} (channels, then space) or {(*shape[1:], shape[0])}"
@@ -150,3 +149,12 @@ def read_input(source: ImageSource, run: Run, channels: Channels = "auto") -> Te
     if array.min() < 0 or array.max() > 1:
         raise ValueError(f"{path}: expected floats between 0 and 1; got {array.min():g} to {array.max():g}")
     return run.preprocessing.standardize_floats(torch.from_numpy(pixels.astype(np.float32, order="C")))
+
+
+def _read_source(source: ImageSource, size: tuple[int, int], channels: int) -> Tensor:
+    if source.data is None:
+        return read_image(source.name, size=size, channels=channels)
+    try:
+        return read_image(source.data, size=size, channels=channels)
+    except ValueError as error:  # which cannot know where the bytes came from
+        raise ValueError(f"standard input: {error}") from error

@@ -87,7 +87,7 @@ def test_closed_streams_end_no_command(closed, run, tmp_path) -> None:
 def test_a_full_device_is_an_error_of_one_line(tmp_path) -> None:
     codes, _, errors = _process([["--help"]], tmp_path / "codes", ">/dev/full")
     assert codes == [2]
-    assert errors.decode() == "hcnn: [Errno 28] No space left on device\n"
+    assert errors.decode() == "hcnn: No space left on device\n"
 
 
 @pytest.mark.parametrize("encoding", ["cp1251", "ascii:strict"])

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from hcnn.cli.terminal import say
 from hcnn.storage.atomic import ensure_writable, write_atomically, write_json
+from hcnn.training.device import find_device
 
 
 def bench(options: Namespace, console: Console) -> None:
@@ -16,6 +17,7 @@ def bench(options: Namespace, console: Console) -> None:
         raise ValueError(f"--rounds: expected 1 or more; got {options.rounds}")
     if options.device not in ("cpu", "cuda"):
         raise ValueError(f"--device: expected cpu or cuda; got {options.device}")
+    find_device(options.device)
     folder = ensure_writable(options.output)
     record = run_suite(
         quick=options.quick,

@@ -107,10 +107,6 @@ def _predict(add: Parser) -> None:
         help="Image files, .npy arrays, or folders that are searched for both; - reads standard input, which holds one "
         "image, or a path on each line.",
     )  # fmt: skip
-    add.add_argument(
-        "--channels", choices=("auto", "first", "last"), default="auto",
-        help="Where the channels of .npy arrays are. Default: auto, which decides by their shape.",
-    )  # fmt: skip
     add.add_argument("--top", type=int, default=3, metavar="N", help="Number of classes to show. Default: 3.")
     add.add_argument(
         "--format", choices=("text", "table", "json", "csv"), default="text",
@@ -122,6 +118,10 @@ def _predict(add: Parser) -> None:
         "Default: refuse.",
     )  # fmt: skip
     add.add_argument("--batch-size", type=int, default=64, metavar="N", help="Images in a batch. Default: 64.")
+    add.add_argument(
+        "--channels", choices=("auto", "first", "last"), default="auto",
+        help="Where the channels of .npy arrays are, (c, *u) or (*u, c). Default: auto, decided by their shape.",
+    )  # fmt: skip
 
 
 def _export(add: Parser) -> None:

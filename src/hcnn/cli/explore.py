@@ -16,6 +16,7 @@ from hcnn.models.pretrained import load_named
 from hcnn.runs.load import load_run
 from hcnn.storage.atomic import ensure_writable
 from hcnn.text import printable
+from hcnn.training.device import find_device
 
 
 def open_with_progress(
@@ -67,6 +68,7 @@ def explore(options: Namespace, console: Console) -> None:
         if getattr(options, name) < 1:
             raise ValueError(f"--{name}: expected 1 or more; got {getattr(options, name)}")
     set_threads(options.threads)
+    find_device(options.device)
     load_named(options.run)  # before anything is written
     output = ensure_writable(options.output or (options.run if options.run.is_dir() else Path()) / "explore")
     explorer = open_with_progress(

@@ -4,7 +4,6 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 
@@ -99,8 +98,21 @@ def _explain(error: Exception, words: list[str]) -> int:
     raise error
 
 
-def _fail(reason: Any, code: int = 2) -> int:
+# How errors of the library name an argument, and what it is called here.
+_OPTIONS = {
+    "on_bad='skip'": "--bad-images skip",
+    "channels='first'": "--channels first",
+    "channels='last'": "--channels last",
+}
+
+
+def _fail(reason: object, code: int = 2) -> int:
+    text = str(reason)
+    if isinstance(reason, OSError) and reason.strerror:
+        path = reason.filename.decode(errors="replace") if isinstance(reason.filename, bytes) else reason.filename
+        text = f"{path}: {reason.strerror}" if path else reason.strerror
+    for argument, option in _OPTIONS.items():
+        text = text.replace(argument, option)
     with contextlib.suppress(OSError):  # nobody may be reading standard error
-        # What Python calls an argument is an option here.
-        say(make_console(stderr=True), f"hcnn: {reason}".replace("on_bad='skip'", "--bad-images skip"), "red")
+        say(make_console(stderr=True), f"hcnn: {text}", "red")
     return code

@@ -4,6 +4,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -23,11 +24,18 @@ def predict(options: Namespace, console: Console) -> None:
     sources = find_images(options.images, sys.stdin.buffer)
     errors = make_console(stderr=True)
     on_bad = (lambda reason: say(errors, f"skipped {reason}")) if options.bad_images == "skip" else None
-    how = {"top": options.top, "batch_size": options.batch_size, "channels": options.channels}
-    stream = predict_stream(run, sources, **how, on_bad=on_bad)
+    stream = predict_stream(
+        run, sources, top=options.top, batch_size=options.batch_size, channels=options.channels, on_bad=on_bad
+    )
     top = min(options.top, len(run.preprocessing.classes))
-    for line in prediction_lines(stream, options.format, top, run.preprocessing.classes):
-        sys.stdout.write(line)
+    try:
+        for line in prediction_lines(stream, options.format, top, run.preprocessing.classes):
+            sys.stdout.write(line)
+    except FileNotFoundError as error:
+        if Path("-") not in options.images:
+            raise
+        expected = "standard input is expected to hold one image, or a path on each line"
+        raise ValueError(f"{error.filename}: no such file; {expected}") from error
     sys.stdout.flush()
     if left_out := sources.describe_left_out():
         say(errors, left_out)

@@ -23,6 +23,7 @@ from hcnn.runs.settings import CONFIG, METRICS, RESULT, WEIGHTS, RunSettings
 from hcnn.runs.train import check_run, train_run
 from hcnn.storage.atomic import write_json
 from hcnn.text import printable
+from hcnn.training.device import find_device
 from hcnn.training.distillation.config import DistillationConfig
 from hcnn.training.progress import Progress
 
@@ -35,6 +36,7 @@ def train(options: TrainOptions, console: Console) -> None:
     if rest.seeds < 1:
         raise ValueError(f"--seeds: expected 1 or more; got {rest.seeds}")
     set_threads(rest.threads)
+    find_device(rest.device)  # before minutes of reading images
     if rest.device == "cpu":
         allocator.keep_freed_memory()
     if rest.teacher is None and options.distillation != DistillationConfig():
@@ -133,7 +135,7 @@ def train_one(
         precision = check_run(folder, settings, splits, resume=resume).precision
         say(
             console,
-            f"network {names[0]}, recipe {names[1]}, {precision}, {recipe.epochs} epochs of "
+            f"network {names[0]}, recipe {names[1]}, precision {precision}, {recipe.epochs} epochs of "
             f"{len(splits.train):,} images in batches of {recipe.batch_size}, {_device(settings.device)}",
         )
     columns = (
