@@ -125,7 +125,7 @@ def test_bad_run_folders_are_explained(run, tmp_path, capsys) -> None:
     for part in ("layers.0.weight", "extra", "layers.1.weight", "(8, 7, 3, 3)", "(8, 5, 3, 3)"):
         assert part in message, part
     (tmp_path / "config.json").write_text("{")
-    assert "expected a run's configuration" in _error(capsys, "evaluate", tmp_path)
+    assert "config.json: expected strict JSON" in _error(capsys, "evaluate", tmp_path)
 
 
 def test_an_output_folder_that_cannot_be_written_is_said_before_training(run, tmp_path, capsys) -> None:
