@@ -254,10 +254,14 @@ def test_wrong_input_is_explained(digits, fitted) -> None:
         fitted.predict(np.zeros((2, 3, 8, 8)))
     with pytest.raises(ValueError, match="validation_fraction: expected a number between 0 and 1; got 2"):
         _tiny(validation_fraction=2).fit(X, y)
+    with pytest.raises(ValueError, match=r"device: expected one of cpu.*; got 'gpu'"):
+        _tiny(device="gpu").fit(X, y)
     with pytest.raises(ValueError, match="unknown recipe 'fats'"):
         _tiny(recipe="fats").fit(X, y)
     with pytest.raises(ValueError, match=r"y: expected labels of at least two classes; all 5 are 'cat'"):
         _tiny().fit(X[:5], ["cat"] * 5)
+    with pytest.raises(ValueError, match="expected training images that differ; all 10 have the same constant colour"):
+        _tiny(early_stopping=False).fit(np.full((10, 8, 8), 3.0), np.arange(10) % 2)
     with pytest.raises(ValueError, match="NaN"):
         _tiny().fit(np.full((4, 8, 8), np.nan), [0, 1, 0, 1])
 

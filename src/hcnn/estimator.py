@@ -16,6 +16,7 @@ from hcnn.data.splits import stratified_split
 from hcnn.functional import marginal
 from hcnn.layers.randomness import drawn_from
 from hcnn.models.hierarchical import AttributeNetwork, HierarchicalCNNConfig, build, model_config
+from hcnn.training.device import find_device
 from hcnn.training.evaluate import predict_logits
 from hcnn.training.recipes import Recipe, get_recipe
 from hcnn.training.trainer import Trainer
@@ -140,7 +141,7 @@ class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         config = self._config(tuple(images.shape[1:]))
         preprocessing = fit_float_preprocessing(images[rest], [str(one) for one in self.classes_])
         self.mean_, self.std_ = np.array(preprocessing.mean), np.array(preprocessing.std)
-        device = torch.device(self.device)
+        device = find_device(self.device)
         with drawn_from(torch.Generator().manual_seed(seed)):
             network = build(config).to(device)
         trainer = Trainer(

@@ -78,6 +78,7 @@ def test_bench_refuses_wrong_options(capsys, tmp_path) -> None:
     for options, message in (
         (["--rounds", "0"], "--rounds: expected 1 or more; got 0"),
         (["--device", "tpu"], "--device: expected cpu or cuda; got tpu"),
+        *([] if torch.cuda.is_available() else [(["--device", "cuda"], "device: expected one of cpu")]),
     ):
         assert cli.main(["bench", *options, "--output", str(tmp_path / "out")]) == 2
         assert message in capsys.readouterr().err.replace("\n", " ")
