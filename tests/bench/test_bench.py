@@ -49,7 +49,11 @@ def test_steps_are_timed_in_turns_after_a_warm_up() -> None:
 
 
 def test_report_of_a_small_measurement(tmp_path) -> None:
-    cases = [Case("hcnn_digits", side=8, batch=2, two_step=True), Case("hcnn_digits", side=8, batch=2)]
+    cases = [
+        Case("hcnn_digits", side=8, batch=2, two_step=True),
+        Case("hcnn_digits", side=8, batch=2),
+        Case("hcnn_digits", side=8, batch=2, native=False),
+    ]
     macs = dense_multiply_adds(cases[0])
     methods = [
         {**row, "dense_multiply_adds": macs} for train in (False, True) for row in race(cases, train=train, rounds=1)
@@ -71,6 +75,7 @@ def test_report_of_a_small_measurement(tmp_path) -> None:
     text = report.markdown(record)
     assert f"{methods[1]['images_per_second']:.1f}" in text
     assert "two-step float32 | 2" in text
+    assert "auto float32, PyTorch only | 2" in text
     assert {path.name for path in report.pictures(record, tmp_path)} == {path.name for path in tmp_path.iterdir()}
 
 

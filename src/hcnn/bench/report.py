@@ -16,7 +16,9 @@ def _label(row: dict[str, Any]) -> str:
 
 
 def _way(row: dict[str, Any]) -> str:
-    return f"two-step {row['dtype']}" if row["two_step"] else f"{row['method']} {row['dtype']}"
+    if row["two_step"]:
+        return f"two-step {row['dtype']}"
+    return f"{row['method']} {row['dtype']}{'' if row.get('native', True) else ', PyTorch only'}"
 
 
 def markdown(record: dict[str, Any]) -> str:
@@ -32,7 +34,8 @@ def markdown(record: dict[str, Any]) -> str:
     lines = [
         f"Measured on {record['date']}: {hardware.get('gpu', hardware['processor'])}, {hardware['threads']} threads, "
         f"PyTorch {versions['torch']}, Python {versions['python']}, commit {str(record['commit'])[:12]}"
-        + (", freed memory kept by the process." if record["freed_memory_kept"] else "."),
+        + (", freed memory kept by the process." if record["freed_memory_kept"] else ".")
+        + f" Native kernels: {record.get('native_kernels', 'none')}.",
         "",
         "| limits of the machine | convolution, G/s | matrix product, G/s | copy, GB/s |",
         "|---|---:|---:|---:|",
@@ -109,7 +112,7 @@ def pictures(record: dict[str, Any], folder: Path) -> list[Path]:
     rows = [row for row in record["methods"] if not row["train"]]
     labels = list(dict.fromkeys(_label(row) for row in rows))
     ways = list(dict.fromkeys(_way(row) for row in rows))
-    palette = (_GREY, _BLUE, "#56b4e9", _GREEN, _ORANGE, "#e69f00", "#cc79a7")
+    palette = (_GREY, _BLUE, "#56b4e9", _GREEN, _ORANGE, "#e69f00", "#cc79a7", "black")
     colours = dict(zip(ways, palette, strict=False))
     for row in rows:
         way = _way(row)

@@ -15,7 +15,7 @@ from hcnn.bench.memory import peak_of_step
 from hcnn.bench.throughput import compared_networks, measure_networks
 from hcnn.bench.timing import inference_network, make_step, throughput, time_steps
 from hcnn.bench.two_step import TwoStepNetwork
-from hcnn.functional import Method
+from hcnn.functional import Method, native_available, native_description, native_disabled
 from hcnn.models.hierarchical import AttributeNetwork, build, create_model, model_config
 from hcnn.models.summary import summarize
 from hcnn.runs.allocator import keep_freed_memory
@@ -34,6 +34,7 @@ class Case:
         dtype: "float32", or "bfloat16" for autocast.
         batch: images at a time.
         side: of the images.
+        native: whether the native kernels may be used; without them PyTorch's forms serve.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Case:
     dtype: str = "float32"
     batch: int = 16
     side: int = 32
+    native: bool = True
 
 
 def prepare(case: Case, *, train: bool, images: int | None = None, device: str = "cpu") -> Callable[[], None]:
@@ -67,7 +69,15 @@ def prepare(case: Case, *, train: bool, images: int | None = None, device: str =
         model = inference_network(source)
     model = model.to(device).train(train)
     x = torch.randn(images or case.batch, channels, case.side, case.side, device=device)
-    return make_step(model, x, classes=classes, train=train, dtype=case.dtype)
+    step = make_step(model, x, classes=classes, train=train, dtype=case.dtype)
+    if case.native:
+        return step
+
+    def without_native_kernels() -> None:
+        with native_disabled():
+            step()
+
+    return without_native_kernels
 
 
 def race(cases: list[Case], *, train: bool, rounds: int = 3, device: str = "cpu") -> list[dict[str, Any]]:
@@ -130,6 +140,8 @@ def method_cases(*, quick: bool = False) -> list[list[Case]]:
         forms = ["auto"] if "plus" in name else ["auto", "dense", "spectral"]
         group = [replace(own, two_step=True)]
         group += [replace(own, method=form, dtype=dtype) for dtype in ("float32", "bfloat16") for form in forms]
+        if native_available(torch.zeros(1)):  # "auto" takes them: the same without, beside it
+            group.insert(2, replace(own, native=False))
         groups.append(group)
     return groups
 
@@ -155,7 +167,7 @@ def _with_default_allocator(rounds: int, say: Callable[[str], None]) -> list[dic
         if group[0].overrides:
             continue
         say(f"{group[0].name}, allocator as it comes")
-        cases = [group[0], *(case for case in group if case.method == "auto" and not case.two_step)]
+        cases = [group[0], *(case for case in group if case.method == "auto" and case.native and not case.two_step)]
         for train in (False, True):
             rows += race(cases, train=train, rounds=rounds)
     return rows
@@ -185,6 +197,7 @@ def run_suite(
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
         "commit": commit(),
         "freed_memory_kept": kept,
+        "native_kernels": native_description(),
         "default_allocator": plain,
     }
     say("limits of the machine")
@@ -199,7 +212,8 @@ def run_suite(
             rows = race(group, train=train, rounds=rounds, device=device)
             record["methods"] += [{**row, "dense_multiply_adds": macs} for row in rows]
         if not quick and device == "cpu":
-            for case in (group[0], group[1], group[-1 if len(group) == 3 else 4]):
+            chosen = [case for case in group if case.two_step or (case.method == "auto" and case.native)]
+            for case in chosen:
                 record["memory"].append({**asdict(case), "bytes": peak_of_step(asdict(case))})
     say("other networks")
     speeds = measure_networks(compared_networks(), batch=2 if quick else 16, rounds=rounds, device=device)
