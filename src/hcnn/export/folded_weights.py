@@ -8,7 +8,7 @@ import torch
 
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.layers.randomness import drawn_from
-from hcnn.models.hierarchical import AttributeNetwork, build
+from hcnn.models.hierarchical import AttributeNetwork, NetworkConfig, build
 from hcnn.runs.load import check_size, network_config, preprocessing_of
 from hcnn.runs.settings import network_kind
 from hcnn.storage.atomic import StrPath, ensure_writable, write_atomically
@@ -76,12 +76,14 @@ def load_folded(path: StrPath) -> tuple[AttributeNetwork, Preprocessing]:
     check_size(config, state, str(path))
     with drawn_from(torch.Generator()):  # the weights are replaced; the global random state is left alone
         with torch.device("meta"):  # what does not fit may be too large to build
-            network = build(config)
-            if not isinstance(network, AttributeNetwork):
-                raise ValueError(
-                    f"{path}: expected folded weights of an attribute network; got a {type(network).__name__}"
-                )
-            match_state(network.fold().state_dict(), state, str(path))
-        model = build(config).fold()
+            match_state(_folded(config, path).state_dict(), state, str(path))
+        model = _folded(config, path)
     model.load_state_dict(state)
     return model.eval(), preprocessing
+
+
+def _folded(config: NetworkConfig, path: Path) -> AttributeNetwork:
+    network = build(config)
+    if not isinstance(network, AttributeNetwork):
+        raise ValueError(f"{path}: expected folded weights of an attribute network; got a {type(network).__name__}")
+    return network.fold()
