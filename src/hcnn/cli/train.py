@@ -146,19 +146,21 @@ def train_one(
         TimeRemainingColumn(),
     )
     with progress_bar(console, *columns, shown=first) as bar:
-        task = bar.add_task("", total=None, epoch=f"0/{recipe.epochs}", loss=float("nan"), accuracy=0.0, speed=0.0)
         every = max(1, recipe.epochs // 5)
 
         def show(progress: Progress) -> None:
-            bar.update(
-                task,
-                total=progress.steps,
-                completed=progress.step,
-                epoch=f"{progress.epoch}/{progress.epochs}",
-                loss=progress.loss,
-                accuracy=progress.accuracy,
-                speed=progress.images_per_second,
-            )
+            now: dict[str, Any] = {
+                "total": progress.steps,
+                "completed": progress.step,
+                "epoch": f"{progress.epoch}/{progress.epochs}",
+                "loss": progress.loss,
+                "accuracy": progress.accuracy,
+                "speed": progress.images_per_second,
+            }
+            if bar.tasks:
+                bar.update(bar.tasks[0].id, **now)
+            else:  # a run that is refused shows no bar
+                bar.add_task("", **now)
             if progress.epoch_done and progress.epoch % every == 0:
                 say(
                     console,
