@@ -9,7 +9,7 @@ import torch
 
 from hcnn.data.image_set import Splits
 from hcnn.data.preprocessing import fit_preprocessing
-from hcnn.models.hierarchical import build
+from hcnn.models.factory import build
 from hcnn.runs.settings import RunSettings
 from hcnn.runs.teacher import load_distillation
 from hcnn.training.trainer import Trainer

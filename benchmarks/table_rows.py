@@ -5,9 +5,9 @@ from functools import cache
 from typing import Any
 
 from hcnn import model_config
-from hcnn.bench.timing import multiply_adds
 from hcnn.data.augment import Augmentation
-from hcnn.models.hierarchical import NetworkConfig, build
+from hcnn.models.factory import build
+from hcnn.models.registry import NetworkConfig
 from hcnn.text import suggest_name
 from hcnn.training.recipes import Recipe, get_recipe
 
@@ -217,7 +217,7 @@ def find(name: str, *, final: bool = False) -> Experiment:
 
 @cache
 def _multiply_adds(network: NetworkConfig) -> int:
-    return multiply_adds(build(network), (32, 32))
+    return build(network).multiply_adds((32, 32))
 
 
 @dataclass(frozen=True)

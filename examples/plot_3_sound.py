@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import hcnn
 from hcnn.layers.log_frequency import LogFrequency
-from hcnn.models.hierarchical import Readout
+from hcnn.models.attribute_network import Readout
 
 torch.set_num_threads(1)  # arrays this small gain nothing from more
 

@@ -20,7 +20,7 @@ from sklearn.utils.estimator_checks import check_estimator, estimator_checks_gen
 from hcnn import estimator
 from hcnn.data import datasets
 from hcnn.estimator import HCNNClassifier
-from hcnn.models.hierarchical import build
+from hcnn.models.factory import build
 
 TINY = {"width": 4, "depth": 4, "rank": 4, "downsample": ()}
 

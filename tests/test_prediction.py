@@ -18,7 +18,7 @@ from hcnn.data import datasets
 from hcnn.data.image_set import Splits
 from hcnn.data.image_sources import ImageSource
 from hcnn.export import export_safetensors
-from hcnn.models.hierarchical import HierarchicalCNNConfig
+from hcnn.models.configs import HierarchicalCNNConfig
 from hcnn.prediction import open_network, read_input
 from hcnn.runs.load import load_run
 from hcnn.runs.settings import RunSettings

@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from hcnn.models.hierarchical import model_config
+from hcnn.models.registry import model_config
 from hcnn.runs.load import load_run
 from hcnn.runs.settings import CONFIG, RESULT, WEIGHTS
 

@@ -33,7 +33,7 @@ def models_table() -> str:
         "| --- | ---: | ---: | ---: | ---: | --- |",
     ]
     for name in hcnn.list_models():
-        if not isinstance(hcnn.model_config(name), hcnn.HierarchicalCNNConfig | hcnn.MultiscaleConfig):
+        if not isinstance(hcnn.model_config(name), hcnn.HierarchicalCNNConfig | hcnn.MultiscaleHierarchicalCNNConfig):
             continue  # a baseline, which the comparison shows
         model = hcnn.create_model(name)
         extent = (8, 8) if "digits" in name else (32, 32)

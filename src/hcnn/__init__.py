@@ -13,42 +13,49 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hcnn.functional import attribute_conv, marginal, patch_moments, translate
-    from hcnn.layers.block import AttributeBlock
-    from hcnn.layers.factorized import FactorizedConv
-    from hcnn.layers.plain import AttributeConv
-    from hcnn.models.hierarchical import (
-        AttributeArray,
-        HierarchicalCNN,
-        HierarchicalCNNConfig,
-        MultiscaleConfig,
-        MultiscaleHierarchicalCNN,
-        count_parameters,
-        create_model,
-        list_models,
-        model_config,
-    )
+    from hcnn.layers import AttributeBlock, AttributeConv, FactorizedConv, LogFrequency
+    from hcnn.models.attribute_network import AttributeArray, AttributeNetwork
+    from hcnn.models.configs import HierarchicalCNNConfig, MultiscaleHierarchicalCNNConfig
+    from hcnn.models.counts import count_parameters
+    from hcnn.models.factory import create_model, load_pretrained
+    from hcnn.models.hierarchical import HierarchicalCNN
+    from hcnn.models.multiscale import MultiscaleHierarchicalCNN
+    from hcnn.models.network import Network
+    from hcnn.models.pretrained import list_pretrained
+    from hcnn.models.registry import ModelSpec, list_models, model_config, model_spec
 
 __version__ = "0.1.0"
 __all__ = [
     "AttributeArray",
     "AttributeBlock",
     "AttributeConv",
+    "AttributeNetwork",
     "FactorizedConv",
     "HierarchicalCNN",
     "HierarchicalCNNConfig",
-    "MultiscaleConfig",
+    "LogFrequency",
+    "ModelSpec",
     "MultiscaleHierarchicalCNN",
+    "MultiscaleHierarchicalCNNConfig",
+    "Network",
     "attribute_conv",
     "count_parameters",
     "create_model",
     "list_models",
+    "list_pretrained",
+    "load_pretrained",
     "marginal",
     "model_config",
+    "model_spec",
     "patch_moments",
     "translate",
 ]
 # Loaded when first asked for, so that `hcnn --help` and `hcnn --version` do not wait for PyTorch.
-_HOMES = ("hcnn.functional", "hcnn.layers", "hcnn.models.hierarchical")
+_HOMES = (
+    *("hcnn.functional", "hcnn.layers"),
+    *(f"hcnn.models.{name}" for name in ("attribute_network", "counts", "factory", "multiscale", "pretrained")),
+    *("hcnn.models.registry",),
+)
 _SUBPACKAGES = ("functional", "layers", "models")
 
 

@@ -15,7 +15,10 @@ from hcnn.data.preprocessing import FloatPreprocessing, fit_float_preprocessing
 from hcnn.data.splits import stratified_split
 from hcnn.functional import marginal
 from hcnn.layers.randomness import drawn_from
-from hcnn.models.hierarchical import AttributeNetwork, HierarchicalCNNConfig, build, model_config
+from hcnn.models.attribute_network import AttributeNetwork
+from hcnn.models.configs import HierarchicalCNNConfig
+from hcnn.models.factory import build
+from hcnn.models.registry import model_config
 from hcnn.training.device import find_device
 from hcnn.training.evaluate import predict_logits
 from hcnn.training.recipes import Recipe, get_recipe

@@ -8,15 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hcnn.bench.timing import inference_network
 from hcnn.data.array_files import read_npy
 from hcnn.data.channels import Channels, channels_first
 from hcnn.data.image_files import read_image
 from hcnn.data.image_sources import ImageSource
 from hcnn.export.folded_weights import WEIGHTS as FOLDED
 from hcnn.export.folded_weights import load_folded
-from hcnn.models.pretrained import load_named
-from hcnn.runs.load import Run
+from hcnn.runs.load import Run, load_named
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def predict_stream(
         ValueError: if an image cannot be used; the message names it.
 
     """
-    model = inference_network(run.model)
+    model = run.model.inference()
     names: list[str] = []
     inputs: list[Tensor] = []
     for source in sources:

@@ -11,7 +11,7 @@ from hcnn.bench.machine import measure_limits
 from hcnn.bench.suite import Case, dense_multiply_adds, race
 from hcnn.bench.timing import time_steps
 from hcnn.bench.two_step import TwoStepNetwork
-from hcnn.models.hierarchical import AttributeNetwork
+from hcnn.models.attribute_network import AttributeNetwork
 
 
 @pytest.mark.parametrize("boundary", ["zeros", "circular"])

@@ -17,8 +17,8 @@ from hcnn.bench.comparison_files import csv_text, markdown
 from hcnn.bench.published import SYSTEMS
 from hcnn.bench.results import read_results
 from hcnn.bench.throughput import load_throughput
-from hcnn.bench.timing import inference_network, measure_throughput
-from hcnn.models.hierarchical import list_models
+from hcnn.bench.timing import measure_throughput
+from hcnn.models.registry import list_models
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_throughput_counts_images() -> None:
     assert 0 < speed.low <= speed.median <= speed.high
     assert speed.steps >= 3
     assert all(p.grad is None for p in model.parameters())
-    folded = inference_network(hcnn.create_model("hcnn_digits"))
+    folded = hcnn.create_model("hcnn_digits").inference()
     assert measure_throughput(folded, torch.randn(4, 1, 8, 8), train=False, seconds=0.05).steps >= 3
     assert not folded.training
 

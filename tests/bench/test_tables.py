@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import hcnn
-from hcnn.models.hierarchical import build
+from hcnn.models.factory import build
 from hcnn.runs.load import load_run
 from hcnn.training.recipes import get_recipe
 

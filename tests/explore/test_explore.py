@@ -65,7 +65,7 @@ def test_arrays_are_those_of_eq_9_at_every_depth(network, position) -> None:
 
 
 def test_a_multiscale_network_keeps_its_last_two_attributes() -> None:
-    model = hcnn.MultiscaleHierarchicalCNN(hcnn.MultiscaleConfig(channels=1, width=4, depth=5))
+    model = hcnn.MultiscaleHierarchicalCNN(hcnn.MultiscaleHierarchicalCNNConfig(channels=1, width=4, depth=5))
     model.eval().requires_grad_(False)
     images = _images(3)
     plain = fit_preprocessing(images)

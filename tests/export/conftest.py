@@ -9,7 +9,9 @@ import torch
 from hcnn.data import datasets
 from hcnn.data.image_set import Splits
 from hcnn.data.preprocessing import Preprocessing
-from hcnn.models.hierarchical import AttributeNetwork, HierarchicalCNNConfig, MultiscaleConfig, build
+from hcnn.models.attribute_network import AttributeNetwork
+from hcnn.models.configs import HierarchicalCNNConfig, MultiscaleHierarchicalCNNConfig
+from hcnn.models.factory import build
 from hcnn.runs.settings import RunSettings
 from hcnn.runs.train import train_run
 from hcnn.training.recipes import get_recipe
@@ -25,7 +27,7 @@ CONFIGS = {
     ),
     "line": HierarchicalCNNConfig(**{**vars(SMALL), "spatial_axes": 1}),
     "volume": HierarchicalCNNConfig(**{**vars(SMALL), "spatial_axes": 3}),
-    "multiscale": MultiscaleConfig(channels=1, width=4, depth=4, downsample=(2,)),
+    "multiscale": MultiscaleHierarchicalCNNConfig(channels=1, width=4, depth=4, downsample=(2,)),
 }
 
 

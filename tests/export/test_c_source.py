@@ -14,7 +14,9 @@ from torch import Tensor
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.export import CSource, PlainNetwork, c_source, export_c
 from hcnn.export.escape import c_identifier
-from hcnn.models.hierarchical import AttributeNetwork, HierarchicalCNNConfig, build
+from hcnn.models.attribute_network import AttributeNetwork
+from hcnn.models.configs import HierarchicalCNNConfig
+from hcnn.models.factory import build
 
 KINDS = ("zeros", "circular", "plus", "plus circular", "published", "line", "multiscale")
 WARNINGS = ("-Wall", "-Wextra", "-pedantic", "-Werror")

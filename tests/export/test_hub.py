@@ -12,7 +12,7 @@ import torch
 from hcnn.data import datasets
 from hcnn.data.image_set import Splits
 from hcnn.export.hub import HubNetwork
-from hcnn.models.hierarchical import HierarchicalCNNConfig
+from hcnn.models.configs import HierarchicalCNNConfig
 from hcnn.runs.load import load_run
 from hcnn.runs.settings import RunSettings
 from hcnn.runs.train import train_run

@@ -20,8 +20,8 @@ from hcnn.data.image_set import Splits
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.export import int8, int8_bytes, onnx_runner
 from hcnn.export.int8 import calibration_images, measure_int8
-from hcnn.models.hierarchical import HierarchicalCNNConfig, build
-from hcnn.models.pretrained import load_pretrained
+from hcnn.models.configs import HierarchicalCNNConfig
+from hcnn.models.factory import build, load_pretrained
 from hcnn.runs.load import load_run
 
 # Sums of products: columns (..., n) of activations and rows (o, n) of weights -> (..., o).

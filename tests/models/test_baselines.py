@@ -10,13 +10,12 @@ import torch
 
 import hcnn
 from hcnn import cli
-from hcnn.bench.timing import multiply_adds
 from hcnn.data import datasets
 from hcnn.data.splits import fewer
-from hcnn.models.baselines import NAMED, HyperNetwork
+from hcnn.models.baselines import BASELINES, HyperNetwork
 from hcnn.models.baselines.blocks import BatchNorm
 from hcnn.models.baselines.hypernetwork import GeneratedConv
-from hcnn.models.hierarchical import suited_recipe
+from hcnn.models.registry import model_spec
 from hcnn.models.summary import summarize
 from hcnn.runs.load import load_run
 from hcnn.runs.settings import RunSettings
@@ -64,10 +63,10 @@ def test_counts_of_publications_that_count_otherwise() -> None:
     maxout = hcnn.create_model("maxout_cifar10")
     assert sum(p.numel() for p in maxout.parameters() if p.ndim > 1) == 9_044_360
     for model, millions in ((small, 30), (hcnn.create_model("fitnet4_cifar10"), 382), (maxout, 725)):
-        assert round(multiply_adds(model, (32, 32)) / 1e6) == millions
+        assert round(model.multiply_adds((32, 32)) / 1e6) == millions
 
 
-@pytest.mark.parametrize("name", [name for name in NAMED if name.endswith("_digits")])
+@pytest.mark.parametrize("name", [f"{system}_digits" for system, data in BASELINES if data == "digits"])
 def test_every_parameter_gets_a_gradient(name) -> None:
     torch.manual_seed(0)
     model = hcnn.create_model(name)
@@ -92,7 +91,7 @@ def test_multiply_adds_agree_with_the_summary() -> None:
         model = hcnn.create_model(name)
         side = 8 if name == "hcnn_digits" else 32
         expected = sum(row.multiply_adds for row in summarize(model, (side, side)))
-        found = multiply_adds(model, (side, side))
+        found = model.multiply_adds((side, side))
         assert found == expected, name
 
 
@@ -137,7 +136,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-NAMES = [name.removesuffix("_digits") for name in NAMED if name.endswith("_digits")]
+NAMES = [system for system, data in BASELINES if data == "digits"]
 WIDE = ("wrn16_2", "wrn40_1", "maxout")  # wider versions and teachers of what is trained anyway
 LONG = ("allcnn", "fitnet4", "densenet_bc40")  # ten seconds or more
 
@@ -145,7 +144,7 @@ LONG = ("allcnn", "fitnet4", "densenet_bc40")  # ten seconds or more
 @pytest.mark.parametrize("system", LONG)
 def test_long_systems_begin_to_learn(system, tmp_path, one_thread) -> None:
     data = fewer(datasets.load("digits"), 320)
-    recipe = get_recipe(suited_recipe(f"{system}_digits", "digits"), epochs=4)
+    recipe = get_recipe(model_spec(f"{system}_digits").recipe, epochs=4)
     train_run(tmp_path, RunSettings(hcnn.model_config(f"{system}_digits"), recipe, "digits"), data)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 4
@@ -157,7 +156,7 @@ def test_long_systems_begin_to_learn(system, tmp_path, one_thread) -> None:
     [pytest.param(name, marks=[pytest.mark.slow] if name in (*WIDE, *LONG) else []) for name in NAMES],
 )
 def test_every_system_learns_the_digits(system, tmp_path, one_thread) -> None:
-    suited = suited_recipe(f"{system}_digits", "digits")
+    suited = model_spec(f"{system}_digits").recipe
     epochs = {"digits": 6, "digits_muon": 10, "digits_plain": 18}[suited]
     epochs += 12 * (system == "fitnet4")  # 19 layers
     recipe = get_recipe(suited, epochs=epochs)
@@ -182,8 +181,8 @@ def test_the_command_chooses_a_recipe_that_the_network_learns_by(tmp_path, one_t
         trained = json.loads((folder / "config.json").read_text())["recipe"]
         assert trained["optimizer"] == get_recipe(expected).optimizer
         assert trained["lr"] == get_recipe(expected).lr
-    assert {suited_recipe(f"{name}_cifar10", "fast") for name in ("fitnet4", "maxout")} == {"fast_plain"}
-    assert suited_recipe("hcnn_cifar10", "fast") == "fast"
+    assert {model_spec(f"{name}_cifar10").recipe for name in ("fitnet4", "maxout")} == {"fast_plain"}
+    assert model_spec("hcnn_cifar10").recipe == "fast"
 
 
 def test_dropout_goes_on_bit_for_bit(tmp_path, one_thread) -> None:

@@ -1,13 +1,14 @@
 """Whole networks: the numbers that design fixes, Proposition 3.1, folding, saving, and what bad input says."""
 
 import time
+from typing import Any
 
 import pytest
 import torch
 
 import hcnn
 from hcnn.layers import AttributeLayer
-from hcnn.models.hierarchical import AttributeNetwork, HierarchicalCNNConfig, MultiscaleConfig
+from hcnn.models.configs import HierarchicalCNNConfig, MultiscaleHierarchicalCNNConfig
 from hcnn.models.summary import summarize
 from hcnn.testing import assert_invariant
 
@@ -34,8 +35,8 @@ def test_weights_are_counted_exactly(name) -> None:
     assert sum(row.normalization for row in rows) == counts.normalization + counts.logit_scale
 
 
-def _small(name: str, **overrides) -> tuple[AttributeNetwork, torch.Tensor]:
-    """A named model and a small batch for it: 8 divides every spatial stride, but two comparators need more."""
+def _small(name: str, **overrides) -> tuple[Any, torch.Tensor]:
+    """A named model and a small batch for it: 8 divides every spatial stride, but two baselines need more."""
     torch.manual_seed(0)
     model = hcnn.create_model(name, **overrides)
     side = getattr(model.config, "input_side", 16 if name.startswith("allcnn") else 8)
@@ -168,9 +169,9 @@ def test_bad_configurations_are_explained(overrides, message) -> None:
 
 def test_bad_multiscale_configurations_are_explained() -> None:
     with pytest.raises(ValueError, match="K = 4 is too small for depth J = 5: stride 2 divides v1 3 times"):
-        MultiscaleConfig(attribute_stride=2)
+        MultiscaleHierarchicalCNNConfig(attribute_stride=2)
     with pytest.raises(ValueError, match="odd filter support; got 2"):
-        MultiscaleConfig(support=2)
+        MultiscaleHierarchicalCNNConfig(support=2)
 
 
 def test_unknown_names_suggest_near_ones() -> None:

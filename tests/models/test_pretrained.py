@@ -16,7 +16,7 @@ from hcnn.training.evaluate import accuracy
 def test_weights_load_and_classify_as_recorded(name) -> None:
     model = hcnn.create_model(name, pretrained=True)
     assert not model.training
-    found = pretrained.load_pretrained(name)
+    found = hcnn.load_pretrained(name)
     assert found.record["result"]["test_accuracy"] > 0.5
     logits = model(found.preprocessing.standardize(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)))
     assert logits.isfinite().all()
@@ -30,7 +30,7 @@ def test_weights_load_and_classify_as_recorded(name) -> None:
 
 
 def test_absent_weights_are_explained() -> None:
-    with pytest.raises(ValueError, match="multiscale_tiny: no trained weights in this package"):
+    with pytest.raises(ValueError, match="multiscale_tiny: no pretrained weights in this package"):
         hcnn.create_model("multiscale_tiny", pretrained=True)
 
 
@@ -45,7 +45,7 @@ def test_damaged_weights_are_refused(tmp_path, monkeypatch) -> None:
     (tmp_path / f"{names[0]}.json").write_bytes((source / f"{names[0]}.json").read_bytes())
     monkeypatch.setattr(pretrained, "files", lambda package: tmp_path)
     with pytest.raises(ValueError, match=r"SHA-256 \w+, expected \w+: damaged"):
-        pretrained.load_pretrained(names[0])
+        hcnn.load_pretrained(names[0])
 
 
 def test_overrides_do_not_go_with_trained_weights() -> None:

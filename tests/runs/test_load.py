@@ -14,7 +14,7 @@ from hcnn.data import datasets
 from hcnn.data.image_set import Splits
 from hcnn.data.splits import fewer
 from hcnn.layers.randomness import drawn_from
-from hcnn.models.hierarchical import build
+from hcnn.models.factory import build
 from hcnn.runs.load import load_run, read_result
 from hcnn.runs.settings import RunSettings
 from hcnn.runs.train import train_run

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +45,9 @@ def test_attention_looks_at_where_not_at_how_much() -> None:
     assert float(attention_loss(first, other)) == pytest.approx(1.0)  # (1, 0) against (0, 1): mean of 1 and 1
 
 
-def _distillation(student: str, teacher: str, config: DistillationConfig, precision: str = "float32"):
+def _distillation(
+    student: str, teacher: str, config: DistillationConfig, precision: str = "float32"
+) -> tuple[Any, Distillation]:
     torch.manual_seed(0)
     one, other = hcnn.create_model(student), hcnn.create_model(teacher)
     return one, Distillation(other, one, DIGITS, DIGITS, config, precision=precision)

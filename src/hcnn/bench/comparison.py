@@ -9,8 +9,9 @@ from typing import Any
 from hcnn.bench.published import SYSTEMS, System
 from hcnn.bench.results import Result
 from hcnn.bench.throughput import Speed
-from hcnn.bench.timing import multiply_adds
-from hcnn.models.hierarchical import build, count_parameters, list_models, model_config
+from hcnn.models.counts import count_parameters
+from hcnn.models.factory import build
+from hcnn.models.registry import list_models, model_config
 
 SHORT = 500_000  # a run that has seen fewer training images, ten epochs of CIFAR, is called short
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
@@ -84,7 +85,7 @@ def _costs(name: str) -> tuple[int, int, int]:
     model = build(model_config(name))
     counts = count_parameters(model)
     more = counts.normalization + counts.logit_scale
-    return counts.trained + more, counts.composed + more, multiply_adds(model, (32, 32))
+    return counts.trained + more, counts.composed + more, model.multiply_adds((32, 32))
 
 
 def make_entries(results: Iterable[Result], throughput: dict[str, Any] | None = None) -> list[Entry]:

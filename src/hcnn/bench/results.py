@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hcnn.models.hierarchical import NetworkConfig, list_models, model_config
+from hcnn.models.registry import NetworkConfig, list_models, model_config
 from hcnn.runs.settings import CONFIG, RESULT, network_kind
 from hcnn.storage.records import read_object
 

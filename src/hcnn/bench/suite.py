@@ -13,11 +13,12 @@ import torch
 from hcnn.bench.machine import measure_limits
 from hcnn.bench.memory import peak_of_step
 from hcnn.bench.throughput import compared_networks, measure_networks
-from hcnn.bench.timing import inference_network, make_step, throughput, time_steps
+from hcnn.bench.timing import make_step, throughput, time_steps
 from hcnn.bench.two_step import TwoStepNetwork
 from hcnn.functional import Method, native_available, native_description, native_disabled
-from hcnn.models.hierarchical import AttributeNetwork, build, create_model, model_config
-from hcnn.models.summary import summarize
+from hcnn.models.attribute_network import AttributeNetwork
+from hcnn.models.factory import build, create_model
+from hcnn.models.registry import model_config
 from hcnn.runs.allocator import keep_freed_memory
 from hcnn.runs.environment import commit, hardware
 
@@ -66,7 +67,7 @@ def prepare(case: Case, *, train: bool, images: int | None = None, device: str =
         assert isinstance(source, AttributeNetwork)
         model = TwoStepNetwork(source)
     elif not train:
-        model = inference_network(source)
+        model = source.inference()
     model = model.to(device).train(train)
     x = torch.randn(images or case.batch, channels, case.side, case.side, device=device)
     step = make_step(model, x, classes=classes, train=train, dtype=case.dtype)
@@ -120,8 +121,7 @@ def race(cases: list[Case], *, train: bool, rounds: int = 3, device: str = "cpu"
 def dense_multiply_adds(case: Case) -> int:
     """Multiply-adds of one image of a case in the dense form, whatever form it is computed in."""
     model = create_model(case.name, **case.overrides)
-    assert isinstance(model, AttributeNetwork)
-    return sum(row.multiply_adds for row in summarize(model, (case.side, case.side)))
+    return model.multiply_adds((case.side, case.side))
 
 
 def method_cases(*, quick: bool = False) -> list[list[Case]]:

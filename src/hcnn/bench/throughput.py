@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from hcnn.bench.published import SYSTEMS
-from hcnn.bench.timing import Throughput, inference_network, measure_throughput
-from hcnn.models.hierarchical import build, list_models, model_config
+from hcnn.bench.timing import Throughput, measure_throughput
+from hcnn.models.factory import build
+from hcnn.models.registry import list_models, model_config
 from hcnn.runs.environment import hardware
 from hcnn.storage.atomic import write_json
 
@@ -43,7 +44,7 @@ def measure_networks(
         say: told of each network.
 
     Returns:
-        For each name the throughput in "train"ing and "infer"ence, the latter of `inference_network`.
+        For each name the throughput in "train"ing and "infer"ence, the latter of `Network.inference`.
 
     """
     found = {}
@@ -52,7 +53,7 @@ def measure_networks(
         model = build(model_config(name)).to(device)
         images = torch.randn(batch, model.config.channels, 32, 32, device=device)
         own = {}
-        for kind, network in (("infer", inference_network(model)), ("train", model)):
+        for kind, network in (("infer", model.inference()), ("train", model)):
             own[kind] = measure_throughput(network, images, train=kind == "train", seconds=seconds, rounds=rounds)
         say(f"{name}: {own['train'].median:,.0f} images/s in training, {own['infer'].median:,.0f} in inference")
         found[name] = own

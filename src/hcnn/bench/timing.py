@@ -1,6 +1,5 @@
 """What a network costs: multiply-adds per image, and images per second in training and inference."""
 
-import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -10,11 +9,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
-
-from hcnn.models.baselines import HyperNetwork
-from hcnn.models.hierarchical import AttributeNetwork
-from hcnn.models.summary import summarize
 
 
 @dataclass(frozen=True)
@@ -32,42 +26,6 @@ class Throughput:
     low: float
     high: float
     steps: int
-
-
-def inference_network(model: nn.Module) -> Any:
-    """The network as it is deployed: an HCNN is folded, a hypernetwork generates its main network once."""
-    if isinstance(model, AttributeNetwork):
-        return model if model.folded else model.eval().fold()
-    return model.generated() if isinstance(model, HyperNetwork) else model.eval()
-
-
-@torch.no_grad()
-def multiply_adds(model: nn.Module, image_size: Sequence[int]) -> int:
-    """Multiply-adds of one image through the inference network: convolutions and matrix products.
-
-    For an attribute network they are those of the dense form, from `summarize`, whichever form it is executed in. For
-    any other network they are half of the floating-point operations that `torch.utils.flop_counter` counts on tensors
-    without contents.
-
-    Args:
-        model: an unfolded attribute network, or a baseline.
-        image_size: one size per spatial axis.
-
-    Returns:
-        A count.
-
-    Example:
-        >>> from hcnn import create_model
-        >>> multiply_adds(create_model("resnet20_cifar10"), (32, 32))
-        40551040
-    """
-    if isinstance(model, AttributeNetwork):
-        return sum(row.multiply_adds for row in summarize(model, image_size))
-    network = copy.deepcopy(inference_network(model)).to("meta")
-    image = torch.zeros(1, network.config.channels, *image_size, device="meta")
-    with FlopCounterMode(display=False) as counter:
-        network(image)
-    return counter.get_total_flops() // 2
 
 
 def make_step(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hcnn.functional import CONVOLUTIONS, marginal, pad_spatial
 from hcnn.layers import AttributeConv, FactorizedConv
-from hcnn.models.hierarchical import AttributeNetwork
+from hcnn.models.attribute_network import AttributeNetwork
 
 
 def _convolve(x: Tensor, weight: Tensor, stride: Sequence[int], boundary: str) -> Tensor:

@@ -8,7 +8,7 @@ from rich.console import Console
 from hcnn.cli.terminal import say
 from hcnn.cli.train import train_one
 from hcnn.data import datasets
-from hcnn.models.hierarchical import model_config
+from hcnn.models.registry import model_config
 from hcnn.runs.settings import RunSettings
 from hcnn.training.recipes import RECIPES, get_recipe
 

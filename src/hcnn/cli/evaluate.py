@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.console import Console
 from torch import Tensor
 
-from hcnn.bench.timing import inference_network
 from hcnn.cli.terminal import say
 from hcnn.data.image_set import ImageSet
 from hcnn.evaluation import Evaluation, evaluate, measure_shifts, write_evaluation, write_shifts
@@ -93,7 +92,7 @@ def _images(run: Run, data: str | None, data_dir: Path | None, on: str | None) -
 
 
 def _predictor(run: Run) -> Callable[[Tensor], Tensor]:
-    network = inference_network(run.model)
+    network = run.model.inference()
 
     def predict(images: Tensor) -> Tensor:
         return predict_logits(network, run.preprocessing.standardize(images))

@@ -11,9 +11,7 @@ from rich.table import Table
 from hcnn.cli.terminal import progress_bar, say, status
 from hcnn.cli.train import set_threads
 from hcnn.explore import AttributeSource, Explorer, Source, channels_like, open_explorer
-from hcnn.models.hierarchical import AttributeNetwork
-from hcnn.models.pretrained import load_named
-from hcnn.runs.load import load_run
+from hcnn.runs.load import load_named, load_run
 from hcnn.storage.atomic import ensure_writable
 from hcnn.text import printable
 from hcnn.training.device import find_device
@@ -114,6 +112,6 @@ def _controls(options: Namespace, explorer: Explorer) -> dict[str, Source]:
             raise ValueError(f"--control: {path} was trained on other data than {options.run}")
         model: Any = run.model.to(options.device)
         example = run.preprocessing.standardize(explorer.base.images[:1].to(options.device))
-        ordered = isinstance(model, AttributeNetwork)
+        ordered = model.array_count > 0
         controls[path.name] = AttributeSource(model) if ordered else channels_like(model, explorer.source, example)
     return controls

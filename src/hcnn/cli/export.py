@@ -15,7 +15,6 @@ from hcnn.export.c_program import header_path
 from hcnn.export.check_images import find_check_images, load_run_data
 from hcnn.export.folded_weights import CARD, WEIGHTS
 from hcnn.export.replace import check_replaceable
-from hcnn.models.hierarchical import AttributeNetwork
 from hcnn.prediction import open_network
 from hcnn.runs.load import Run
 from hcnn.storage.atomic import ensure_writable, write_atomically
@@ -32,7 +31,7 @@ def export(options: Namespace, console: Console) -> None:
     if options.prefix is not None and options.to != "c":
         raise ValueError(f"--prefix: only for --to c; got --to {options.to}")
     run = open_network(options.run)
-    if not isinstance(run.model, AttributeNetwork):
+    if not run.model.array_count:
         raise ValueError(f"{options.run}: only attribute networks can be exported; got a {type(run.model).__name__}")
     name = _NAMES[options.to].replace(".onnx", ".int8.onnx" if options.int8 else ".onnx")
     home = options.run if options.run.is_dir() else Path(f"{options.run.stem}-export")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hcnn.data.image_files import height_and_width
 from hcnn.data.image_folders import survey_folder
-from hcnn.models.hierarchical import suited_recipe
+from hcnn.models.registry import model_config, recommended_recipe
 from hcnn.training.recipes import Recipe, get_recipe
 
 SMALLEST, LARGEST, SHARED_AT_MOST = 8, 32, 64
@@ -67,7 +67,7 @@ def suggest(folder: Path, image_size: int | None = None, model: str | None = Non
         chosen, why = (side, side), f"shorter side {median} in the median; --image-size changes it"
     small = max(chosen) <= 16
     model = model or ("hcnn_digits" if small else "hcnn_small_cifar10")
-    name = suited_recipe(model, "digits" if small else "fast")
+    name = recommended_recipe(model_config(model), "digits" if small else "fast")
     validation = 0 if survey.has_other_splits else min(survey.images // 5, survey.images - survey.classes)
     recipe, train = get_recipe(name), survey.images - validation
     # At least eight batches an epoch, where there are images for that: normalization and momentum want steps.

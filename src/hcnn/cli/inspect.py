@@ -6,21 +6,22 @@ from rich.console import Console
 from rich.table import Table
 
 from hcnn.cli.terminal import say
-from hcnn.models.hierarchical import AttributeNetwork, build, count_parameters, list_models, model_config
+from hcnn.models.counts import count_parameters
+from hcnn.models.factory import build
+from hcnn.models.registry import list_models, model_spec
 from hcnn.models.summary import summarize
 
 
 def summary(options: Namespace, console: Console) -> None:
     """Print a table of a network's layers."""
-    model = build(model_config(options.model))
-    side = options.image_size
-    if side is None:
-        side = 8 if options.model.endswith("_digits") else 32
+    spec = model_spec(options.model)
+    model = build(spec.config)
+    side = spec.image_size[0] if options.image_size is None else options.image_size
     if side < 1:
         raise ValueError(f"--image-size: expected a positive number; got {side}")
     rows = summarize(model, (side,) * model.config.spatial_axes)
-    with_attributes = isinstance(model, AttributeNetwork)
-    boundary = f"boundary {model.config.boundary}, " if isinstance(model, AttributeNetwork) else ""
+    with_attributes = model.array_count > 0
+    boundary = f"boundary {model.config.boundary}, " if with_attributes else ""
     table = _plain_table(f"{options.model}, {boundary}images {model.config.channels}x{side}x{side}")
     for column in ("j", "attributes", "v, u sizes") if with_attributes else ("layer", "sizes"):
         table.add_column(column, no_wrap=True)
@@ -64,7 +65,7 @@ def models(options: Namespace, console: Console) -> None:
     for column in ("trained", "composed"):
         table.add_column(column, justify="right")
     for name in list_models():
-        config = model_config(name)
+        config = model_spec(name).config
         counts = count_parameters(build(config))
         width, rank, depth = (str(getattr(config, field, "-")) for field in ("width", "rank", "depth"))
         table.add_row(

@@ -15,7 +15,6 @@ from hcnn.cli.train_options import TrainOptions
 from hcnn.data import datasets
 from hcnn.data.image_set import Splits
 from hcnn.data.splits import fewer
-from hcnn.models.hierarchical import AttributeNetwork
 from hcnn.runs import allocator
 from hcnn.runs.load import load_run
 from hcnn.runs.seeds import summarize_seeds
@@ -212,7 +211,7 @@ def _plots(folder: Path, splits: Splits, test_accuracy: float | None, console: C
         if shown.images.ndim != 4 or shown.images.shape[1] not in (1, 3):
             return [curves]
         run = load_run(folder)
-        if not isinstance(run.model, AttributeNetwork) or len(run.model.layers) < 3:  # no array of three attributes
+        if run.model.array_count < 3:  # no array of three attributes
             return [curves]
         figures.figure3(explore_images(run, shown.subset(range(min(len(shown), 2000)))), translations)
     except ImportError as error:

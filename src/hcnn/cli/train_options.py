@@ -167,7 +167,7 @@ def _add_rare(group: Any) -> None:
 
 def _add_settings(parser: Parser, common: Any, model: str | None, recipe: str | None) -> dict[str, Setting]:
     """Declare an option for every setting of the network, the recipe and distillation; returns them."""
-    from hcnn.models.hierarchical import model_config
+    from hcnn.models.registry import model_config
     from hcnn.training.distillation.config import DistillationConfig
 
     model = model or DEFAULT_MODELS["digits"]
@@ -200,10 +200,10 @@ def _values(config: Any) -> dict[str, Any]:
 
 def _recipe(model: str, name: str | None) -> tuple[str, Any]:
     """A named recipe, by default the one recommended for the model."""
-    from hcnn.models.hierarchical import suited_recipe
+    from hcnn.models.registry import model_spec
     from hcnn.training.recipes import get_recipe
 
-    name = name or suited_recipe(model, "digits" if model.endswith("_digits") else "fast")
+    name = name or model_spec(model).recipe
     return name, get_recipe(name)
 
 
@@ -211,7 +211,7 @@ def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting]) ->
     """Fill in what was not given, as model, recipe and data imply it."""
     from hcnn.cli.folder_defaults import suggest
     from hcnn.data.datasets import NAMES
-    from hcnn.models.hierarchical import model_config
+    from hcnn.models.registry import model_config
     from hcnn.training.distillation.config import get_distillation
 
     data, size = given["data"], given["image_size"]

@@ -20,7 +20,7 @@ from torch import Tensor
 from hcnn.data.image_set import ImageSet
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.explore.sources import AttributeSource, Position, Source
-from hcnn.models.hierarchical import AttributeNetwork
+from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.storage.atomic import StrPath, ensure_writable, write_json
 from hcnn.storage.records import read_object
 from hcnn.storage.run_lock import RunLock

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from hcnn.explore.sources import Move, Position, Source, at_position, attribute_dim, weights_digest
 from hcnn.layers.randomness import drawn_from
-from hcnn.models.hierarchical import AttributeNetwork, build
+from hcnn.models.attribute_network import AttributeNetwork
+from hcnn.models.factory import build
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,9 +19,7 @@ from hcnn.explore.arrays import Arrays, build_arrays, invariant_arrays
 from hcnn.explore.images import images_of
 from hcnn.explore.neighbours import Neighbours, Space
 from hcnn.explore.sources import AttributeSource, Position, attribute_dim
-from hcnn.models.hierarchical import AttributeNetwork
-from hcnn.models.pretrained import load_named
-from hcnn.runs.load import Run
+from hcnn.runs.load import Run, load_named
 from hcnn.storage.atomic import StrPath
 
 Query = int | Tensor
@@ -247,7 +245,7 @@ def open_explorer(
 
     """
     loaded = load_named(run)
-    if not isinstance(loaded.model, AttributeNetwork) or len(loaded.model.layers) < 3:
+    if loaded.model.array_count < 3:
         raise ValueError(
             f"{run}: expected a network with attributes, of depth J ≥ 4; got {type(loaded.model).__name__}. "
             "Channels of other networks are a control: hcnn explore --control"

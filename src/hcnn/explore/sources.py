@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hcnn.functional import marginal
 from hcnn.layers.base import AttributeLayer
-from hcnn.models.hierarchical import AttributeNetwork
+from hcnn.models.attribute_network import AttributeNetwork
 
 Position = Literal["centre", "mean"]
 Move = Callable[[Tensor], Tensor]

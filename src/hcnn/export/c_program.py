@@ -13,7 +13,7 @@ from hcnn.export.c_source import CSource, c_source
 from hcnn.export.escape import c_identifier
 from hcnn.export.parity import check_outputs
 from hcnn.export.plain_network import PlainNetwork
-from hcnn.models.hierarchical import AttributeNetwork
+from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.storage.atomic import StrPath, write_atomically
 
 FLAGS = ("-std=c99", "-O2")

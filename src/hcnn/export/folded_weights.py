@@ -8,7 +8,9 @@ import torch
 
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.layers.randomness import drawn_from
-from hcnn.models.hierarchical import AttributeNetwork, NetworkConfig, build
+from hcnn.models.attribute_network import AttributeNetwork
+from hcnn.models.factory import build
+from hcnn.models.registry import NetworkConfig
 from hcnn.runs.load import check_size, network_config, preprocessing_of
 from hcnn.runs.settings import network_kind
 from hcnn.storage.atomic import StrPath, ensure_writable, write_atomically

@@ -19,7 +19,7 @@ from hcnn.data.preprocessing import Preprocessing
 from hcnn.export.parity import check_outputs
 from hcnn.export.plain_network import PlainLayer, PlainNetwork
 from hcnn.export.replace import SIGNATURE
-from hcnn.models.hierarchical import AttributeNetwork
+from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.storage.atomic import StrPath, write_atomically
 from hcnn.text import printable
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from hcnn.export.model_card import Records, model_card, read_records
 from hcnn.layers.randomness import drawn_from
-from hcnn.models.hierarchical import AttributeNetwork, build
+from hcnn.models.attribute_network import AttributeNetwork
+from hcnn.models.factory import build
 from hcnn.runs.load import check_size, load_run, network_config, preprocessing_of
 from hcnn.runs.settings import CONFIG
 from hcnn.storage.records import read_object

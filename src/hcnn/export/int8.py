@@ -19,7 +19,7 @@ from hcnn.data.preprocessing import Preprocessing
 from hcnn.export.onnx_file import onnx_bytes, onnx_runner
 from hcnn.export.parity import needs
 from hcnn.export.plain_network import PlainLayer, PlainNetwork
-from hcnn.models.hierarchical import AttributeNetwork
+from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.storage.safetensors import shortened
 from hcnn.training.evaluate import predict_logits
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from hcnn.export.escape import markdown
-from hcnn.models.hierarchical import AttributeNetwork, build, count_parameters
+from hcnn.models.attribute_network import AttributeNetwork
+from hcnn.models.counts import count_parameters
+from hcnn.models.factory import build
 from hcnn.models.summary import summarize
 from hcnn.runs.settings import CONFIG, RESULT
 from hcnn.storage.records import read_object

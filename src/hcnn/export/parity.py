@@ -7,7 +7,7 @@ from types import ModuleType
 from torch import Tensor
 
 from hcnn.data.preprocessing import Preprocessing
-from hcnn.models.hierarchical import AttributeNetwork
+from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.training.evaluate import predict_logits
 
 TOLERANCE = 1e-5

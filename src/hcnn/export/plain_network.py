@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.functional import CONVOLUTIONS, Boundary, placement
 from hcnn.layers.folded import FoldedConv, FoldedPlusConv
-from hcnn.models.hierarchical import AttributeNetwork, Readout
+from hcnn.models.attribute_network import AttributeNetwork, Readout
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from hcnn.data.preprocessing import Preprocessing
 from hcnn.export.parity import check_outputs
 from hcnn.export.plain_network import PlainNetwork, spatial_step
 from hcnn.export.replace import SIGNATURE
-from hcnn.models.hierarchical import AttributeNetwork
+from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.storage.atomic import StrPath, write_atomically
 
 SIDES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}

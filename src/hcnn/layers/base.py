@@ -227,6 +227,15 @@ class AttributeLayer(nn.Module):
             return self.method
         return g.chosen_method(filters, sizes, device, native=native)
 
+    def multiply_adds(self, inputs: int, outputs: int) -> int:
+        """Multiply-adds for one spatial position of the output, in the dense form.
+
+        Args:
+            inputs: values of all convolved attributes together, and of the channels.
+            outputs: values of all attributes of the result.
+        """
+        return inputs * outputs * prod(self.geometry.spatial_support)
+
     def extra_repr(self) -> str:
         """Geometry in the package's grammar of axes."""
         g = self.geometry

@@ -117,6 +117,11 @@ class FactorizedConv(AttributeLayer):
             )
         return super().chosen_method(sizes, filters, device, native=native)
 
+    def multiply_adds(self, inputs: int, outputs: int) -> int:
+        """As `AttributeLayer.multiply_adds`; with an inner ELU those of both steps."""
+        taps = self.h[0].numel()
+        return inputs * len(self.h) * (taps + outputs) if self.inner_elu else super().multiply_adds(inputs, outputs)
+
     def _compose(self, scale: Tensor) -> Tensor:
         """``w(k, v, u) = Σ_q g(k, q, v) scale(q) h(q, u)``."""
         with torch.autocast(scale.device.type, enabled=False):

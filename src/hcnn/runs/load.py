@@ -9,9 +9,13 @@ from torch import Tensor
 
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.layers.randomness import drawn_from
-from hcnn.models.hierarchical import KINDS, NetworkConfig, build
+from hcnn.models.factory import build, load_pretrained
+from hcnn.models.pretrained import list_pretrained
+from hcnn.models.records import network_config, preprocessing_of
+from hcnn.models.registry import NetworkConfig
 from hcnn.runs.settings import CONFIG, RESULT, WEIGHTS
-from hcnn.storage.records import build_record, read_object
+from hcnn.storage.atomic import StrPath
+from hcnn.storage.records import read_object
 from hcnn.storage.safetensors import load_weights, match_state
 from hcnn.training.recipes import is_number
 
@@ -22,7 +26,7 @@ class Run:
 
     Attributes:
         folder: the run folder.
-        model: the trained network, an `AttributeNetwork` or a `Comparator`, in eval mode.
+        model: the trained network, in eval mode; it carries the preprocessing too.
         preprocessing: how images become its input.
         config: the contents of config.json.
     """
@@ -61,45 +65,26 @@ def load_run(folder: Path) -> Run:
             match_state(build(network).state_dict(), state, str(folder / WEIGHTS))
         model = build(network)
     model.load_state_dict(state)
+    model.preprocessing = preprocessing
     return Run(folder, model.eval(), preprocessing, config)
 
 
-def network_config(config: dict[str, Any], where: str = CONFIG) -> NetworkConfig:
-    """The network in a run's config.json.
+def load_named(run: StrPath) -> Run:
+    """A run folder, or a model whose pretrained weights ship with the package.
 
     Args:
-        config: its contents.
-        where: opens the error text.
+        run: a path, or one of `list_pretrained`; a folder of that name comes first.
+
+    Returns:
+        The network with its preprocessing and its configuration.
 
     Raises:
-        ValueError: naming the field that is missing, unknown or of another type.
+        ValueError: if it is neither, or damaged.
     """
-    kind = config.get("network")
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise ValueError(f"{where}: network: expected one of {', '.join(KINDS)}; got {str(kind)[:60]!r}")
-    return build_record(KINDS[kind], config.get("model"), f"{where}: model")
-
-
-def preprocessing_of(config: dict[str, Any], where: str = CONFIG) -> Preprocessing:
-    """The preprocessing in a run's config.json, which must be for the network in it.
-
-    Args:
-        config: its contents.
-        where: opens the error text.
-
-    Raises:
-        ValueError: naming the field that is missing, unknown or of another type, or does not fit the network.
-    """
-    found = build_record(Preprocessing, config.get("preprocessing"), f"{where}: preprocessing")
-    network = network_config(config, where)
-    for name, expected, got in (
-        ("mean", network.channels, len(found.mean)),
-        ("size", network.spatial_axes, len(found.size)),
-        ("classes", network.classes, len(found.classes)),
-    ):
-        if got != expected:
-            raise ValueError(f"{where}: preprocessing.{name}: expected {expected} entries, as in model; got {got}")
-    return found
+    if not Path(run).exists() and str(run) in list_pretrained():
+        found = load_pretrained(str(run))
+        return Run(Path(run), found.model, found.preprocessing, found.record["config"])
+    return load_run(Path(run))
 
 
 def check_size(network: NetworkConfig, state: dict[str, Tensor], where: str) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from hcnn.data.image_set import ImageSet, Splits
-from hcnn.models.hierarchical import Network, count_parameters
+from hcnn.models.counts import count_parameters
+from hcnn.models.network import Network
 from hcnn.runs.environment import commit, hardware
 from hcnn.runs.settings import METRICS, RESULT, TIMING, WEIGHTS, RunSettings
 from hcnn.storage.atomic import write_json

@@ -10,7 +10,8 @@ import torch
 
 from hcnn.data.image_set import Splits
 from hcnn.data.preprocessing import Preprocessing
-from hcnn.models.hierarchical import KINDS, NetworkConfig
+from hcnn.models.records import network_kind
+from hcnn.models.registry import NetworkConfig
 from hcnn.storage.records import read_object
 from hcnn.storage.safetensors import shortened
 from hcnn.training.device import settle_precision
@@ -142,11 +143,6 @@ def check_fit(settings: RunSettings, data: Splits) -> None:
     if missing:
         names = shortened([repr(train.classes[index]) for index in missing])
         raise ValueError(f"{settings.data_name}: expected training images of every class; there are none of {names}")
-
-
-def network_kind(network: NetworkConfig) -> str:
-    """What config.json calls a network of this configuration."""
-    return next(name for name, kind in KINDS.items() if isinstance(network, kind))
 
 
 def _as_json(config: dict[str, Any]) -> dict[str, Any]:

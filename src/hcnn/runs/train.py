@@ -22,7 +22,7 @@ import torch
 from hcnn.data.image_set import Splits
 from hcnn.data.preprocessing import fit_preprocessing
 from hcnn.layers.randomness import drawn_from
-from hcnn.models.hierarchical import build
+from hcnn.models.factory import build
 from hcnn.runs.allocator import memory_advice
 from hcnn.runs.interrupts import Interrupted, StopRequest
 from hcnn.runs.load import read_result

@@ -260,7 +260,7 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 
-# `fast` and `digits` for networks that learn badly by them or not at all (`ComparatorConfig.recipes`). Chosen on 1,000
+# `fast` and `digits` for networks that learn badly by them or not at all (`BaselineConfig.recipes`). Chosen on 1,000
 # validation images after 3 epochs of 5,000 images in batches of 50 (2026-11).
 RECIPES |= {
     # Maxout without normalizations: FitNet 4 38.2 %; Muon's loss rises to thousands.

@@ -8,10 +8,8 @@ hypernetwork generates WRN-16-1.
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
-
 from hcnn.models.baselines.all_cnn import AllCNN, AllCNNConfig
-from hcnn.models.baselines.blocks import Comparator, ComparatorConfig
+from hcnn.models.baselines.blocks import Baseline, BaselineConfig
 from hcnn.models.baselines.compact import CompactConfig, CompactNetwork
 from hcnn.models.baselines.densenet import DenseNet, DenseNetConfig
 from hcnn.models.baselines.fitnet import FitNet, FitNetConfig, MaxoutConfig, MaxoutNetwork
@@ -20,20 +18,20 @@ from hcnn.models.baselines.network_in_network import NetworkInNetwork, NetworkIn
 from hcnn.models.baselines.resnet import ResNet, ResNetConfig
 from hcnn.models.baselines.wide_resnet import WideResNet, WideResNetConfig
 
-KINDS: dict[str, tuple[type[ComparatorConfig], type[Comparator]]] = {
-    "AllCNN": (AllCNNConfig, AllCNN),
-    "ResNet": (ResNetConfig, ResNet),
-    "NetworkInNetwork": (NetworkInNetworkConfig, NetworkInNetwork),
-    "WideResNet": (WideResNetConfig, WideResNet),
-    "FitNet": (FitNetConfig, FitNet),
-    "MaxoutNetwork": (MaxoutConfig, MaxoutNetwork),
-    "HyperNetwork": (HyperNetworkConfig, HyperNetwork),
-    "DenseNet": (DenseNetConfig, DenseNet),
-    "CompactNetwork": (CompactConfig, CompactNetwork),
+NETWORKS: dict[type[BaselineConfig], type[Baseline]] = {
+    AllCNNConfig: AllCNN,
+    ResNetConfig: ResNet,
+    NetworkInNetworkConfig: NetworkInNetwork,
+    WideResNetConfig: WideResNet,
+    FitNetConfig: FitNet,
+    MaxoutConfig: MaxoutNetwork,
+    HyperNetworkConfig: HyperNetwork,
+    DenseNetConfig: DenseNet,
+    CompactConfig: CompactNetwork,
 }
 
 # Each system: its CIFAR-10 configuration, and what 8×8 digits change beside the number of channels.
-_SYSTEMS: dict[str, tuple[ComparatorConfig, dict[str, Any]]] = {
+_SYSTEMS: dict[str, tuple[BaselineConfig, dict[str, Any]]] = {
     "allcnn": (AllCNNConfig(), {"downsample": (3,), "width": 32, "dropout": (0.0, 0.2)}),
     "resnet20": (ResNetConfig(), {"downsample": (3,)}),
     "nin": (
@@ -63,25 +61,9 @@ _SYSTEMS: dict[str, tuple[ComparatorConfig, dict[str, Any]]] = {
     "compact": (CompactConfig(), {"downsample": (3,)}),
 }
 
-NAMED: dict[str, ComparatorConfig] = {
-    f"{system}_{data}": replace(config, **changes)
+# By system and data; their names join both by an underscore.
+BASELINES: dict[tuple[str, str], BaselineConfig] = {
+    (system, data): replace(config, **changes)
     for system, (config, digits) in _SYSTEMS.items()
     for data, changes in (("cifar10", {}), ("cifar100", {"classes": 100}), ("digits", {"channels": 1, **digits}))
 }
-
-
-def build_comparator(config: ComparatorConfig) -> Comparator:
-    """The network of a comparator's configuration."""
-    return next(network(config) for kind, network in KINDS.values() if type(config) is kind)
-
-
-def count_comparator(model: Comparator) -> tuple[int, int, int]:
-    """Numbers learned outside normalizations, the same of the network that computes, and in normalizations.
-
-    The two first differ for a hypernetwork only.
-    """
-    norms = sum(p.numel() for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
-    trained = sum(p.numel() for p in model.parameters()) - norms
-    if isinstance(model, HyperNetwork):
-        return trained, sum(p.numel() for p in model.generated().parameters()) - norms, norms
-    return trained, trained, norms

@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from hcnn.models.baselines.blocks import Comparator, ComparatorConfig, check_downsample, initialize_class_maps
+from hcnn.models.baselines.blocks import Baseline, BaselineConfig, check_downsample, initialize_class_maps
 
 
 @dataclass(frozen=True)
-class AllCNNConfig(ComparatorConfig):
+class AllCNNConfig(BaselineConfig):
     """Everything that determines an `AllCNN`; the defaults are All-CNN-C.
 
     Attributes:
@@ -31,7 +31,7 @@ class AllCNNConfig(ComparatorConfig):
             raise ValueError(f"AllCNN: dropout: expected two probabilities in [0, 1); got {self.dropout}")
 
 
-class AllCNN(Comparator):
+class AllCNN(Baseline):
     """All-CNN-C (Springenberg et al. 2014, table 1 model C with the replacement of table 2, right column).
 
     3×3 of 96, 96, 96/2, 192, 192, 192/2, 192 filters, then 1×1 of 192 and of *classes*, all with ReLU and bias; the

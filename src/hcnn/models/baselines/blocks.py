@@ -1,17 +1,22 @@
 """What the comparators share: a small configuration, a checked forward pass, normalization over all processes."""
 
+import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from hcnn.layers.normalization import batch_statistics, merge_moments, scale_shift, update_running
+from hcnn.models.counts import LayerRow, ParameterCount
+from hcnn.models.network import Network
 
 
 @dataclass(frozen=True)
-class ComparatorConfig:
+class BaselineConfig:
     """What every comparator's configuration has.
 
     Attributes:
@@ -33,7 +38,7 @@ class ComparatorConfig:
                 raise ValueError(f"{name}: expected a positive number; got {getattr(self, name)}")
 
 
-class Comparator(nn.Module):
+class Baseline(Network):
     """An image network beside HCNN: (b, channels, u1, u2) -> logits (b, classes).
 
     A subclass builds its layers from `config`, sets `stages` and writes `classify`.
@@ -42,8 +47,6 @@ class Comparator(nn.Module):
         config: what the network is made from.
         smallest: the smallest side of an image that its strides and supports let through.
     """
-
-    stages: tuple[str, ...] = ()  # modules whose outputs hints and attention are taken from, first to last
 
     def __init__(self, config: Any, smallest: int = 1) -> None:
         super().__init__()
@@ -69,6 +72,54 @@ class Comparator(nn.Module):
         if not x.is_floating_point():
             raise ValueError(f"{name}: expected floating-point values, standardized; got {x.dtype}")
         return self.classify(x)
+
+    def count_parameters(self) -> ParameterCount:
+        """The counts of `hcnn.count_parameters`."""
+        norms = sum(p.numel() for m in self.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
+        trained, computing = (sum(p.numel() for p in one.parameters()) - norms for one in (self, self.inference()))
+        return ParameterCount(trained, computing, norms, 0)
+
+    @torch.no_grad()
+    def multiply_adds(self, image_size: Sequence[int]) -> int:
+        """As `Network.multiply_adds`: half of the floating-point operations that PyTorch counts without contents."""
+        network = copy.deepcopy(self).inference().to("meta")
+        image = torch.zeros(1, self.config.channels, *image_size, device="meta")
+        with FlopCounterMode(display=False) as counter:
+            network(image)
+        return counter.get_total_flops() // 2
+
+    @torch.no_grad()
+    def layer_rows(self, image_size: Sequence[int]) -> list[LayerRow]:
+        """One row per module with parameters of its own, in the order in which they compute."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        layers = {
+            name: module
+            for name, module in self.named_modules()
+            if any(True for _ in module.parameters(recurse=False)) and not isinstance(module, nn.BatchNorm2d)
+        }
+        handles = [
+            module.register_forward_hook(lambda *given, name=name: shapes.update({name: tuple(given[-1].shape[1:])}))
+            for name, module in layers.items()
+        ]
+        training = self.training
+        self.eval()
+        with FlopCounterMode(display=False) as counter:
+            self(torch.zeros(1, self.config.channels, *image_size))
+        self.train(training)
+        for handle in handles:
+            handle.remove()
+        flops = {name.split(".", 1)[-1]: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+        rows = []
+        for name in [*shapes, *(name for name in layers if name not in shapes)]:
+            module, shape = layers[name], shapes.get(name, ())
+            own = sum(p.numel() for p in module.parameters(recurse=False))
+            support = tuple(getattr(module, "kernel_size", ()))
+            stride = tuple(getattr(module, "stride", ())) if support else ()
+            axes = "c, u1, u2" if len(shape) == 3 else "c" if len(shape) == 1 else ""
+            rows.append(LayerRow(name, axes, shape, support, stride, own, own, 0, flops.get(name, 0) // 2))
+        count = self.count_parameters()
+        beside = count.composed - count.trained
+        return [*rows, LayerRow("normalizations", "", (), (), (), 0, beside, count.normalization, 0)]
 
 
 class BatchNorm(nn.BatchNorm2d):

@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hcnn.models.baselines.blocks import BatchNorm, Comparator, ComparatorConfig, check_downsample
+from hcnn.models.baselines.blocks import Baseline, BaselineConfig, BatchNorm, check_downsample
 
 
 @dataclass(frozen=True)
-class CompactConfig(ComparatorConfig):
+class CompactConfig(BaselineConfig):
     """Everything that determines a `CompactNetwork`.
 
     Attributes:
@@ -60,7 +60,7 @@ class GatedBlock(nn.Module):
         return x + self.scale[:, None, None] * self.leave(a * nn.functional.silu(b))
 
 
-class CompactNetwork(Comparator):
+class CompactNetwork(Baseline):
     """What one would build today with 0.1M parameters; ours, not of a publication.
 
     A 3×3 convolution, three stages of gated depthwise blocks, normalized 2×2 convolutions of stride 2 between them,

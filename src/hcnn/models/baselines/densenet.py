@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hcnn.models.baselines.blocks import BatchNorm, Comparator, ComparatorConfig, check_downsample, he_initialize
+from hcnn.models.baselines.blocks import Baseline, BaselineConfig, BatchNorm, check_downsample, he_initialize
 
 
 @dataclass(frozen=True)
-class DenseNetConfig(ComparatorConfig):
+class DenseNetConfig(BaselineConfig):
     """Everything that determines a `DenseNet`; the defaults are DenseNet-BC-40, k = 12.
 
     Attributes:
@@ -62,7 +62,7 @@ class Transition(nn.Module):
         return F.avg_pool2d(x, 2) if self.pool else x
 
 
-class DenseNet(Comparator):
+class DenseNet(Baseline):
     """DenseNet-BC (Huang et al. 2017, section 3; CIFAR networks of section 4.2), compression 0.5.
 
     A 3×3 convolution of 2k maps, three dense blocks with transitions between, global averaging, a linear map.

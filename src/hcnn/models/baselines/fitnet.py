@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from hcnn.models.baselines.blocks import Comparator, ComparatorConfig, check_downsample
+from hcnn.models.baselines.blocks import Baseline, BaselineConfig, check_downsample
 
 
 class Maxout(nn.Module):
@@ -34,7 +34,7 @@ class Maxout(nn.Module):
 
 
 @dataclass(frozen=True)
-class FitNetConfig(ComparatorConfig):
+class FitNetConfig(BaselineConfig):
     """Everything that determines a `FitNet`; the defaults are FitNet 4.
 
     Attributes:
@@ -58,7 +58,7 @@ class FitNetConfig(ComparatorConfig):
             raise ValueError(f"FitNet: expected positive widths, pieces and hidden units; got {self}")
 
 
-class FitNet(Comparator):
+class FitNet(Baseline):
     """FitNet 4 (Romero et al. 2014, section 4.2, table 5, and table 7 of the appendix).
 
     17 convolutional maxout layers of 3×3, a fully connected maxout layer and a linear map; no normalization, which is
@@ -100,7 +100,7 @@ class FitNet(Comparator):
 
 
 @dataclass(frozen=True)
-class MaxoutConfig(ComparatorConfig):
+class MaxoutConfig(BaselineConfig):
     """Everything that determines a `MaxoutNetwork`; the defaults are the CIFAR teacher of FitNets.
 
     Attributes:
@@ -142,7 +142,7 @@ class MaxoutConfig(ComparatorConfig):
         return found
 
 
-class MaxoutNetwork(Comparator):
+class MaxoutNetwork(Baseline):
     """The teacher of FitNet: the maxout network of Goodfellow et al. 2013, section 4.2.
 
     Three convolutional maxout layers (8×8 of 96, 8×8 of 192, 5×5 of 192 units), each with overlapping max-pooling, a

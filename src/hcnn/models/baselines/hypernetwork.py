@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hcnn.layers.kept import Kept
-from hcnn.models.baselines.blocks import ComparatorConfig
+from hcnn.models.baselines.blocks import BaselineConfig
 from hcnn.models.baselines.wide_resnet import WideResNet, WideResNetConfig, check_wide
 
 BASIC = 16  # every generated kernel is tiled from kernels of 16 inputs and 16 outputs
 
 
 @dataclass(frozen=True)
-class HyperNetworkConfig(ComparatorConfig):
+class HyperNetworkConfig(BaselineConfig):
     """Everything that determines a `HyperNetwork`; the defaults generate WRN-40-1.
 
     Attributes:
@@ -126,6 +126,10 @@ class HyperNetwork(WideResNet):
         super().__init__(main, lambda inputs, outputs, stride: GeneratedConv(inputs, outputs, stride, generator))
         self.config = config
         self.generator = generator
+
+    def inference(self) -> WideResNet:
+        """The generated network."""
+        return self.generated()
 
     @torch.no_grad()
     def generated(self) -> WideResNet:

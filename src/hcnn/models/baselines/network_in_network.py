@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hcnn.models.baselines.blocks import Comparator, ComparatorConfig, check_downsample, initialize_class_maps
+from hcnn.models.baselines.blocks import Baseline, BaselineConfig, check_downsample, initialize_class_maps
 
 
 @dataclass(frozen=True)
-class NetworkInNetworkConfig(ComparatorConfig):
+class NetworkInNetworkConfig(BaselineConfig):
     """Everything that determines a `NetworkInNetwork`; the defaults are its authors' CIFAR network.
 
     Attributes:
@@ -34,7 +34,7 @@ class NetworkInNetworkConfig(ComparatorConfig):
             raise ValueError(f"NetworkInNetwork: dropout: expected a probability in [0, 1); got {self.dropout}")
 
 
-class NetworkInNetwork(Comparator):
+class NetworkInNetwork(Baseline):
     """Network in Network (Lin et al. 2013, sections 3.1, 3.2 and 4.2).
 
     Three blocks of a 5×5, 5×5 or 3×3 convolution and two of 1×1, each with ReLU and bias; the logits are the means of

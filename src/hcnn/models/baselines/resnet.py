@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hcnn.models.baselines.blocks import BatchNorm, Comparator, ComparatorConfig, check_downsample, he_initialize
+from hcnn.models.baselines.blocks import Baseline, BaselineConfig, BatchNorm, check_downsample, he_initialize
 
 
 @dataclass(frozen=True)
-class ResNetConfig(ComparatorConfig):
+class ResNetConfig(BaselineConfig):
     """Everything that determines a `ResNet`; the defaults are ResNet-20.
 
     Attributes:
@@ -47,7 +47,7 @@ class ResidualBlock(nn.Module):
         return (y + F.pad(short, (0, 0, 0, 0, self.added // 2, self.added - self.added // 2))).relu()
 
 
-class ResNet(Comparator):
+class ResNet(Baseline):
     """ResNet-20 (He et al. 2016, section 4.2 and table 6), with the identity shortcuts of option A.
 
     A 3×3 convolution, three stages of n blocks with 16, 32 and 64 filters, global averaging, a linear map.

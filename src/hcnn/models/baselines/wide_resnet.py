@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from hcnn.models.baselines.blocks import BatchNorm, Comparator, ComparatorConfig, check_downsample, he_initialize
+from hcnn.models.baselines.blocks import Baseline, BaselineConfig, BatchNorm, check_downsample, he_initialize
 
 MakeConv = Callable[[int, int, int], nn.Module]  # inputs, outputs, stride -> a 3×3 convolution
 
 
 @dataclass(frozen=True)
-class WideResNetConfig(ComparatorConfig):
+class WideResNetConfig(BaselineConfig):
     """Everything that determines a `WideResNet`; the defaults are WRN-16-1.
 
     Attributes:
@@ -61,7 +61,7 @@ class WideBlock(nn.Module):
         return short + self.conv2(self.norm2(self.conv1(y)).relu())
 
 
-class WideResNet(Comparator):
+class WideResNet(Baseline):
     """WRN-depth-width (Zagoruyko and Komodakis 2016, "Wide Residual Networks", table 1; no dropout).
 
     Parameters, all learned numbers counted: WRN-16-1 175,066 (0.2M), WRN-16-2 691,674 (0.7M), WRN-40-1 563,930

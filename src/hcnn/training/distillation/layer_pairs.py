@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hcnn.layers import AttributeLayer
-from hcnn.models.baselines import Comparator
-from hcnn.models.hierarchical import AttributeNetwork
+from hcnn.models.network import Network
 from hcnn.text import suggest_name
 from hcnn.training.distillation.config import DistillationConfig
 
@@ -20,9 +19,7 @@ def as_maps(array: Tensor, spatial: int) -> Tensor:
 
 def layer_names(model: nn.Module) -> tuple[str, ...]:
     """Modules of a network between which hints and attention make sense, first to last."""
-    if isinstance(model, AttributeNetwork):
-        return tuple(f"layers.{index}" for index in range(len(model.layers)))
-    return model.stages if isinstance(model, Comparator) else ()
+    return model.stages if isinstance(model, Network) else ()
 
 
 class Recorder:

@@ -1,0 +1,266 @@
+"""A chain of attribute layers and a readout: what the paper's two networks are."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hcnn.functional import axis_names, marginal
+from hcnn.layers import AttributeConv, AttributeLayer, FactorizedConv
+from hcnn.layers.folded import fold_layer
+from hcnn.models.configs import HierarchicalCNNConfig, MultiscaleHierarchicalCNNConfig
+from hcnn.models.counts import LayerRow, ParameterCount
+from hcnn.models.network import Network
+
+
+class AttributeArray(NamedTuple):
+    """One x_j with its axes named, as ``model(x, return_arrays=True)`` gives it.
+
+    Attributes:
+        values: the array, (b, *v, *u).
+        axes: one name per axis, for example ("b", "v3", "v4", "v5", "u1", "u2").
+
+    """
+
+    values: Tensor
+    axes: tuple[str, ...]
+
+
+class Readout(nn.Module):
+    """The last operator: averages all but the newest attribute, eq. (5) and (7), then maps to logits.
+
+    Args:
+        values: size of the newest attribute.
+        classes: number of classes, for a linear map with bias; None multiplies by one learned scale instead.
+        spatial: number of spatial axes.
+
+    """
+
+    # The mean of thousands of ELU outputs of unit variance hardly leaves 0, so logits need a gain to start from.
+    initial_scale = 10.0
+
+    def __init__(self, values: int, classes: int | None, spatial: int) -> None:
+        super().__init__()
+        self.spatial = spatial
+        self.linear = None if classes is None else nn.Linear(values, classes)
+        self.scale = nn.Parameter(torch.tensor(self.initial_scale)) if classes is None else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, *v, values, *u) -> (b, classes)."""
+        axes = [*range(1, x.ndim - self.spatial - 1), *range(x.ndim - self.spatial, x.ndim)]
+        pooled = marginal(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x, axes)
+        if self.linear is not None:
+            return self.linear(pooled)
+        assert self.scale is not None
+        return pooled * self.scale
+
+
+class AttributeNetwork(Network):
+    """A chain of attribute layers x_1 … x_{J-1} and a readout.
+
+    Args:
+        config: what it was made from.
+        layers: the operators W_1 … W_{J-1}, each with its non-linearity.
+        readout: the operator W_J.
+        attribute_sizes: the sizes of the attribute axes of each x_j, oldest first.
+
+    """
+
+    def __init__(
+        self,
+        config: HierarchicalCNNConfig | MultiscaleHierarchicalCNNConfig,
+        layers: Sequence[nn.Module],
+        readout: nn.Module,
+        attribute_sizes: Sequence[tuple[int, ...]],
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(layers)
+        self.readout = readout
+        self.attribute_sizes = tuple(attribute_sizes)
+        self.stages = tuple(f"layers.{index}" for index in range(len(layers)))
+        self.array_count = len(layers)
+
+    @property
+    def folded(self) -> bool:
+        """Whether this is an inference network made by `fold`."""
+        return not any(isinstance(module, nn.BatchNorm1d) for module in self.modules())
+
+    def axes(self, j: int) -> tuple[str, ...]:
+        """Names of the axes of x_j."""
+        names = axis_names(len(self.attribute_sizes[j - 1]), self.config.spatial_axes, newest=j)
+        return tuple(names.split(", "))
+
+    def forward(self, x: Tensor, *, return_arrays: bool = False) -> Any:
+        """Class scores of a batch.
+
+        Args:
+            x: (b, channels, *u), standardized.
+            return_arrays: also return every x_j.
+
+        Returns:
+            Logits (b, classes); with `return_arrays`, logits and a dict from j to `AttributeArray`.
+
+        Raises:
+            ValueError: if x does not fit; it names the layer, the axes expected and the shape that came.
+
+        """
+        return self.forward_from(x, 0, return_arrays=return_arrays)
+
+    def forward_from(self, x: Tensor, j: int, *, return_arrays: bool = False) -> Any:
+        """Class scores from x_j on; x_0 is the input. Proposition 3.1 speaks of this map.
+
+        Args:
+            x: x_j.
+            j: between 0 and J-1.
+            return_arrays: also return x_{j+1} … x_{J-1}.
+
+        Returns:
+            As `forward`.
+
+        """
+        if not 0 <= j <= len(self.layers):
+            raise ValueError(f"forward_from: expected j between 0 and {len(self.layers)}; got {j}")
+        if j and _averages_oldest(self.layers[j - 1]):
+            x = marginal(x, 1)
+        arrays: dict[int, AttributeArray] = {}
+        for index in range(j, len(self.layers)):
+            if return_arrays:
+                x = self._array(index, x)
+                arrays[index + 1] = AttributeArray(x, self.axes(index + 1))
+                x = marginal(x, 1) if _averages_oldest(self.layers[index]) else x
+            else:
+                x = self.layers[index](x)
+        return (self.readout(x), arrays) if return_arrays else self.readout(x)
+
+    def _array(self, index: int, x: Tensor) -> Tensor:
+        """x_j, j = index + 1, of what the layer before returns."""
+        layer = self.layers[index]
+        if not isinstance(layer, AttributeLayer):
+            raise ValueError(
+                f"return_arrays: layer {index + 1} is a {type(layer).__name__}, which does not give its whole array; "
+                "expected one of this package's layers, not wrapped"
+            )
+        return layer.compute(x, average_oldest=False)
+
+    def invariant_shift(self, j: int, axis: str) -> int:
+        """The smallest translation of x_j along an axis that leaves the logits unchanged (periodic network).
+
+        Proposition 3.1 with strides: a translation passes a layer of stride s where s divides it, until the layer
+        that averages its axis out; so it must be a multiple of the product of the strides on the way.
+
+        Args:
+            j: depth, 1 … J-1.
+            axis: "v…" or "u…", one of ``axes(j)``; the class attribute of x_{J-1} has no such shift.
+
+        Returns:
+            The product of the strides that the axis meets.
+
+        Raises:
+            ValueError: if x_j has no such axis, or it is the classes'.
+
+        Example:
+            >>> from hcnn import create_model
+            >>> model = create_model("hcnn_digits")
+            >>> [model.invariant_shift(3, axis) for axis in ("v1", "v2", "v3")]
+            [1, 2, 4]
+
+        """
+        names = self.axes(j)
+        if axis not in names[1:] or axis == f"v{len(self.layers)}":
+            raise ValueError(f"invariant_shift: expected one of {names[1:]} of x_{j}, not the classes; got {axis!r}")
+        shift = 1
+        for layer, index in zip(list(self.layers)[j:], range(j, len(self.layers)), strict=True):
+            assert isinstance(layer, AttributeLayer)
+            stride, axes = layer.geometry.stride, self.axes(index)
+            before = axes[len(axes) - len(stride) :]  # the axes this layer convolves
+            if axis not in before:
+                break
+            shift *= stride[before.index(axis)]
+        return shift
+
+    def fold(self) -> "AttributeNetwork":
+        """The equivalent inference network: composed filters w, all normalizations folded in.
+
+        HCNN(+) keeps h and g, scaled. Outputs equal those of eval mode to 1e-5 relative in float32.
+
+        Returns:
+            A new network; this one is unchanged.
+
+        Raises:
+            ValueError: if it is folded already.
+
+        Example:
+            >>> from hcnn import create_model
+            >>> model = create_model("hcnn_digits").eval()
+            >>> x = torch.randn(2, 1, 8, 8)
+            >>> bool(torch.allclose(model(x), model.fold()(x), atol=1e-5))
+            True
+
+        """
+        if self.folded:
+            raise ValueError("fold: this network is folded already")
+        layers = [
+            fold_layer(
+                layer,
+                sizes[1:] if index and _averages_oldest(self.layers[index - 1]) else sizes,
+                where=f"fold: layer {index + 1}",
+            )
+            for index, (layer, sizes) in enumerate(zip(self.layers, ((), *self.attribute_sizes), strict=False))
+        ]
+        readout = Readout(self.attribute_sizes[-1][-1], linear_classes(self.config), self.config.spatial_axes)
+        readout.load_state_dict(self.readout.state_dict())
+        parameter = next(self.parameters())
+        folded = AttributeNetwork(self.config, layers, readout, self.attribute_sizes)
+        folded.preprocessing = self.preprocessing
+        return folded.to(parameter.device, parameter.dtype).eval()
+
+    def inference(self) -> "AttributeNetwork":
+        """The folded network."""
+        return self if self.folded else self.eval().fold()
+
+    def count_parameters(self) -> ParameterCount:
+        """The counts of `hcnn.count_parameters`."""
+        *layers, readout = self._counts()
+        trained, composed, norms = (sum(column) for column in zip(*layers, strict=True))
+        linear, _, scale = readout
+        return ParameterCount(trained + linear, composed + linear, norms, scale)
+
+    def _counts(self) -> list[tuple[int, int, int]]:
+        """Trained and composed weights, and the parameters beside them, of each layer and the readout."""
+        rows = []
+        for layer in self.layers:
+            own = sum(p.numel() for p in layer.parameters(recurse=False))
+            plain = isinstance(layer, AttributeConv) or (isinstance(layer, FactorizedConv) and not layer.inner_elu)
+            composed = layer.composed_weight().numel() if plain else own  # pyright: ignore[reportCallIssue]
+            rows.append((own, composed, sum(p.numel() for p in layer.parameters()) - own))
+        linear = sum(p.numel() for name, p in self.readout.named_parameters() if name.startswith("linear"))
+        return [*rows, (linear, linear, sum(p.numel() for p in self.readout.parameters()) - linear)]
+
+    def layer_rows(self, image_size: Sequence[int]) -> list[LayerRow]:
+        """The rows of `hcnn.models.summary.summarize`."""
+        *layers, (linear, _, scale) = self._counts()
+        extent, sizes, rows = tuple(image_size), (self.config.channels,), []
+        for j, (layer, counts) in enumerate(zip(self.layers, layers, strict=True), start=1):
+            assert isinstance(layer, AttributeConv | FactorizedConv)
+            g = layer.geometry
+            extent = tuple(math.ceil(n / s) for n, s in zip(extent, g.spatial_stride, strict=True))
+            inputs = math.prod(sizes[len(sizes) - g.attributes :]) * (g.channels or 1)
+            sizes = self.attribute_sizes[j - 1]
+            work = math.prod(extent) * layer.multiply_adds(inputs, math.prod(sizes))
+            support = (*g.attribute_support, *g.spatial_support)
+            axes = ", ".join(self.axes(j)[1:])
+            rows.append(LayerRow(str(j), axes, (*sizes, *extent), support, g.stride, *counts, work))
+        last = LayerRow(str(len(rows) + 1), "classes", (self.config.classes,), (), (), linear, linear, scale, linear)
+        return [*rows, last]
+
+
+def _averages_oldest(layer: nn.Module) -> bool:
+    return bool(getattr(layer, "average_oldest", False))
+
+
+def linear_classes(config: Any) -> int | None:
+    """Outputs of a linear readout, or None where a learned scale stands in its place."""
+    return config.classes if getattr(config, "readout", "mean") == "linear" else None

@@ -1,0 +1,114 @@
+"""Everything that determines one of the paper's networks."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hcnn.functional import BOUNDARIES, Boundary
+
+
+@dataclass(frozen=True)
+class HierarchicalCNNConfig:
+    """Everything that determines a `HierarchicalCNN`; the defaults are the paper's CIFAR-10 network.
+
+    Attributes:
+        channels: input channels, the size of v_0.
+        classes: values of the last attribute, v_{J-1}.
+        width: K, values of every other attribute.
+        rank: Q, separable terms per factorized filter (layers j >= 3).
+        depth: J; layers 1 … J-1 convolve, layer J averages.
+        attribute_support: (k1, k2), filter support along v_{j-2} and v_{j-1}, odd.
+        spatial_support: filter support along every spatial axis, odd.
+        spatial_axes: 1 (sound, series), 2 (images) or 3 (volumes).
+        downsample: the layers j with spatial stride 2.
+        boundary: "zeros" or "circular", on every axis of the whole network.
+        inner_elu: an ELU between h and g: HCNN(+).
+        inner_affine: a learned scale and shift in the inner normalization.
+        readout: "mean" has *classes* filters at j = J-1 and one learned scale of eq. (7); "linear" has K filters
+            there and a linear map with bias to the classes, as the published code does.
+
+    """
+
+    channels: int = 3
+    classes: int = 10
+    width: int = 16
+    rank: int = 32
+    depth: int = 12
+    attribute_support: tuple[int, int] = (7, 11)
+    spatial_support: int = 3
+    spatial_axes: int = 2
+    downsample: tuple[int, ...] = (5, 9)
+    boundary: Boundary = "zeros"
+    inner_elu: bool = False
+    inner_affine: bool = False
+    readout: str = "mean"
+
+    def __post_init__(self) -> None:
+        _check_common(self)
+        if len(self.attribute_support) != 2 or any(k < 1 or k % 2 == 0 for k in self.attribute_support):
+            raise ValueError(f"attribute_support: expected two odd supports (k1, k2); got {self.attribute_support}")
+        if self.rank < 1:
+            raise ValueError(f"rank: expected Q >= 1 separable terms; got {self.rank}")
+        need = 4 if self.depth > 3 else 2
+        if self.width < need or self.width % need:
+            raise ValueError(
+                f"width: K = {self.width} is too small for depth J = {self.depth}: attributes of K, K/2 and K/4 values "
+                f"need a multiple of {need}"
+            )
+        if self.readout not in ("mean", "linear"):
+            raise ValueError(f"readout: expected 'mean' or 'linear'; got {self.readout!r}")
+        if any(not 1 <= j < self.depth for j in self.downsample):
+            raise ValueError(f"downsample: expected layers between 1 and J-1 = {self.depth - 1}; got {self.downsample}")
+
+
+@dataclass(frozen=True)
+class MultiscaleHierarchicalCNNConfig:
+    """Everything that determines a `MultiscaleHierarchicalCNN` (paper, section 3).
+
+    Attributes:
+        channels: input channels, the size of v_0.
+        classes: values of the last attribute, v_{J-1}.
+        width: K, values of every other attribute.
+        depth: J; layers 1 … J-1 convolve, layer J sums. The size grows as K to the power J.
+        support: filter support along every axis, odd.
+        attribute_stride: stride along every attribute in every layer.
+        spatial_axes: 1, 2 or 3.
+        downsample: the layers j with spatial stride 2.
+        boundary: "zeros" or "circular", on every axis of the whole network.
+
+    """
+
+    channels: int = 3
+    classes: int = 10
+    width: int = 4
+    depth: int = 5
+    support: int = 3
+    attribute_stride: int = 1
+    spatial_axes: int = 2
+    downsample: tuple[int, ...] = (3,)
+    boundary: Boundary = "zeros"
+
+    def __post_init__(self) -> None:
+        _check_common(self)
+        if self.support < 1 or self.support % 2 == 0:
+            raise ValueError(f"support: expected an odd filter support; got {self.support}")
+        if self.attribute_stride < 1:
+            raise ValueError(f"attribute_stride: expected a positive stride; got {self.attribute_stride}")
+        if self.width % self.attribute_stride ** max(self.depth - 2, 0):
+            raise ValueError(
+                f"width: K = {self.width} is too small for depth J = {self.depth}: stride {self.attribute_stride} "
+                f"divides v1 {self.depth - 2} times"
+            )
+        if any(not 1 <= j < self.depth for j in self.downsample):
+            raise ValueError(f"downsample: expected layers between 1 and J-1 = {self.depth - 1}; got {self.downsample}")
+
+
+def _check_common(config: Any) -> None:
+    for name in ("channels", "classes", "width"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}: expected a positive number; got {getattr(config, name)}")
+    if config.depth < 3:
+        raise ValueError(f"depth: expected J >= 3; got {config.depth}")
+    if config.spatial_axes not in (1, 2, 3):
+        raise ValueError(f"spatial_axes: expected 1, 2 or 3; got {config.spatial_axes}")
+    if config.boundary not in BOUNDARIES:
+        raise ValueError(f"boundary: expected 'zeros' or 'circular'; got {config.boundary!r}")

@@ -1,0 +1,73 @@
+"""What is counted of a network: its parameters, and the rows of its summary."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hcnn.models.network import Network
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Parameters of a network, kind by kind.
+
+    Attributes:
+        trained: convolution weights (and a linear readout) as they are trained: h and g, or w. Of a comparator,
+            everything but the normalizations, biases included.
+        composed: convolution weights of the composed filters; equals `trained` with an inner ELU. Of a hypernetwork,
+            the weights of the network that it generates.
+        normalization: scales and shifts of the normalizations, on top.
+        logit_scale: the learned scale of the logits, on top.
+
+    """
+
+    trained: int
+    composed: int
+    normalization: int
+    logit_scale: int
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer of a network.
+
+    Attributes:
+        name: "1" … "J"; of a baseline, the module's.
+        axes: of its output, for example "v1, v2, v3, u1, u2".
+        sizes: of those axes.
+        support: of the filter, along the convolved attributes, then space; () for the readout.
+        stride: as support.
+        trained: convolution (or linear) weights while training.
+        composed: of the composed filters.
+        normalization: normalization parameters, or the logit scale.
+        multiply_adds: of one image, in the dense form (with an inner ELU: of both steps).
+
+    """
+
+    name: str
+    axes: str
+    sizes: tuple[int, ...]
+    support: tuple[int, ...]
+    stride: tuple[int, ...]
+    trained: int
+    composed: int
+    normalization: int
+    multiply_adds: int
+
+
+def count_parameters(model: "Network") -> ParameterCount:
+    """Count the parameters of an unfolded network as design and paper do.
+
+    Args:
+        model: a `HierarchicalCNN`, a `MultiscaleHierarchicalCNN` or a baseline.
+
+    Returns:
+        The counts.
+
+    Example:
+        >>> from hcnn import create_model
+        >>> count_parameters(create_model("hcnn_cifar10"))
+        ParameterCount(trained=344640, composed=97650, normalization=340, logit_scale=1)
+
+    """
+    return model.count_parameters()

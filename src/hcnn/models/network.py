@@ -1,0 +1,57 @@
+"""What every network of this package offers, the paper's and the baselines alike."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from hcnn.data.preprocessing import Preprocessing
+from hcnn.models.counts import LayerRow, ParameterCount
+
+
+class Network(nn.Module):
+    """A network from a configuration: standardized images (b, channels, *u) to logits (b, classes).
+
+    Attributes:
+        config: what it was made from; it has channels, classes and spatial_axes at least.
+        preprocessing: how its input is made of pixels, where it was loaded with trained weights; else None.
+        stages: the modules whose outputs hints and attention are taken from, first to last.
+        array_count: how many arrays x_1, x_2, … with named attributes it gives; 0 for a baseline.
+
+    """
+
+    config: Any
+    preprocessing: Preprocessing | None = None
+    stages: tuple[str, ...] = ()
+    array_count: int = 0
+
+    def inference(self) -> "Network":
+        """The network as it is deployed, in eval mode: with equal outputs, and nothing that only training needs."""
+        return self.eval()
+
+    def count_parameters(self) -> ParameterCount:
+        """The counts of `hcnn.count_parameters`."""
+        raise NotImplementedError
+
+    def layer_rows(self, image_size: Sequence[int]) -> list[LayerRow]:
+        """The rows of `hcnn.models.summary.summarize`."""
+        raise NotImplementedError
+
+    def multiply_adds(self, image_size: Sequence[int]) -> int:
+        """Multiply-adds of one image through the inference network: convolutions and matrix products.
+
+        For attribute networks they are those of the dense form, whichever form it is executed in.
+
+        Args:
+            image_size: one size per spatial axis.
+
+        Returns:
+            A count.
+
+        Example:
+            >>> from hcnn import create_model
+            >>> create_model("resnet20_cifar10").multiply_adds((32, 32))
+            40551040
+
+        """
+        return sum(row.multiply_adds for row in self.layer_rows(image_size))
