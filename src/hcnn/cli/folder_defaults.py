@@ -1,4 +1,4 @@
-"""What `hcnn train FOLDER` does where nothing was said: image size, network, batch size, epochs, validation images."""
+"""The defaults of `hcnn train FOLDER`: image size, network, batch size, epochs, and validation images."""
 
 import math
 from dataclasses import dataclass, replace
@@ -18,11 +18,11 @@ class Suggestion:
     """Defaults for a folder of images.
 
     Attributes:
-        image_size: (height, width) that the images are brought to.
+        image_size: (height, width) to which the images are resized.
         model: the named network.
         recipe: how to train it.
-        recipe_name: the recipe that it was made from.
-        validation: training images to set aside.
+        recipe_name: the named recipe that it was made from.
+        validation: number of training images to hold out.
         reason: a sentence for the user.
     """
 
@@ -35,23 +35,24 @@ class Suggestion:
 
 
 def suggest(folder: Path, image_size: int | None = None, model: str | None = None) -> Suggestion:
-    """Look at a folder of images and choose what was not said.
+    """Look at a folder of images and choose defaults for training on it.
 
-    If all files have one size of at most 64 pixels a side, it is kept. Else the images become squares of the median
-    shorter side, rounded down to a multiple of 8, between 8 and 32: the sizes that the named networks were made for.
-    Up to 16 pixels the network is hcnn_digits, above hcnn_small_cifar10. Few images get smaller batches and more
-    epochs, towards 1,000 steps. A folder without validation and test images has a fifth of its images set aside.
+    If all images have one size of at most 64 pixels a side, it is kept. Otherwise they are resized to squares whose
+    side is the median of their shorter sides, rounded down to a multiple of 8, between 8 and 32: the sizes for which
+    the named networks were made. Up to 16 pixels the network is hcnn_digits, above that hcnn_small_cifar10. A folder
+    with few images gets smaller batches and more epochs, so that training takes about 1,000 steps. If a folder has
+    neither validation nor test images, a fifth of its images is held out for validation.
 
     Args:
         folder: as `hcnn.data.datasets.load` takes it.
-        image_size: the side of the images, if it was said.
-        model: the named network, if it was said.
+        image_size: the side of the images, if the user gave one.
+        model: the named network, if the user gave one.
 
     Returns:
         The choice.
 
     Raises:
-        ValueError: if the layout of the folder is another, or nothing has the model's name.
+        ValueError: if the folder does not have one of these layouts, or there is no such model.
 
     """
     survey = survey_folder(folder)
@@ -59,12 +60,12 @@ def suggest(folder: Path, image_size: int | None = None, model: str | None = Non
     median = shorter[len(shorter) // 2] if shorter else LARGEST
     shared = survey.sizes[0] if len(set(survey.sizes)) == 1 else None
     if size := height_and_width(image_size):
-        chosen, why = size, "as asked for"
+        chosen, why = size, "as requested"
     elif shared and min(shared) >= SMALLEST and max(shared) <= SHARED_AT_MOST:
-        chosen, why = shared, "as they are"
+        chosen, why = shared, "their own size"
     else:
         side = min(max(median // 8 * 8, SMALLEST), LARGEST)
-        chosen, why = (side, side), f"shorter side {median} in the median; --image-size changes it"
+        chosen, why = (side, side), f"the median of the shorter sides is {median}; --image-size changes this"
     small = max(chosen) <= 16
     model = model or ("hcnn_digits" if small else "hcnn_small_cifar10")
     name = recommended_recipe(model_config(model), "digits" if small else "fast")
@@ -75,8 +76,8 @@ def suggest(folder: Path, image_size: int | None = None, model: str | None = Non
     epochs = min(max(recipe.epochs, math.ceil(_STEPS / max(1, train // batch))), _EPOCHS_AT_MOST)
     reason = (
         f"{folder.name}: {survey.images:,} training images of {survey.classes} classes, "
-        f"{'grey' if survey.grey else 'colour'}, brought to {chosen[0]}×{chosen[1]} ({why})"
+        f"{'grey' if survey.grey else 'colour'}, resized to {chosen[0]}x{chosen[1]} ({why})"
     )
     if validation:
-        reason += f"; {validation:,} set aside for validation"
+        reason += f"; {validation:,} of them held out for validation"
     return Suggestion(chosen, model, replace(recipe, batch_size=batch, epochs=epochs), name, validation, reason)
