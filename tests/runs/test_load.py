@@ -66,6 +66,7 @@ def put(folder: Path, *path: str, value: Any) -> None:
         (("model", "widht"), 8, r"model: unknown field 'widht'; did you mean width"),
         (("model",), [1, 2], r"model: expected an object; got \[1, 2\]"),
         (("format",), 2, r"format: expected 1, the only one so far; got '2'"),
+        (("data",), ["digits"], r"data: expected a name or a path; got "),
         (("network",), "Transformer", r"network: expected one of HierarchicalCNN.*; got 'Transformer'"),
         (("network",), ["HierarchicalCNN"], r"network: expected one of HierarchicalCNN"),
         (("preprocessing",), None, r"preprocessing: expected an object; got None"),

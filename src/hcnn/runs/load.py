@@ -57,6 +57,8 @@ def load_run(folder: Path) -> Run:
     config = read_object(where)
     if config.get("format", 1) != 1:
         raise ValueError(f"{where}: format: expected 1, the only one so far; got {str(config['format'])[:60]!r}")
+    if not isinstance(config.get("data", ""), str):
+        raise ValueError(f"{where}: data: expected a name or a path; got {str(config['data'])[:60]!r}")
     network, preprocessing = network_config(config, where), preprocessing_of(config, where)
     state, _ = load_weights(folder / WEIGHTS)
     check_size(network, state, where)

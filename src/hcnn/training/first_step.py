@@ -23,8 +23,8 @@ def check_learnable(images: Tensor, labels: Tensor, classes: Sequence[str]) -> N
     if len(shown) < 2:
         names = ", ".join(repr(classes[label]) for label in shown)
         raise ValueError(f"expected training images of at least two classes; all {len(images)} are of class {names}")
-    channels = images.transpose(0, 1).flatten(1)
-    if bool((channels.amin(1) == channels.amax(1)).all()):
+    others = [axis for axis in range(images.ndim) if axis != 1]
+    if bool((images.amin(others) == images.amax(others)).all()):
         raise ValueError(f"expected training images that differ; all {len(images)} have the same constant colour")
 
 
