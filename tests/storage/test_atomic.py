@@ -1,11 +1,10 @@
-"""Plain files, run lock and log under kills, full disks and read-only disks: real processes and disks."""
+"""Plain files on full and read-only disks, and strict JSON."""
 
 import contextlib
 import errno
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,12 +15,11 @@ import torch
 
 from hcnn.storage.atomic import ensure_writable, write_atomically, write_json
 from hcnn.storage.checkpoints import save_checkpoint
-from hcnn.storage.log import append_line, sync_log, truncate_log
-from hcnn.storage.run_lock import RunFolderBusy, RunLock
+from hcnn.storage.log import append_line
 from hcnn.storage.safetensors import save_weights
 
 if TYPE_CHECKING:
-    from helpers.processes import Zygote
+    pass
 
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="needs fork, SIGKILL and tmpfs")
 
@@ -76,55 +74,6 @@ def test_ensure_writable_refuses_a_file_and_what_is_below_one(tmp_path: Path, be
     assert (tmp_path / "file").read_text() == "mine"
 
 
-# --------------------------------------------------------------------- the lock
-
-
-@needs_posix
-def test_a_second_run_is_refused_until_the_first_is_killed(tmp_path: Path, zygote: "Zygote") -> None:
-    pid = zygote.start(f"""
-        import time
-        from hcnn.storage.run_lock import RunLock
-        with RunLock({str(tmp_path)!r}):
-            print("locked", flush=True)
-            time.sleep(60)
-    """)
-    assert zygote.line() == "locked"
-    with pytest.raises(RunFolderBusy, match=f"another run holds this folder: process {pid} on ") as caught:
-        RunLock(tmp_path).__enter__()
-    assert str(tmp_path) in str(caught.value)
-    assert os.uname().nodename in str(caught.value)
-    os.kill(pid, signal.SIGKILL)
-    zygote.finish()
-    with RunLock(tmp_path), pytest.raises(RunFolderBusy, match=f"process {os.getpid()} on"):
-        RunLock(tmp_path).__enter__()
-    with RunLock(tmp_path):
-        pass
-
-
-@needs_posix
-def test_forked_children_neither_keep_nor_free_the_lock(tmp_path: Path, zygote: "Zygote") -> None:
-    pid = zygote.start(f"""
-        import os, time
-        from hcnn.storage.run_lock import RunLock
-        with RunLock({str(tmp_path)!r}):
-            leaver = os.fork()
-            if leaver:
-                os.waitpid(leaver, 0)
-                sleeper = os.fork()
-                if sleeper:
-                    print(sleeper, flush=True)
-                time.sleep(60)
-        os._exit(0)  # the leaver has left the with block
-    """)
-    sleeper = int(zygote.line())
-    with pytest.raises(RunFolderBusy, match=f"process {pid} on"):
-        RunLock(tmp_path).__enter__()
-    os.kill(pid, signal.SIGKILL)
-    zygote.finish()
-    with RunLock(tmp_path):
-        os.kill(sleeper, signal.SIGKILL)  # which raises where the sleeper is not alive
-
-
 # ------------------------------------------------------ plain files and the log
 
 
@@ -167,37 +116,3 @@ def test_json_is_strict_and_stable(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"a\.json: expected what strict JSON can hold"):
             append_line(path, obj)
     assert path.read_bytes().startswith(b'{\n  "b"')
-
-
-def test_an_interrupted_and_resumed_log_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole, resumed = tmp_path / "whole.jsonl", tmp_path / "resumed.jsonl"
-    for step in range(6):
-        append_line(whole, {"step": step, "loss": 1 / (step + 3)})
-    recorded = 0
-    for step in range(4):
-        if step == 2:
-            recorded = sync_log(resumed)
-        size = append_line(resumed, {"step": step, "loss": 1 / (step + 3)})
-        assert size == resumed.stat().st_size
-    with resumed.open("ab") as log:
-        log.write(b'{"step": 4, "lo')  # killed halfway through a line
-    truncate_log(resumed, recorded)
-    for step in range(2, 6):
-        append_line(resumed, {"step": step, "loss": 1 / (step + 3)})
-    assert resumed.read_bytes() == whole.read_bytes()
-
-
-def test_truncate_log_refuses_a_log_that_is_not_the_recorded_one(tmp_path: Path) -> None:
-    path = tmp_path / "log.jsonl"
-    assert sync_log(path) == 0
-    truncate_log(path, 0)
-    with pytest.raises(ValueError, match=r"log\.jsonl: expected a log of at least 9 bytes, .* found 0$"):
-        truncate_log(path, 9)
-    size = append_line(path, {"step": 1})
-    with pytest.raises(ValueError, match=rf"expected a log of at least 1,000 bytes, .* found {size}$"):
-        truncate_log(path, 1000)
-    with pytest.raises(ValueError, match=r"expected a line to end at byte 5, .* none does"):
-        truncate_log(path, 5)
-    assert path.stat().st_size == size
-    truncate_log(path, 0)
-    assert path.read_bytes() == b""
