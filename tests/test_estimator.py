@@ -258,6 +258,15 @@ def test_wrong_input_is_explained(digits, fitted) -> None:
         _tiny(device="gpu").fit(X, y)
     with pytest.raises(ValueError, match="unknown recipe 'fats'"):
         _tiny(recipe="fats").fit(X, y)
+    for shape in (64, (8.0, 8.0), (-8, -8)):
+        with pytest.raises(ValueError, match=r"image_shape: expected .* of 64 numbers in all, or 'row'; got"):
+            _tiny(image_shape=shape).fit(X.reshape(600, 64), y)
+    with pytest.raises(ValueError, match=r"X: expected numbers up to 3.4e38, which float32 can hold; \d+ of 38400 are"):
+        _tiny().fit(X * 1e300, y)
+    with pytest.raises(ValueError, match=r"X: expected images of at least one pixel; got shape \(600, 1, 8, 0\)"):
+        _tiny().fit(X[:, :, :0], y)
+    with pytest.raises(ValueError, match="network: channels and classes follow from the data; got classes"):
+        _tiny(network={"classes": 3}).fit(X, y)
     with pytest.raises(ValueError, match=r"y: expected labels of at least two classes; all 5 are 'cat'"):
         _tiny().fit(X[:5], ["cat"] * 5)
     with pytest.raises(ValueError, match="expected training images that differ; all 10 have the same constant colour"):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hcnn.data.channels import Channels, channels_first, rows_to_images
-from hcnn.data.preprocessing import FloatPreprocessing, fit_float_preprocessing
+from hcnn.data.preprocessing import FloatPreprocessing, as_float32, fit_float_preprocessing
 from hcnn.data.splits import stratified_split
 from hcnn.functional import marginal
 from hcnn.layers.randomness import drawn_from
@@ -260,21 +260,22 @@ class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
     def _images(self, X: np.ndarray, count: int | None = None) -> Tensor:
         """(n, c, height, width) float32 of whatever X came as; `count` is c where it is known."""
         if X.ndim in (3, 4):
-            moved = channels_first(X, self.channels, count=count, name="X")
-            return torch.from_numpy(np.ascontiguousarray(moved, np.float32))
-        array = np.ascontiguousarray(X, np.float32)
-        shape = self.image_shape
-        if array.ndim != 2 or shape is None:
+            images = channels_first(X, self.channels, count=count, name="X")
+        elif X.ndim == 2 and self.image_shape is not None:
+            images = rows_to_images(X, self.image_shape)
+        else:
             raise ValueError(
                 "X: expected images (n, height, width), (n, channels, height, width) or (n, height, width, channels), "
-                f"or (n, features) with image_shape given; got shape {X.shape} and image_shape={shape!r}"
+                f"or (n, features) with image_shape given; got shape {X.shape} and image_shape={self.image_shape!r}"
             )
-        return torch.from_numpy(rows_to_images(array, shape))
+        return as_float32(images, name="X")
 
     def _config(self, shape: tuple[int, ...]) -> HierarchicalCNNConfig:
         name = self.model
         if name == "auto":
             name = "hcnn_digits" if max(shape[1:]) <= 16 else "hcnn_small_cifar10"
+        if given := sorted({"channels", "classes"} & {*(self.network or {})}):
+            raise ValueError(f"network: channels and classes follow from the data; got {', '.join(given)}")
         config = model_config(name, **(self.network or {}), channels=shape[0], classes=len(self.classes_))
         if not isinstance(config, HierarchicalCNNConfig) or config.spatial_axes != 2:
             raise ValueError(f"model: expected a HierarchicalCNN of two spatial axes; got {name!r}")

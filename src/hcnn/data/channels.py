@@ -1,8 +1,8 @@
 """Where the channels of an array of images are: the one rule, for every place that arrays come in."""
 
 import math
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -81,7 +81,7 @@ def _elongation(sides: Sequence[int]) -> float:
     return max(sides) / max(min(sides), 1)
 
 
-def rows_to_images(rows: np.ndarray, shape: tuple[int, ...] | str) -> np.ndarray:
+def rows_to_images(rows: np.ndarray, shape: Iterable[Any]) -> np.ndarray:
     """Images whose pixels were written one after the other.
 
     Args:
@@ -101,9 +101,11 @@ def rows_to_images(rows: np.ndarray, shape: tuple[int, ...] | str) -> np.ndarray
     """
     if shape == "row":
         return rows.reshape(len(rows), 1, 1, -1)
-    if isinstance(shape, str) or len(shape) not in (2, 3) or math.prod(shape) != rows.shape[1]:
+    sides = [*shape] if isinstance(shape, Iterable) else []
+    whole = all(isinstance(side, int | np.integer) and side > 0 for side in sides)
+    if not whole or len(sides) not in (2, 3) or math.prod(sides) != rows.shape[1]:
         raise ValueError(
             f"image_shape: expected (height, width) or (channels, height, width) of {rows.shape[1]} numbers in all, or "
             f"'row'; got {shape!r}"
         )
-    return rows.reshape(len(rows), *([1] if len(shape) == 2 else []), *shape)
+    return rows.reshape(len(rows), *([1] if len(sides) == 2 else []), *sides)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,6 +67,32 @@ class FloatPreprocessing(Preprocessing):
     def standardize(self, images: Tensor) -> Tensor:
         """Images (b, c, *u) on the scale of `mean` and `std`, standardized."""
         return self.standardize_floats(images)
+
+
+def as_float32(images: np.ndarray, *, name: str = "images") -> Tensor:
+    """Finite images (n, c, *u) of any numeric type as a contiguous float32 tensor.
+
+    Args:
+        images: the images.
+        name: what to call them in error messages.
+
+    Raises:
+        ValueError: if there is no pixel, or a number is too large for float32.
+
+    Example:
+        >>> as_float32(np.array([[[[1e300]]]]))
+        Traceback (most recent call last):
+        ValueError: images: expected numbers up to 3.4e38, which float32 can hold; 1 of 1 are larger
+    """
+    if not images.size:
+        raise ValueError(f"{name}: expected images of at least one pixel; got shape {images.shape}")
+    with np.errstate(over="ignore"):
+        pixels = np.ascontiguousarray(images, np.float32)
+    if large := int((~np.isfinite(pixels)).sum()):
+        raise ValueError(
+            f"{name}: expected numbers up to 3.4e38, which float32 can hold; {large} of {images.size} are larger"
+        )
+    return torch.from_numpy(pixels)
 
 
 def fit_float_preprocessing(images: Tensor, classes: Sequence[str]) -> FloatPreprocessing:
