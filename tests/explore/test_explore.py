@@ -167,7 +167,7 @@ def test_weights_beyond_use_are_said(network) -> None:
     with torch.no_grad():
         next(iter(broken.parameters())).fill_(torch.nan)
     images = _images(3)
-    with pytest.raises(ValueError, match="of image 0 is NaN or infinite: the weights are beyond use"):
+    with pytest.raises(ValueError, match="of image 0 is NaN or infinite: the weights contain NaN or Inf"):
         invariant_arrays(broken, images.images, fit_preprocessing(images))
 
 

@@ -1,7 +1,7 @@
-"""See what the attributes of a network mean: translate its arrays, look for images there, and measure.
+"""Find out what the attributes of a network mean: translate its arrays, search for images there, and measure.
 
-The way in is `open_explorer`; it computes the invariant arrays (eq. 9) of the run's training images once, into a
-folder that later calls find::
+Start with `open_explorer`. It computes the invariant arrays (eq. 9) of the run's training images once, into a folder
+that later calls use again::
 
     explorer = open_explorer("runs/demo")             # also: data=, data_dir=, folder=, position="mean"
     explorer.depths                                   # (3, 4, 5, 6)
@@ -15,17 +15,17 @@ folder that later calls find::
     explorer.thumbnail(17), explorer.label(17), explorer.base.classes         # PNG bytes, class, class names
     explorer.arrays.logits[17], explorer.periodic     # class scores; whether whole translations are exact
 
-The first question about a depth and attribute calibrates "near" on 1,000 images, which takes a second or less and is
-kept on disk; ``explorer.space(5, ["v4"]).nearest_distances()`` does so ahead.
+The first request for a depth and attribute calibrates "near" on 1,000 images, which takes a second or less and is
+stored on disk; ``explorer.space(5, ["v4"]).nearest_distances()`` does this ahead of time.
 
-The pieces, each usable alone:
+Each of these modules can be used alone:
 
 - `sources`: `AttributeSource`; `controls`: `untrained_like`, and for unordered channels of any CNN `ChannelSource` and
   `channels_like`.
 - `arrays`: `invariant_arrays` in memory; `build_arrays` and `open_arrays` on disk, resumable, tied to their origin.
 - `shifts`: `smooth`, `shift` (whole: rolls; fractional: Fourier), `shuffled_orders` (the control for order).
-- `neighbours`: `Space`, exact search in one depth, with what "near enough" means there.
-- `explorer`: `open_explorer` (arrays on disk), `explore_images` (in memory), `png`.
+- `neighbours`: `Space`, exact search at one depth, and what "near enough" means there.
+- `explorer`: `open_explorer` (arrays on disk), `explore_images` (in memory), `png`; `images`: the images of a run.
 - `statistics`, `meaning`: what is measured; `study`: all of it, with controls, into JSON and CSV.
 - `figures`: figures 3 and 4 of the paper, and those of the study. Needs matplotlib.
 

@@ -1,11 +1,11 @@
-"""Invariant arrays (eq. 9) of a whole data set, on disk: computed in one pass, resumable, and tied to their origin.
+"""Invariant arrays (eq. 9) of a whole data set on disk: computed in one pass, resumable, and tied to their origin.
 
 A folder of arrays holds::
 
     index.json     digests of weights and images, position, sizes, and how many images are done
     x3.npy …       x̄_j of every image, float32 (n, v_{j-1}, v_j), one file per depth
     logits.npy     class scores, float32 (n, classes)
-    near-….npy     nearest distances of unshifted images, made when first asked for (`hcnn.explore.neighbours`)
+    near-….npy     nearest distances of unshifted images, computed when first needed (`hcnn.explore.neighbours`)
 """
 
 from collections.abc import Callable
@@ -34,10 +34,10 @@ class Arrays:
     """The invariant arrays of a data set.
 
     Attributes:
-        folder: where they lie, or None for arrays in memory.
-        depths: for each depth j, (n, v_{j-1}, v_j), float32; mapped from disk, not read, where they lie in a folder.
+        folder: the folder that holds them, or None for arrays in memory.
+        depths: for each depth j, (n, v_{j-1}, v_j), float32; memory-mapped if they are in a folder.
         logits: (n, classes), float32.
-        boundary: of the network they come from, as in `Source`.
+        boundary: the boundary of their network, as in `Source`.
 
     """
 
@@ -50,7 +50,7 @@ class Arrays:
         return len(self.logits)
 
     def at(self, j: int) -> np.ndarray:
-        """x̄_j of all images; ValueError for a depth that was not kept."""
+        """x̄_j of all images; a ValueError for a depth that was not computed."""
         if j not in self.depths:
             raise ValueError(f"depth: expected one of {', '.join(map(str, self.depths))}; got {j}")
         return self.depths[j]
@@ -71,9 +71,9 @@ def invariant_arrays(
     Args:
         source: a network in eval mode, or any other `Source`.
         images: uint8, (n, c, *u); or floats that are standardized already.
-        preprocessing: of the network.
-        position: u0 is the "centre", or the array is averaged over u ("mean").
-        batch: images at a time.
+        preprocessing: the network's.
+        position: "centre" takes the array at the central position u0; "mean" averages it over u.
+        batch: number of images processed at a time.
 
     Returns:
         Logits (n, classes), and for each depth 3 ≤ j ≤ J-1 an array (n, v_{j-1}, v_j); float32 on the CPU.
@@ -103,7 +103,9 @@ def invariant_arrays(
     for name, array in [("class scores", logits), *((f"x̄{j}", array) for j, array in result.items())]:
         if not bool(array.isfinite().all()):
             bad = int((~array.isfinite()).flatten(1).any(1).nonzero()[0])
-            raise ValueError(f"invariant_arrays: {name} of image {bad} is NaN or infinite: the weights are beyond use")
+            raise ValueError(
+                f"invariant_arrays: {name} of image {bad} is NaN or infinite: the weights contain NaN or Inf"
+            )
     return logits, result
 
 
@@ -122,24 +124,25 @@ def build_arrays(
     block: int = 2000,
     on_block: Callable[[int, int], None] | None = None,
 ) -> Arrays:
-    """Compute the invariant arrays of a data set into a folder, or go on where a killed process stopped.
+    """Compute the invariant arrays of a data set into a folder, or resume where an interrupted process stopped.
 
-    One pass gives every depth. Memory is that of a block; the record of what is done is written after its arrays.
+    One pass computes every depth and needs memory for one block only. Progress is recorded after the arrays are
+    written.
 
     Args:
-        folder: made if missing; one with all arrays of the same origin is opened and nothing is computed.
-        source: a network in eval mode, or any other `Source`; it may lie on a GPU.
+        folder: created if missing; if it holds all arrays of the same origin, it is opened and nothing is computed.
+        source: a network in eval mode, or any other `Source`; it may be on a GPU.
         images: the data set.
-        preprocessing: of the network.
+        preprocessing: the network's.
         position: as for `invariant_arrays`.
-        block: images between two records.
-        on_block: told how many images are done, of how many.
+        block: number of images between two records of progress.
+        on_block: called with the number of images done and the total.
 
     Returns:
         The arrays, mapped from disk.
 
     Raises:
-        ValueError: if the folder holds arrays of other weights, other images or another position; says which.
+        ValueError: if the folder holds arrays of other weights, other images or another position; it says which.
         RunFolderBusy: if another process is computing into the folder.
         OSError: if the folder cannot be written.
 
@@ -177,13 +180,13 @@ def open_arrays(
         folder: the folder.
         source: the network.
         images: the data set.
-        position: as it was computed with.
+        position: the position they were computed for.
 
     Returns:
         The arrays, mapped from disk.
 
     Raises:
-        ValueError: if the folder holds no arrays, not all of them, or those of another origin; says which.
+        ValueError: if the folder holds no arrays, not all of them, or those of another origin; it says which.
 
     """
     folder, source = Path(folder), as_source(source)
@@ -193,7 +196,8 @@ def open_arrays(
     record = _read(folder, origin)
     if record["done"] != len(images):
         raise ValueError(
-            f"{folder}: expected the arrays of {len(images):,} images; {record['done']:,} are done: compute the rest"
+            f"{folder}: expected the arrays of {len(images):,} images; {record['done']:,} are done: "
+            "run the computation again to resume it"
         )
     files = _open(folder, origin, "r")
     logits = files.pop(LOGITS)
@@ -225,7 +229,7 @@ def _read(folder: Path, origin: dict[str, Any]) -> dict[str, Any]:
     if different:
         texts = [f"{key} {_short(record[key])}, expected {_short(origin[key])}" for key in different]
         raise ValueError(
-            f"{folder} holds arrays of another origin: {'; '.join(texts)}; give another folder, or remove it"
+            f"{folder} holds arrays of another origin: {'; '.join(texts)}; choose another folder, or delete this one"
         )
     return {**record, "done": done}
 
@@ -248,9 +252,9 @@ def _open(folder: Path, origin: dict[str, Any], mode: Any) -> dict[str, Any]:
             files[name] = np.lib.format.open_memmap(path, mode)
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(
-                f"{path}: expected an array of shape {shape}; {error}. Remove {folder} to begin anew"
+                f"{path}: expected an array of shape {shape}; {error}. Delete {folder} to start again"
             ) from error
         if files[name].shape != shape or files[name].dtype != np.float32:
             found = f"{files[name].dtype} of shape {files[name].shape}"
-            raise ValueError(f"{path}: expected float32 of shape {shape}; got {found}. Remove {folder} to begin anew")
+            raise ValueError(f"{path}: expected float32 of shape {shape}; got {found}. Delete {folder} to start again")
     return files

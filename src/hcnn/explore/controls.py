@@ -1,4 +1,4 @@
-"""Networks that a finding must beat: one that has learned nothing, and ones whose channels have no order."""
+"""Networks that a finding must beat: one that was not trained, and ones whose channels have no order."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,12 +17,12 @@ from hcnn.models.factory import build
 
 @dataclass(frozen=True, eq=False)
 class ChannelSource:
-    """Channels of any other network, laid out as if they were attributes: the control whose order means nothing.
+    """Channels of any other network, arranged as if they were attributes: a control whose order means nothing.
 
     Attributes:
         model: maps standardized images to logits; in eval mode.
-        layers: for each depth the name of the module whose output (b, c, u1, u2) is taken.
-        layout: for each depth the sizes (v_{j-2}, v_{j-1}, v_j) that its first channels are cut into.
+        layers: for each depth the name of the module whose output (b, c, u1, u2) is used.
+        layout: for each depth the sizes (v_{j-2}, v_{j-1}, v_j) that its first channels are arranged in.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 64, 3), nn.ELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
@@ -109,21 +109,21 @@ class ChannelSource:
 
 
 def channels_like(model: nn.Module, like: Source, x: Tensor) -> ChannelSource:
-    """Lay out the channels of an ordinary CNN as a control for an attribute network.
+    """Arrange the channels of an ordinary CNN as a control for an attribute network.
 
-    Each depth takes a module at the same relative depth with enough channels for (v_{j-1}, v_j), and cuts what it has
-    into as many such arrays as fill up, one per value of v_{j-2}. Modules that run twice are left out.
+    For each depth a module at the same relative depth is chosen that has enough channels for (v_{j-1}, v_j). Its
+    channels fill as many such arrays as possible, one for each value of v_{j-2}. Modules that run twice are not used.
 
     Args:
         model: maps standardized images to logits; in eval mode.
-        like: what the sizes of the attributes are taken from.
-        x: a standardized image or two, (b, c, u1, u2), to see which module gives what.
+        like: the source that gives the sizes of the attributes.
+        x: one or two standardized images, (b, c, u1, u2), which show the output of each module.
 
     Returns:
-        The source; it leaves channels over where their number is not a multiple.
+        The source; channels beyond a multiple of the array size are ignored.
 
     Raises:
-        ValueError: if no module gives enough channels.
+        ValueError: if no module has enough channels.
 
     Example:
         >>> import hcnn
@@ -162,15 +162,15 @@ def channels_like(model: nn.Module, like: Source, x: Tensor) -> ChannelSource:
 
 @torch.no_grad()
 def untrained_like(model: AttributeNetwork, images: Tensor, *, seed: int = 0, batch: int = 100) -> AttributeNetwork:
-    """A network of the same configuration that has learned nothing: the control for "it is training that does it".
+    """A network of the same configuration that was not trained: the control for the effect of training.
 
-    Its weights are fresh; its normalizations have seen the images, since without statistics an untrained network
-    would not be comparable.
+    Its weights are freshly initialized. Its normalizations use statistics of the images, because without them an
+    untrained network would not be comparable.
 
     Args:
-        model: what it is like.
+        model: the network whose configuration is used.
         images: standardized, (n, c, *u), a few hundred.
-        seed: of the initialization.
+        seed: random seed for the initialization.
         batch: images per step.
 
     Returns:

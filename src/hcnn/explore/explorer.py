@@ -1,4 +1,4 @@
-"""A run and its data base, opened for looking: neighbours, class scores and thumbnails by image number."""
+"""A run and its database, opened for exploring: neighbours, class scores and thumbnails by image number."""
 
 import io
 import math
@@ -29,14 +29,14 @@ _SPACES = 12  # prepared depths kept in memory: 6 MB each at K = 8 and 50,000 im
 
 @dataclass(frozen=True, eq=False)
 class Explorer:
-    """A trained network with the invariant arrays of a data base.
+    """A trained network with the invariant arrays of a database.
 
     Attributes:
         run: the run.
-        base: the data base: images, labels, class names.
+        base: the database: images, labels and class names.
         arrays: its invariant arrays.
-        position: where in space they are taken.
-        held_out: images of the same kind that were not trained on, or None.
+        position: the position in space at which they are taken.
+        held_out: images of the same kind that the network was not trained on, or None.
 
     """
 
@@ -55,7 +55,7 @@ class Explorer:
 
     @property
     def depths(self) -> tuple[int, ...]:
-        """The depths j that can be explored, 3 … J-1."""
+        """The depths j that can be explored: 3 … J-1."""
         return tuple(self.arrays.depths)
 
     @property
@@ -66,14 +66,14 @@ class Explorer:
     def attributes(self, j: int) -> dict[str, int]:
         """The attributes that x̄_j can be translated along, with their numbers of values.
 
-        The classes, v_{J-1}, are none: no layer convolves along them, so that their order means nothing.
+        The classes, v_{J-1}, are not among them: no layer convolves along them, so their order means nothing.
 
         """
         self.arrays.at(j)
         return {axis: size for axis, size in self.source.attributes()[j].items() if axis != f"v{j - 2}"}
 
     def space(self, j: int, smooth: Sequence[str] = ()) -> Space:
-        """One depth of the data base, prepared for search; the last few are kept in memory."""
+        """One depth of the database, prepared for search; the most recent ones are kept in memory."""
         key = (j, tuple(sorted(set(smooth))))
         with self._lock:  # a server asks from several threads
             if key not in self._spaces:
@@ -89,9 +89,9 @@ class Explorer:
         """The images nearest to one query after each of several translations.
 
         Args:
-            query: an image of the data base, which is not found itself; or any image, uint8 (c, *u).
+            query: an image of the database, which is excluded from the search; or any image, uint8 (c, *u).
             j: depth.
-            moves: translations, as ``{"v6": 1, "v7": -0.5}`` or ``{}``; row m of the answer belongs to ``moves[m]``.
+            moves: translations, such as ``{"v6": 1, "v7": -0.5}`` or ``{}``; row m of the result is for ``moves[m]``.
             k: neighbours per translation.
             smooth: attributes to smooth along; by default all that occur in `moves`, as in the paper.
 
@@ -112,25 +112,25 @@ class Explorer:
         return space.nearest(moved, k, exclude=exclude)
 
     def arrays_of(self, images: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-        """Class scores and invariant arrays, not smoothed, of any images, uint8 (n, c, *u)."""
+        """Class scores and invariant arrays (not smoothed) of any images, uint8 (n, c, *u)."""
         expected = tuple(self.base.images.shape[1:])
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != expected:
             raise ValueError(f"expected uint8 images (n, {expected}); got {images.dtype} of {tuple(images.shape)}")
         return invariant_arrays(self.source, images, self.run.preprocessing, position=self.position)
 
     def scores(self, query: Query, j: int, axis: str, amounts: Sequence[float]) -> Tensor:
-        """Class probabilities after the whole array x_j, not x̄_j, was translated along an attribute.
+        """Class probabilities after the whole array x_j (not x̄_j) was translated along an attribute.
 
         Proposition 3.1: in a periodic network those at multiples of ``model.invariant_shift(j, axis)`` are equal.
 
         Args:
-            query: an image of the data base, or any image, uint8 (c, *u).
+            query: an image of the database, or any image, uint8 (c, *u).
             j: depth, 3 … J-1.
             axis: one of v_{j-2}, v_{j-1}, v_j.
             amounts: translations.
 
         Returns:
-            (amounts, classes), each row adds up to 1.
+            (amounts, classes); each row adds up to 1.
 
         Raises:
             ValueError: for an image, depth or attribute that does not exist.
@@ -152,14 +152,14 @@ class Explorer:
         return query
 
     def label(self, index: int) -> int:
-        """The class of an image of the data base."""
+        """The class of an image of the database."""
         self._check(index)
         return int(self.base.labels[index])
 
     def array(
         self, query: Query, j: int, move: Mapping[str, float] | None = None, smooth: Sequence[str] = ()
     ) -> Tensor:
-        """x̄_j of a query, (v_{j-1}, v_j), smoothed and translated if asked for: what to draw beneath an image."""
+        """x̄_j of a query, (v_{j-1}, v_j), smoothed and translated as requested, for drawing beneath an image."""
         space = self.space(j, smooth)
         start = torch.tensor([query]) if isinstance(query, int) else self.arrays_of(query[None])[1][j]
         return space.moved(start, [move or {}])[0, 0]
@@ -187,7 +187,7 @@ def png(image: Tensor, side: int = 64) -> bytes:
 
 
 def picture(image: Tensor, side: int = 64) -> Any:
-    """What `png` writes, as an image of pillow's."""
+    """The image that `png` encodes, as a Pillow image."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -200,11 +200,11 @@ def picture(image: Tensor, side: int = 64) -> Any:
 
 
 def explore_images(run: Run, base: ImageSet, *, position: Position = "centre") -> Explorer:
-    """An explorer over images in memory, a few thousand; nothing is written.
+    """An explorer for a few thousand images in memory; nothing is written.
 
     Args:
         run: a loaded run.
-        base: the data base.
+        base: the database.
         position: as for `hcnn.explore.invariant_arrays`.
 
     Returns:
@@ -226,32 +226,33 @@ def open_explorer(
     device: str = "cpu",
     on_block: Callable[[int, int], None] | None = None,
 ) -> Explorer:
-    """Open a run for exploring; its arrays are computed on the first call, and found on every later one.
+    """Open a run for exploring; its arrays are computed in the first call and used again in later calls.
 
     Args:
-        run: a run folder, or a model whose trained weights lie in the package.
-        data: the data base, as `hcnn.data.datasets.load` takes it: its training images; the run's own data by default.
-        data_dir: where data sets lie.
-        folder: where the arrays are kept; ``arrays-POSITION`` in the run folder if None.
+        run: a run folder, or a model whose pretrained weights ship with the package.
+        data: a data set, as `hcnn.data.datasets.load` takes it, whose training images form the database; by default
+            the run's own data.
+        data_dir: the folder of data sets.
+        folder: the folder for the arrays; ``arrays-POSITION`` in the run folder if None.
         position: "centre" or "mean", as for `hcnn.explore.invariant_arrays`.
-        device: where arrays are computed.
-        on_block: told how many images are done, of how many.
+        device: the device that computes the arrays.
+        on_block: called with the number of images done and the total.
 
     Returns:
         The explorer.
 
     Raises:
-        ValueError: if run or data are not what they should be, or the folder holds arrays of another origin.
+        ValueError: if the run or the data is unsuitable, or the folder holds arrays of another origin.
 
     """
     loaded = load_named(run)
     if loaded.model.array_count < 3:
         raise ValueError(
             f"{run}: expected a network with attributes, of depth J ≥ 4; got {type(loaded.model).__name__}. "
-            "Channels of other networks are a control: hcnn explore --control"
+            "Other networks can serve as a control: hcnn explore --control"
         )
     if folder is None:
-        packed = not loaded.folder.exists()  # a model of the package has no folder to keep them in
+        packed = not loaded.folder.exists()  # a pretrained model of the package has no run folder
         folder = (
             Path("runs") / f"{loaded.folder.name}-arrays-{position}" if packed else loaded.folder / f"arrays-{position}"
         )

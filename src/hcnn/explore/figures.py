@@ -1,4 +1,4 @@
-"""Figures 3 and 4 of the paper: images found at translated arrays, the arrays beneath, depth by shift."""
+"""Figures 3 and 4 of the paper: images found at translated arrays, with the arrays beneath, and by depth and shift."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from hcnn.explore.explorer import Explorer
 from hcnn.plotting import literal, pyplot, save
 
 UNKNOWN = "#7f8894"  # a frame where the query has no class
-SAME, OTHER = "#0072b2", "#d55e00"  # told apart by all kinds of colour vision, and by the class names above
+SAME, OTHER = "#0072b2", "#d55e00"  # can be told apart with any colour vision, and the class names are above
 
 
 def default_queries(explorer: Explorer, count: int = 4) -> list[int]:
@@ -34,9 +34,9 @@ def figure3(
     periodic network, an approximation under zeros.
 
     Args:
-        explorer: the run with its data base.
+        explorer: the run with its database.
         path: the PNG to write.
-        queries: images of the data base; one of each of the first four classes if None.
+        queries: images of the database; one of each of the first four classes if None.
         j: depth; J-1 if None.
         axis: "v…"; v_{j-1} if None.
 
@@ -87,9 +87,9 @@ def figure4(explorer: Explorer, path: Path, *, query: int | None = None, depths:
     Rows are depths, columns shifts τ along v_{j-1}.
 
     Args:
-        explorer: the run with its data base.
+        explorer: the run with its database.
         path: the PNG to write.
-        query: an image of the data base; the first of its class 0 if None.
+        query: an image of the database; the first of its class 0 if None.
         depths: rows; all depths if None.
 
     Raises:
@@ -161,8 +161,8 @@ def _head(axes: Any, text: str) -> None:
 
 
 def _legend(explorer: Explorer) -> str:
-    exact = "" if explorer.periodic else "\nthe network is not periodic: translations are an approximation"
+    exact = "" if explorer.periodic else "\nthe network is not periodic, so translations are an approximation"
     return (
-        "above each: class · distance; frame: blue = class of the query, orange = another,\n"
-        f"dashed = farther than 95 % of unshifted images are from their nearest{exact}"
+        "above each image: class · distance; blue frame: the query's class, orange: another class,\n"
+        f"dashed: farther away than 95 % of unshifted images are from their nearest one{exact}"
     )

@@ -1,4 +1,4 @@
-"""What a study says, in sentences: effect sizes with intervals, and plainly where the answer is "nothing"."""
+"""The results of a study in sentences: effect sizes with intervals, or "nothing" where that is the answer."""
 
 from hcnn.explore.study import Study
 from hcnn.explore.tables import CHANGE, CONSISTENCY, Row
@@ -8,17 +8,17 @@ def findings(study: Study) -> list[str]:
     """State the results of a study, one sentence or two each.
 
     Args:
-        study: what was measured.
+        study: the results.
 
     Returns:
-        Sentences; numbers with their 95 % interval over query images.
+        The sentences; numbers have 95 % intervals over query images.
 
     """
     said = []
     if not study.info.get("held_out", True):
         said.append("No held-out images are known: the network was trained on the queries, and may remember them.")
     if study.info["boundary"] != "circular":
-        said.append("The network is not periodic: translations wrap around, which is an approximation there.")
+        said.append("The network is not periodic, so translations, which wrap around, are an approximation.")
     said += _consistency(study) + _smoothness(study) + _flatness(study) + _properties(study)
     return said
 
@@ -50,7 +50,7 @@ def _consistency(study: Study) -> list[str]:
     ]
     shares = {j: [row["value"] for row in near if row["depth"] == j] for j in sorted({row["depth"] for row in near})}
     means = ", ".join(f"{sum(values) / len(values):.0%} at depth {j}" for j, values in shares.items())
-    said.append(f"Neighbours found after a translation along v(j-1) that are near enough: {means}.")
+    said.append(f"Share of neighbours found after a translation along v(j-1) that are near enough: {means}.")
     return said
 
 
@@ -79,7 +79,7 @@ def _smoothness(study: Study) -> list[str]:
         values = f" ({min(r['value'] for r in smooth):.2f} to {max(r['value'] for r in smooth):.2f})" if smooth else ""
         said.append(
             f"Neighbouring values of {name} are more alike than others (roughness below 1) at depth: {depths}{values}; "
-            f"more so than in an untrained network at depth: {', '.join(map(str, better)) or 'none'}."
+            f"they are more alike than in an untrained network at depth: {', '.join(map(str, better)) or 'none'}."
         )
     return said
 
@@ -98,7 +98,7 @@ def _flatness(study: Study) -> list[str]:
 
 def _properties(study: Study) -> list[str]:
     if not study.properties:
-        return ["Properties of images were not changed: the images are not two-dimensional."]
+        return ["No properties were changed, because the images are not two-dimensional."]
     said = []
     for name in dict.fromkeys(row["property"] for row in study.properties):
         rows = [row for row in study.properties if row["property"] == name]

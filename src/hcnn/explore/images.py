@@ -18,7 +18,7 @@ def images_of(
     Args:
         run: a loaded run.
         data: a data set, as `hcnn.data.datasets.load` takes it; the run's own by default.
-        data_dir: where data sets are kept.
+        data_dir: the folder of data sets.
 
     Returns:
         Training images; and held-out images, or None where there are none, or where it cannot be told which ones they

@@ -1,4 +1,4 @@
-"""What an attribute is: the shift along it that best explains a known change of images, and whether it follows."""
+"""What an attribute means: the shift along it that best explains a known change of images, and how well it follows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ STEP, REACH = 0.25, 3 / 8
 
 
 def shift_grid(size: int) -> list[float]:
-    """The shifts that are tried: steps of 1/4 up to 3/8 of the period either way.
+    """The shifts that are tried: steps of 1/4, up to 3/8 of the period in either direction.
 
-    A shift and what is left of the period are the same translation; up to half of it they cannot be confused.
+    A shift by τ and one by τ minus the period are the same translation; below half a period they cannot be confused.
 
     Example:
         >>> shift_grid(4)[:3], len(shift_grid(4))
@@ -34,7 +34,7 @@ class Fit:
     """The best shift of each image at each amount.
 
     Attributes:
-        shift: (n, amounts), in values of the attribute.
+        shift: (n, amounts), counted in values of the attribute.
         explained: (n, amounts), squared change that the shift explains: ||y - x||² - min over τ of ||y - T_τ x||².
         total: (n, amounts), ||y - x||², the whole change.
 
@@ -57,7 +57,7 @@ def best_shifts(before: Tensor, after: Tensor, axis: int) -> Fit:
         axis: dimension of the attribute, counted from the end.
 
     Returns:
-        The fit; of equally good shifts the smallest in size.
+        The fit; among equally good shifts, the smallest.
 
     Example:
         >>> x = torch.randn(5, 4, 8)
@@ -84,12 +84,13 @@ def best_shifts(before: Tensor, after: Tensor, axis: int) -> Fit:
 
 
 def correlations(fit: Fit, amounts: Sequence[float], boot: Bootstrap) -> tuple[Tensor, Tensor]:
-    """Correlation of shift with amount over images and amounts, and the share of the change that shifts explain.
+    """Correlation of shift with amount over images and amounts, and the share of the change that the shifts explain.
 
-    Images, with all their amounts, are resampled.
+    Resampling draws images with all their amounts.
 
     Returns:
-        Two (1 + resamples,): first of the images themselves, then of each resample. 0 where nothing varies.
+        Two arrays (1 + resamples,): the value for the images themselves, then for each resample. It is 0 where
+        nothing varies.
 
     """
     a = torch.tensor(amounts, dtype=torch.float64).expand_as(fit.shift)
@@ -105,12 +106,12 @@ def correlations(fit: Fit, amounts: Sequence[float], boot: Bootstrap) -> tuple[T
 
 @dataclass(frozen=True)
 class Meaning:
-    """What was found for one network (or order), depth, attribute and property.
+    """The result for one network (or order), depth, attribute and property.
 
     Attributes:
-        correlation: (1 + resamples,), of shift and amount.
+        correlation: (1 + resamples,), between shift and amount.
         explained: (1 + resamples,), share of the change of the array that the shifts explain, 0 … 1.
-        at_bound: share of the shifts that lie at the end of `shift_grid`, where a larger one would have been cut.
+        at_bound: share of the shifts at the end of `shift_grid`, where a larger one could not have been found.
 
     """
 
@@ -136,17 +137,17 @@ def meanings(
     """Measure every property along every attribute at every depth of one network.
 
     Attributes of fewer than 4 values are left out: a circle of 3 has no order, and one of 2 no fractional shifts.
-    So are the classes. v_{j-1} and v_j are taken in x̄_j, v_{j-2} in the array before eq. (9) averages it out.
+    So are the classes. v_{j-1} and v_j are measured in x̄_j, and v_{j-2} in the array before eq. (9) averages over it.
 
     Args:
         source: the network.
         images: uint8 (n, c, h, w).
-        preprocessing: of the network.
-        properties: what is changed.
-        boot: resamples of the n images.
+        preprocessing: the network's.
+        properties: the properties to change.
+        boot: the resamples of the n images.
         position: as for `hcnn.explore.invariant_arrays`.
-        orders: for an attribute of so many values, the orders to take them in; None is their own.
-        on_property: told of each property before it is measured.
+        orders: gives, for the number of values of an attribute, the orders to use; None stands for the original order.
+        on_property: called with the name of each property before it is measured.
 
     Returns:
         For each (depth, attribute, property) one `Meaning` per order.

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours of translated invariant arrays, and whether they are near enough to mean anything."""
+"""Exact nearest neighbours of translated invariant arrays, and whether they are near enough to mean something."""
 
 import io
 import os
@@ -15,20 +15,20 @@ from hcnn.explore.sources import attribute_dim
 from hcnn.storage.atomic import write_atomically
 
 _SPARE = 16  # candidates beyond k that are measured exactly
-_ROWS = 65536  # images of the data base per matrix product
+_ROWS = 65536  # images of the database per matrix product
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """What is nearest to each query; row m belongs to query m.
+    """The nearest images of each query; row m belongs to query m.
 
     Attributes:
-        indices: int64 (m, k), images of the data base, nearest first.
+        indices: int64 (m, k), images of the database, nearest first.
         distances: float32 (m, k), Euclidean.
-        near: bool (m, k), whether the distance is one that unshifted images have to their nearest: `rarity` above
-            `Space.level`.
-        rarity: float32 (m, k), fraction of unshifted images whose own nearest image is at least as far away. Where it
-            is 0.3 the distance is nothing unusual; where it is 0 no image of the data base resembles the query's array.
+        near: bool (m, k), whether the distance is usual for an unshifted image and its nearest one: whether `rarity` is
+            at least `Space.level`.
+        rarity: float32 (m, k), fraction of unshifted images whose own nearest image is at least as far away. At 0.3
+            the distance is not unusual; at 0 no image of the database resembles the query's array.
 
     """
 
@@ -39,14 +39,14 @@ class Neighbours:
 
 
 class Space:
-    """One depth of a data base, smoothed along some attributes: where distances are taken.
+    """One depth of a database, smoothed along some attributes: the space in which distances are computed.
 
     Args:
-        arrays: of the data base.
+        arrays: the arrays of the database.
         j: depth.
         smooth: attributes to smooth along, "v…"; the paper smooths along the one that is translated.
         level: a neighbour is near if its distance is exceeded by at least this fraction of unshifted images.
-        sample: how many unshifted images `near` is calibrated on.
+        sample: number of unshifted images on which `near` is calibrated.
 
     Raises:
         ValueError: for an unknown depth or attribute.
@@ -90,22 +90,22 @@ class Space:
         return dim
 
     def prepare(self, arrays: Tensor) -> Tensor:
-        """Smooth arrays (…, v_{j-1}, v_j) as the data base is; do so before they are translated or compared."""
+        """Smooth arrays (…, v_{j-1}, v_j) in the same way as the database, before they are translated or compared."""
         for axis in self.smooth:
             arrays = shifts.smooth(arrays, self.dim(axis))
         return arrays
 
     def arrays(self, index: Tensor | Sequence[int]) -> Tensor:
-        """The prepared arrays of images of the data base, (m, v_{j-1}, v_j)."""
+        """The prepared arrays of images of the database, (m, v_{j-1}, v_j)."""
         return self.base[torch.as_tensor(index)].unflatten(1, self.shape) + self.mean
 
     def moved(self, query: Tensor, moves: Sequence[Mapping[str, float]]) -> Tensor:
         """Translate arrays by several translations.
 
         Args:
-            query: int64 (m,), images of the data base; or floats (m, v_{j-1}, v_j), arrays as they come from
-                `hcnn.explore.invariant_arrays`, not smoothed yet.
-            moves: each an amount per attribute, for example ``{"v6": 1, "v7": -0.5}``; ``{}`` is no translation.
+            query: int64 (m,), images of the database; or floats (m, v_{j-1}, v_j), arrays from
+                `hcnn.explore.invariant_arrays` that are not smoothed yet.
+            moves: for each move the amount per attribute, such as ``{"v6": 1, "v7": -0.5}``; ``{}`` is no translation.
 
         Returns:
             (m, moves, v_{j-1}, v_j).
@@ -121,18 +121,18 @@ class Space:
         return torch.stack(results, 1)
 
     def nearest(self, queries: Tensor, k: int = 1, *, exclude: Tensor | None = None) -> Neighbours:
-        """The k nearest images of each query; exact.
+        """The k nearest images of each query, exactly.
 
         Args:
-            queries: (m, v_{j-1}, v_j), prepared: smoothed as the data base is, and translated.
-            k: how many.
-            exclude: int64 (m,), an image that each query must not find, itself; -1 for none.
+            queries: (m, v_{j-1}, v_j), smoothed in the same way as the database and translated.
+            k: number of neighbours.
+            exclude: int64 (m,), an image that each query must not find, usually itself; -1 for none.
 
         Returns:
-            Neighbours, with the calibrated answer to whether they are near.
+            The neighbours, with the calibrated decision whether they are near.
 
         Raises:
-            ValueError: if the data base has fewer images, or the queries have another shape.
+            ValueError: if the database has fewer images, or the queries have another shape.
 
         """
         if tuple(queries.shape[1:]) != self.shape:
@@ -145,7 +145,7 @@ class Space:
         return Neighbours(indices, distances, rarity >= self.level, rarity)
 
     def nearest_distances(self) -> Tensor:
-        """Sorted distances of a sample of unshifted images to their nearest others; kept in the folder."""
+        """Sorted distances of a sample of unshifted images to their nearest others; stored in the folder."""
         if self._nearest is None:
             path = (
                 self.folder / f"near-x{self.j}-{'-'.join(self.smooth) or 'raw'}-{self.sample}.npy"

@@ -1,4 +1,4 @@
-"""Translations of invariant arrays along an attribute: smoothed, whole, fractional, and in another order."""
+"""Translations of invariant arrays along an attribute: smoothing, whole and fractional shifts, and shuffled orders."""
 
 import math
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from torch import Tensor
 def smooth(arrays: Tensor, axis: int) -> Tensor:
     """Average consecutive samples along an attribute, periodically: ``y(v) = (x(v) + x(v+1)) / 2``.
 
-    Paper, section 5.3: high frequencies are eliminated before a translation is computed. Law: it commutes with every
-    translation, and takes the highest frequency of an even axis out, so that fractional shifts keep all distances.
+    Paper, section 5.3: high frequencies are eliminated before a translation is computed. Law: smoothing commutes with
+    every translation, and removes the highest frequency of an even axis, so that fractional shifts keep all distances.
 
     Args:
         arrays: any array.
-        axis: the attribute's.
+        axis: dimension of the attribute.
 
     Returns:
         An array of the same shape.
@@ -32,12 +32,12 @@ def smooth(arrays: Tensor, axis: int) -> Tensor:
 def shift(arrays: Tensor, axis: int, amount: float) -> Tensor:
     """Translate along an attribute, periodically: ``y(v) = x(v - amount)``.
 
-    A whole amount rolls, exactly. A fractional one interpolates as Fourier does: every frequency is turned by its
-    phase; the highest one of an even axis, whose phase is not determined, is multiplied by the cosine.
+    A whole amount rolls the array exactly. A fractional one interpolates with the Fourier transform: every frequency is
+    rotated by its phase; the highest one of an even axis, whose phase is not determined, is multiplied by the cosine.
 
     Args:
         arrays: any array of floats.
-        axis: the attribute's.
+        axis: dimension of the attribute.
         amount: τ, of either sign, in values of the attribute.
 
     Returns:
@@ -65,12 +65,12 @@ def shift(arrays: Tensor, axis: int, amount: float) -> Tensor:
 
 
 def phases(amounts: Sequence[float], size: int, device: torch.device | str = "cpu") -> Tensor:
-    """What a translation multiplies each frequency of a real array by, as `shift` does.
+    """The factors by which a translation multiplies the frequencies of a real array, as `shift` does.
 
     Args:
         amounts: translations.
         size: values of the attribute.
-        device: where to put them.
+        device: the device of the result.
 
     Returns:
         complex128 (amounts, size // 2 + 1).
@@ -85,19 +85,19 @@ def phases(amounts: Sequence[float], size: int, device: torch.device | str = "cp
 
 
 def shuffled_orders(size: int, count: int, seed: int = 0) -> list[list[int]]:
-    """Random orders of an attribute's values: the control for "it is the order that matters".
+    """Random orders of an attribute's values: the control for the effect of the order.
 
-    An order is left out where it is v → m·v + c of the true one (m prime to the size): rotations and reflections keep
-    neighbours, and the others of these keep the cyclic group, which is all that a filter as long as a periodic axis
-    knows. Up to rotation and reflection each is given once.
+    Orders v → m·v + c of the original one (with m coprime to the size) are left out: rotations and reflections keep
+    neighbours, and the others keep the cyclic group, which is all that a filter as long as a periodic axis can use. Up
+    to rotation and reflection, each order occurs once.
 
     Args:
-        size: values of the attribute.
-        count: how many are wanted.
-        seed: which ones.
+        size: number of values of the attribute.
+        count: number of orders.
+        seed: random seed.
 
     Returns:
-        Distinct permutations of ``range(size)``: at most `count`, two for a size of 4 … none below 4.
+        Distinct permutations of ``range(size)``, at most `count`: two for a size of 4, and none below.
 
     Example:
         >>> shuffled_orders(3, 5), len(shuffled_orders(4, 5)), len(shuffled_orders(8, 5))
@@ -118,7 +118,7 @@ def shuffled_orders(size: int, count: int, seed: int = 0) -> list[list[int]]:
 
 
 def _canonical(order: Sequence[int]) -> tuple[int, ...]:
-    """One name for all rotations and reflections of a circular order: it starts with 0, then its lower neighbour."""
+    """The same tuple for all rotations and reflections of a circular order: 0 first, then its lower neighbour."""
     start = list(order).index(0)
     turned = [*order[start:], *order[:start]]
     return tuple(min(turned, [turned[0], *reversed(turned[1:])]))

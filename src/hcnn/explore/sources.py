@@ -1,4 +1,4 @@
-"""Where arrays come from: what is asked of a network, and how an attribute network answers."""
+"""Where arrays come from: the protocol of a network to explore, and its implementation for attribute networks."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ Move = Callable[[Tensor], Tensor]
 
 
 class Source(Protocol):
-    """What the explorer asks of a network.
+    """A network as the explorer uses it.
 
     Attributes:
         model: the network, in eval mode.
@@ -38,7 +38,7 @@ class Source(Protocol):
     def attributes(self) -> dict[int, dict[str, int]]:
         """For every depth the attributes that can be translated along, with their numbers of values.
 
-        The classes, v_{J-1}, are none: no layer convolves along them, so that their order means nothing.
+        The classes, v_{J-1}, are not among them: no layer convolves along them, so their order means nothing.
 
         """
         ...
@@ -48,16 +48,16 @@ class Source(Protocol):
         ...
 
     def scores(self, x: Tensor, j: int, axis: str, moves: Sequence[Move]) -> Tensor:
-        """Logits (moves, b, classes) after x_j was moved along an axis; a move takes and gives (..., values)."""
+        """Logits (moves, b, classes) after x_j was moved along an axis; a move maps (..., values) to the same shape."""
         ...
 
     def digest(self) -> str:
-        """SHA-256 of everything that the arrays depend on, beside the images and the position."""
+        """SHA-256 of everything that the arrays depend on, except the images and the position."""
         ...
 
 
 def attribute_dim(axis: str, j: int, *, newest_at: int) -> int:
-    """Where attribute `axis` of x_j stands, given the dimension at which v_j does.
+    """The dimension of attribute `axis` of x_j, given the dimension of v_j.
 
     Example:
         >>> attribute_dim("v6", 7, newest_at=-1)
@@ -175,7 +175,7 @@ def _array_and_output(layer: AttributeLayer, x: Tensor) -> tuple[Tensor, Tensor]
 
 
 def weights_digest(model: nn.Module, what: Any) -> str:
-    """SHA-256 over a network's state, and what else its arrays depend on (as JSON)."""
+    """SHA-256 of a network's state and of whatever else its arrays depend on, as JSON."""
     result = hashlib.sha256(json.dumps(what).encode())
     for name, value in sorted(model.state_dict().items()):
         result.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())

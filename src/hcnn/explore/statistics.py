@@ -1,4 +1,4 @@
-"""Numbers about translations along attributes, per query image; `Bootstrap` makes means and intervals of them."""
+"""Numbers about translations along attributes, per query image, and their means and intervals by bootstrap."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +14,16 @@ from hcnn.explore.sources import Source, attribute_dim
 
 
 class Bootstrap:
-    """Resamples of queries: the same ones for everything that is measured on them, so that differences are paired.
+    """Resamples of queries, the same for everything that is measured on them, so that differences are paired.
 
-    Percentile intervals. Queries are drawn with replacement; the network and the data base are held fixed, so an
-    interval says how far the number depends on which images were asked about, and nothing about other training runs.
+    Intervals are percentile intervals. Queries are drawn with replacement while the network and the database stay
+    fixed, so an interval shows how much a number depends on the choice of queries, and nothing about other training
+    runs.
 
     Args:
         n: number of queries.
-        resamples: how many.
-        seed: which ones.
+        resamples: number of resamples.
+        seed: random seed.
 
     Example:
         >>> boot = Bootstrap(200)
@@ -66,12 +67,12 @@ def estimate(values: Tensor, boot: Bootstrap) -> Estimate:
 
 @dataclass(frozen=True)
 class Questions:
-    """What is asked about: arrays of some images, beside the data base that neighbours are looked for in.
+    """The queries: arrays of some images, whose neighbours are searched for in the database.
 
     Attributes:
         arrays: per depth (n, v_{j-1}, v_j), not smoothed.
         labels: (n,).
-        members: (n,), their numbers in the data base, which they must not find; None if they are not in it.
+        members: (n,), their numbers in the database, where they must not find themselves; None if they are not in it.
 
     """
 
@@ -92,7 +93,7 @@ def class_consistency(
     """Whether the image nearest to a query's array, translated by τ, has the query's class.
 
     Args:
-        base: arrays of the data base.
+        base: arrays of the database.
         labels: its classes.
         questions: the queries.
         j: depth.
@@ -123,16 +124,16 @@ def class_consistency(
 
 
 def path_distances(arrays: Tensor, axis: int, amounts: Sequence[float], *, smooth: bool = True) -> Tensor:
-    """How far an array moves when it is translated: ||x̄ - T_τ x̄||² over what two random images are apart.
+    """How far an array moves when it is translated: ||x̄ - T_τ x̄||² divided by that of two random images.
 
     Args:
         arrays: (n, v_{j-1}, v_j), of many images.
         axis: dimension of the attribute.
         amounts: translations τ.
-        smooth: along the attribute first, as the paper does.
+        smooth: whether to smooth along the attribute first, as the paper does.
 
     Returns:
-        float64 (amounts, n). 1 means as far as another image drawn at random.
+        float64 (amounts, n). 1 means as far as a random other image.
 
     """
     x = (shifts.smooth(arrays, axis) if smooth else arrays).double()
@@ -141,9 +142,9 @@ def path_distances(arrays: Tensor, axis: int, amounts: Sequence[float], *, smoot
 
 
 def roughness(arrays: Tensor, axis: int) -> Tensor:
-    """How unlike neighbouring values of an attribute are: squared differences of neighbours over those of all pairs.
+    """How much neighbouring values of an attribute differ: squared differences of neighbours over those of all pairs.
 
-    Not smoothed. In a random order it is 1 on average, exactly; an attribute along which arrays vary smoothly is below.
+    Arrays are not smoothed. The mean over all orders is exactly 1; it is less where arrays vary smoothly.
 
     Args:
         arrays: (n, v_{j-1}, v_j).
@@ -165,7 +166,7 @@ def roughness(arrays: Tensor, axis: int) -> Tensor:
 def flatness(
     source: Source, x: Tensor, j: int, axis: str, *, order: Sequence[int] | None = None, batch: int = 250
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """How much the class scores change when all of x_j is translated; Proposition 3.1 seen at work.
+    """How much the class scores change when all of x_j is translated; see Proposition 3.1.
 
     Args:
         source: the network.
@@ -173,11 +174,11 @@ def flatness(
         j: depth.
         axis: the attribute, v_{j-2}, v_{j-1} or v_j.
         order: translate along this order of the values instead of their own (the control).
-        batch: images at a time.
+        batch: number of images processed at a time.
 
     Returns:
         For τ = 1 … size - 1, each (τ, n): whether the predicted class stays; total variation between the class
-        probabilities before and after, 0 … 1; squared change of the logits over what two random images are apart.
+        probabilities before and after, 0 … 1; squared change of the logits divided by that between two random images.
 
     """
     size = source.sizes()[j][{2: 0, 1: 1, 0: 2}[j - int(axis[1:])]]

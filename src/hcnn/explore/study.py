@@ -1,9 +1,9 @@
-"""Everything that is measured about a run's attributes, with its controls, as plain rows for JSON and CSV.
+"""All measurements of a run's attributes, with controls, as plain rows for JSON and CSV.
 
 Every row is a dict with at least ``statistic, network, order, depth, attribute, value, low, high, n``:
 
-- ``network``: "trained", "untrained" (same configuration and normalization statistics, nothing learned), or the name
-  of a comparator whose channels have no order;
+- ``network``: "trained", "untrained" (same configuration, with normalization statistics but without training), or the
+  name of a control run, for example a baseline whose channels have no order;
 - ``order``: "own", or "shuffled": the same computation on the attribute's values in a random order, averaged over
   several orders;
 - ``low, high``: the 95 % bootstrap interval over query images.
@@ -35,15 +35,15 @@ _CONTROL_IMAGES = 1000  # that the untrained network's normalizations see
 
 @dataclass(frozen=True)
 class StudySettings:
-    """How much is measured.
+    """The extent of a study.
 
     Attributes:
-        queries: images asked about; for class consistency and smoothness.
-        changed: images whose properties are changed.
-        flat: images whose arrays are translated inside the network.
-        orders: shuffled orders per attribute for properties; the other statistics take two.
-        resamples: of the bootstrap.
-        seed: of queries, orders and the untrained network.
+        queries: number of query images, for class consistency and smoothness.
+        changed: number of images whose properties are changed.
+        flat: number of images whose arrays are translated inside the network.
+        orders: number of shuffled orders per attribute for properties; the other statistics use two.
+        resamples: number of bootstrap resamples.
+        seed: random seed for queries, orders and the untrained network.
 
     """
 
@@ -57,12 +57,12 @@ class StudySettings:
 
 @dataclass(frozen=True)
 class Study:
-    """What was measured.
+    """The results of a study.
 
     Attributes:
-        info: where it comes from: run, weights, data, settings.
-        rows: curves; see the module.
-        contrasts: differences to the controls, paired by query.
+        info: the origin: run, weights, data and settings.
+        rows: the curves; see the module.
+        contrasts: differences from the controls, paired by query.
         properties: one row per depth, attribute and property, with a verdict.
 
     """
@@ -94,23 +94,23 @@ def run_study(
     folder: Path | None = None,
     say: Say = lambda text: None,
 ) -> Study:
-    """Measure everything, with an untrained network and any further controls beside.
+    """Measure everything for a network and its controls.
 
     Queries are held-out images where there are some, drawn in the proportions of the classes: on images that a network
     was trained on, a neighbour of the same class may be memory.
 
     Args:
-        explorer: the run with its data base.
-        settings: how much.
-        controls: further networks by name, comparators; "untrained" is added.
-        folder: where the arrays of the controls are kept; beside those of the run if None.
-        say: told of each step.
+        explorer: the run with its database.
+        settings: the extent.
+        controls: further networks by name, such as baselines; "untrained" is added.
+        folder: the folder for the arrays of the controls; beside those of the run if None.
+        say: called with a description of each step.
 
     Returns:
         The study.
 
     Raises:
-        ValueError: if there are fewer images than are asked for.
+        ValueError: if there are not enough images.
 
     """
     s = settings or StudySettings()
@@ -177,7 +177,7 @@ def _arrays(explorer: Explorer, source: Source, folder: Path | None) -> Arrays:
 
 
 def _asked(explorer: Explorer, count: int, seed: int) -> tuple[ImageSet, Tensor | None]:
-    """Queries, and where they stand in the data base if they are from it."""
+    """The queries, and their numbers in the database if they are from it."""
     held_out = explorer.held_out
     images = explorer.base if held_out is None else held_out
     count = min(count, len(images) - len(images.classes))

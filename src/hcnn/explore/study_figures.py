@@ -1,4 +1,4 @@
-"""Figures of a study: the heat map of properties, and the curves of everything else, controls beside."""
+"""Figures of a study: a heat map of properties, and curves of everything else, with controls."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,8 +18,8 @@ def draw_study(study: Study, folder: Path) -> list[Path]:
     """Draw every figure of a study into a folder.
 
     Args:
-        study: what was measured.
-        folder: where the PNGs go; it must exist.
+        study: the results.
+        folder: an existing folder for the PNGs.
 
     Returns:
         The files.
@@ -41,10 +41,10 @@ def draw_study(study: Study, folder: Path) -> list[Path]:
 
 
 def property_figure(study: Study, path: Path) -> None:
-    """Correlation of shift and amount, per depth and attribute (rows) and property (columns), controls beside.
+    """Correlation of shift and amount by depth and attribute (rows) and property (columns), with controls.
 
-    One diverging scale for all maps. In the first, the percentage in a cell is the share of the array's change that
-    the shifts explain; a frame marks what is beyond every control.
+    All maps share one diverging scale. In the first, the percentage in a cell is the share of the array's change that
+    the shifts explain; a frame marks cells that are beyond every control.
 
     """
     rows = study.properties
@@ -140,7 +140,7 @@ def smoothness_figure(study: Study, path: Path) -> None:
 
 
 def flatness_figure(study: Study, path: Path) -> None:
-    """How much the class scores change under shifts of x_j that they are not bound to ignore, by depth."""
+    """How much the class scores change, by depth, under shifts of x_j that could change them."""
     plot = pyplot()
     figure, grid = plot.subplots(2, 2, figsize=(10, 6.6), layout="constrained", sharex=True, sharey="row")
     for line, what in zip(grid, (CHANGE, "prediction stays"), strict=True):

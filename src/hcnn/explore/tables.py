@@ -1,4 +1,4 @@
-"""The tables of a study: rows with intervals, and differences to the controls, paired by query image."""
+"""The tables of a study: rows with intervals, and differences from the controls, paired by query image."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -40,15 +40,15 @@ def consistency_table(
 
     Args:
         sources: networks by name, "trained" among them.
-        bases: for each the arrays and classes of the data base.
-        questions: for each the queries.
-        boot: resamples of the queries.
-        seed: of shuffled orders.
-        say: told of each step.
+        bases: for each network the arrays and classes of the database.
+        questions: for each network the queries.
+        boot: the resamples of the queries.
+        seed: random seed for shuffled orders.
+        say: called with a description of each step.
 
     Returns:
-        Rows; and contrasts of the mean over τ ≠ 0 along v_{j-1}: with each control, with no shift, and deep against
-        shallow.
+        Rows; and contrasts of the mean over τ ≠ 0 along v_{j-1} with each control, with no shift, and between the
+        deepest and the first depth.
 
     """
     rows: list[Row] = []
@@ -93,13 +93,13 @@ def _consistency_contrasts(hits: Mapping[tuple[str, str], Mapping[int, Tensor]],
 def path_table(
     sources: Mapping[str, Source], questions: Mapping[str, Questions], boot: Bootstrap, *, seed: int = 0
 ) -> list[Row]:
-    """How the distance between x̄ and its shift grows with τ, in steps of 1/4 to half a period; and roughness.
+    """The distance between x̄ and its shift for τ in steps of 1/4 up to half a period; and roughness.
 
     Args:
         sources: networks by name.
-        questions: for each the queries.
-        boot: resamples of the queries.
-        seed: of shuffled orders.
+        questions: for each network the queries.
+        boot: the resamples of the queries.
+        seed: random seed for shuffled orders.
 
     Returns:
         Rows "path distance" and "roughness".
@@ -133,12 +133,12 @@ def flatness_table(
     Args:
         sources: networks by name, "trained" among them.
         x: standardized images.
-        boot: resamples of the images.
-        seed: of shuffled orders.
-        say: told of each step.
+        boot: the resamples of the images.
+        seed: random seed for shuffled orders.
+        say: called with a description of each step.
 
     Returns:
-        Rows, where ``implied`` marks shifts that leave the scores as they are whatever the weights; and contrasts of
+        Rows, in which ``implied`` marks shifts that cannot change the scores whatever the weights are; and contrasts of
         the change of the logits with each control, over the other shifts.
 
     """
@@ -207,7 +207,7 @@ def _kinds(size: int, seed: int, count: int) -> dict[str, Sequence[Sequence[int]
 
 
 def _control(name: str, kind: str) -> str | None:
-    """What a network and an order are a control as, if they are one."""
+    """The name of a network and an order as a control, or None."""
     if name == "trained":
         return "shuffled order" if kind == "shuffled" else None
     return name if kind == "own" else None

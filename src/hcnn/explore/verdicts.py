@@ -33,12 +33,12 @@ def property_table(
     Args:
         sources: networks by name, "trained" among them.
         images: uint8 (n, c, h, w), to be changed.
-        preprocessing: of the networks.
-        boot: resamples of the images.
-        position: where arrays are taken.
-        orders: how many shuffled orders (there are two for 4 values).
-        seed: of the orders.
-        say: told of each step.
+        preprocessing: the networks'.
+        boot: the resamples of the images.
+        position: the position at which arrays are taken.
+        orders: number of shuffled orders (there are only two for 4 values).
+        seed: random seed for the orders.
+        say: called with a description of each step.
 
     Returns:
         A row per depth, attribute and property; see `judge`.
@@ -77,16 +77,16 @@ def judge(
 
     "found" if, at 95 % over all cells together (Bonferroni, normal approximation to the bootstrap), the correlation
     is not 0, and both its size and the share of the change that the shifts explain are above those of *every*
-    control. "as a control" if only the correlation is not 0: a meaningless order or an untrained network does it too.
-    Else "nothing".
+    control. "as a control" if only the correlation is not 0: a meaningless order or an untrained network does the same.
+    Otherwise "nothing".
 
     Args:
         cell: depth, attribute, property.
-        own: what was measured.
-        shuffled: the same in shuffled orders of the attribute.
-        others: the same in other networks.
+        own: the result.
+        shuffled: the results for shuffled orders of the attribute.
+        others: the results for other networks.
         boot: the resamples.
-        cells: how many such decisions are made.
+        cells: number of such decisions.
 
     Returns:
         A row: correlation as ``value`` with its 95 % interval, the share ``explained``, those of the controls (of

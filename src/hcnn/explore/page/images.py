@@ -27,7 +27,7 @@ def _neighbour(explorer: Explorer, view: View, image: int, label: int) -> Any:
 
 
 def view_png(explorer: Explorer, query: Query, view: View) -> bytes:
-    """The rows of a view, as the page shows them, as the bytes of a PNG."""
+    """The rows of a view as the page shows them; returns the bytes of a PNG."""
     from PIL import Image, ImageDraw
 
     step = _SIDE + 6 + _GAP
@@ -55,7 +55,7 @@ def view_png(explorer: Explorer, query: Query, view: View) -> bytes:
 
 
 def walk_gif(explorer: Explorer, query: Query, view: View, *, seconds: float = 0.6) -> bytes:
-    """The nearest image after each whole translation, one frame each, the query beside; the bytes of a GIF."""
+    """The nearest image after each whole translation, one per frame, beside the query; returns the bytes of a GIF."""
     from PIL import Image, ImageDraw
 
     frames, asked = [], _tile(explorer.image(query), _INK)

@@ -1,4 +1,4 @@
-"""How often one address may ask."""
+"""A limit on how often one address may send requests."""
 
 import threading
 import time
@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 
 class RateLimit:
-    """A bucket of requests per client, which fills again at a constant rate.
+    """A bucket of requests per client, which refills at a constant rate.
 
     Args:
         rate: requests per second.
-        burst: requests at once.
-        clients: addresses remembered; the one that has been silent longest is forgotten first.
-        clock: seconds that never go back.
+        burst: requests that may come at once.
+        clients: number of addresses to remember; the one that was silent longest is forgotten first.
+        clock: gives monotonic seconds.
 
     Example:
         >>> now = 0.0
@@ -33,7 +33,7 @@ class RateLimit:
         self._lock = threading.Lock()
 
     def allows(self, client: str) -> bool:
-        """Whether a client may ask now; counts the request."""
+        """Count a request, and return whether it is allowed."""
         with self._lock:
             now = self.clock()
             left, at = self._left.pop(client, (self.burst, now))

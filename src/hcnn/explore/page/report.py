@@ -1,4 +1,4 @@
-"""One HTML file of what `hcnn explore` found: pictures, numbers and views inside, nothing fetched."""
+"""One HTML file with the results of `hcnn explore`, which contains all pictures, numbers and views."""
 
 import base64
 import html
@@ -22,17 +22,18 @@ from hcnn.text import printable
 
 _LIMIT = 20_000_000  # bytes
 _APPROXIMATE = " In this network, which pads with zeros, such a move is an approximation."
-_SIDE = 64  # of a small picture at most
+_SIDE = 64  # pixels of a small picture at most
 _FIGURES = {
-    "consistency.png": "How often the nearest image has the query's class, by depth: without a shift, and after one. "
-    "If the order of an attribute means something, the solid line stays above the dashed one, whose order is shuffled.",
+    "consistency.png": "How often the nearest image has the query's class, by depth, without and with a translation. "
+    "If the order of an attribute means something, the solid line is above the dashed one, whose order is shuffled.",
     "smoothness.png": "How far an array moves when it is translated, and whether neighbouring values of an attribute "
     "are more alike than others (roughness below 1).",
     "flatness.png": "How much class scores change when the array inside the network is translated.",
-    "properties.png": "Is an attribute a property? Images were changed by known amounts; a cell is the correlation "
-    "between the amount and the shift that explains the change best. A frame marks what is beyond every control.",
-    "figure-3.png": "The paper's figure 3: nearest images after a translation, their arrays beneath.",
-    "figure-4.png": "The paper's figure 4: depth by translation.",
+    "properties.png": "Does an attribute stand for a property? Images were changed by known amounts. Each cell is the "
+    "correlation between the amount and the shift that explains the change best; a frame marks cells that are beyond "
+    "every control.",
+    "figure-3.png": "Figure 3 of the paper: the nearest images after a translation, with their arrays beneath.",
+    "figure-4.png": "Figure 4 of the paper: the nearest images by depth and translation.",
 }
 
 
@@ -47,8 +48,8 @@ def write_report(
     """Write report.html into a folder that holds the figures of a study.
 
     Args:
-        explorer: the run with its data base.
-        study: what was measured.
+        explorer: the run with its database.
+        study: the results.
         folder: the folder with the study's PNGs; those that are there become part of the report.
         queries: images whose views become part of it; one of each of four classes if None.
         k: neighbours per row.
@@ -88,7 +89,7 @@ def render(study: Study, data: Mapping[str, Any], folder: Path) -> str:
     """The HTML of a report.
 
     Args:
-        study: what was measured.
+        study: the results.
         data: classes, thumbnails and views, as report.js reads them.
         folder: the folder with the study's PNGs.
 

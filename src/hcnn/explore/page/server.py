@@ -1,4 +1,4 @@
-"""The live page: `views` over HTTP, on this machine unless told otherwise."""
+"""The live page: `views` over HTTP, by default for this machine only."""
 
 import asyncio
 import re
@@ -22,7 +22,7 @@ from hcnn.explore.page.views import describe, grid, view
 MAX_BYTES = 8 << 20  # of an upload
 MAX_PIXELS = 25_000_000
 _UPLOADS = 64  # kept in memory; the oldest goes first
-_FILES = {  # all that is ever read, by name: no part of a request becomes a path
+_FILES = {  # the only files that are read: no part of a request becomes a path
     "/": ("index.html", "text/html"),
     "/style.css": ("style.css", "text/css"),
     "/view.js": ("view.js", "text/javascript"),
@@ -33,7 +33,7 @@ _CLOSING_SECONDS = 2  # that requests in progress get when the server is stopped
 
 
 class Uploads:
-    """Images that visitors gave, by a random name; in memory only."""
+    """Images that visitors uploaded, by a random name, in memory only."""
 
     def __init__(self, explorer: Explorer, kept: int = _UPLOADS) -> None:
         self.shape, self.kept = explorer.base.images.shape[1:], kept
@@ -41,10 +41,10 @@ class Uploads:
         self._lock = threading.Lock()
 
     def add(self, data: bytes) -> str:
-        """Decode an image, resize and crop it as training images are, and name it.
+        """Decode an image, resize and crop it like a training image, and give it a name.
 
         Raises:
-            ValueError: if it is no image, damaged, or has too many pixels.
+            ValueError: if it is not an image, is damaged, or has too many pixels.
         """
         pixels = decode(data, lambda image: image.width * image.height)  # reads the header only
         if pixels > MAX_PIXELS:
@@ -58,10 +58,10 @@ class Uploads:
         return name
 
     def get(self, name: str) -> Tensor:
-        """The image of a name; ValueError if it is not there (any more)."""
+        """The image of a name; a ValueError if it is not there (any more)."""
         with self._lock:
             if name not in self._images:
-                raise ValueError("image: this upload is not here any more; give it again")
+                raise ValueError("image: this upload is no longer stored; upload it again")
             return self._images[name]
 
 
@@ -76,17 +76,17 @@ def make_app(
     """The application, for uvicorn or any other ASGI server.
 
     Args:
-        explorer: the run with its data base.
+        explorer: the run with its database.
         hosts: names of this server beside the loopback names and the address at which a request arrives.
-        requests: limit on all requests of an address; 200 a second, 1,000 at once by default.
-        uploads: limit on uploads of an address; 1 a second, 8 at once by default.
+        requests: limit on all requests of an address; by default 200 per second, or 1,000 at once.
+        uploads: limit on uploads of an address; by default one per second, or 8 at once.
         upload_seconds: time that an upload may take to arrive.
 
     Returns:
         A FastAPI application. Bad input is answered with 4xx and a line that says what was expected.
 
     Raises:
-        ImportError: without FastAPI; it says which extra to install.
+        ImportError: if FastAPI is not installed; it names the extra.
     """
     try:
         from fastapi import FastAPI, Request, Response
@@ -188,7 +188,7 @@ def run_app(app: Any, listening: socket.socket) -> None:
         listening: the socket.
 
     Raises:
-        ImportError: without uvicorn; it says which extra to install.
+        ImportError: if uvicorn is not installed; it names the extra.
     """
     try:
         import uvicorn
@@ -207,12 +207,12 @@ def run_app(app: Any, listening: socket.socket) -> None:
 
 
 def _amounts(text: str) -> dict[str, float]:
-    """``v6:1,v7:-0.5`` as amounts per attribute."""
+    """Parse amounts per attribute, such as ``v6:1,v7:-0.5``."""
     amounts: dict[str, float] = {}
     for part in filter(None, text.split(",")):
         match = re.fullmatch(r"(v[0-9]{1,3}):(-?[0-9]{1,4}(?:\.[0-9]{1,4})?)", part)
         if match is None:
-            raise ValueError(f"move: expected attributes with amounts, as v6:1,v7:-0.5; got {part[:40]!r}")
+            raise ValueError(f"move: expected attributes with amounts, such as v6:1,v7:-0.5; got {part[:40]!r}")
         amounts[match[1]] = float(match[2])
     return amounts
 

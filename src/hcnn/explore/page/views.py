@@ -1,4 +1,4 @@
-"""What is shown for one image, depth and translation: neighbours, their distances, class scores, controls."""
+"""The view of one image, depth and translation: neighbours, their distances, class scores and controls."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,10 +15,10 @@ View = dict[str, Any]
 
 
 def describe(explorer: Explorer) -> View:
-    """What a page must know about a run before it asks for views.
+    """The facts about a run that a page needs before it requests views.
 
     Args:
-        explorer: the run with its data base.
+        explorer: the run with its database.
 
     Returns:
         Name, classes, number of images, depths with their attributes, whether translations are exact; plain values for
@@ -43,13 +43,13 @@ def view(
     "shuffled", at `move` with the values of `axis` in a random order, a control for its order.
 
     Args:
-        explorer: the run with its data base.
-        query: an image of the data base, or any image, uint8 (c, *u).
+        explorer: the run with its database.
+        query: an image of the database, or any image, uint8 (c, *u).
         j: depth.
-        move: amount per attribute; those left out are not translated.
-        axis: the attribute along which the rows go.
-        k: neighbours a row.
-        seed: of the random order.
+        move: amount per attribute; attributes that are not named are not translated.
+        axis: the attribute along which the rows are translated.
+        k: neighbours per row.
+        seed: random seed for the random order.
 
     Returns:
         Plain values for JSON. ``found`` holds for each row (image, class, distance, near enough); ``far`` is the
