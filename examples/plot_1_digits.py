@@ -2,16 +2,16 @@
 Digits: train, fold, translate, export
 ======================================
 
-A small HCNN on scikit-learn's 1,797 handwritten digits, from training to a program that runs without this package.
-On the command line most of this page is ``hcnn demo``.
+This example trains a small HCNN on scikit-learn's 1,797 handwritten digits and ends with a program that runs without this
+package. On the command line, ``hcnn demo`` does most of it.
 """
 
 # %%
 # Data and training
 # -----------------
-# Images are bytes, `(n, c, u1, u2)`. The split comes from a seed; the test set is read once, below. ``circular`` makes
-# translations along attributes exact. Muon's settings are those of the recipe ``fast``, which were chosen on validation images of
-# CIFAR-10; eight epochs keep this page short, ``hcnn demo`` takes forty.
+# Images are arrays of bytes, `(n, c, u1, u2)`. The split depends on a seed only; the test set is read once, below.
+# ``circular`` makes translations along attributes exact. The settings of Muon are those of the recipe ``fast``, which were
+# chosen on validation images of CIFAR-10. Eight epochs keep this page short; ``hcnn demo`` trains longer.
 
 import tempfile
 from pathlib import Path
@@ -58,7 +58,7 @@ axis.set(xlabel="epoch", ylabel="mean training loss", ylim=(0, None))
 # %%
 # Fold
 # ----
-# Without an inner ELU the factors h and g and both normalizations compose to one filter per layer.
+# Without an inner ELU, the factors h and g and both normalizations compose to a single filter per layer.
 
 small = model.fold()
 with torch.no_grad():
@@ -70,8 +70,8 @@ assert difference < 1e-3
 # %%
 # Translate
 # ---------
-# :math:`x_4` has the attributes v2, v3, v4. A translation by the product of the strides that lie on an axis' way leaves
-# every score as it is: Proposition 3.1 of the paper. Half of it need not.
+# :math:`x_4` has the attributes v2, v3, v4. A translation along an axis by the product of the strides that follow leaves
+# every score unchanged: this is Proposition 3.1 of the paper. Half of that translation need not.
 
 with torch.no_grad():
     logits, arrays = model(images[:200], return_arrays=True)
@@ -87,10 +87,10 @@ with torch.no_grad():
         ).abs().max() < 1e-3
 
 # %%
-# Which images lie near a translated array? The paper's figure 4 in small: a query, and for each shift τ along
-# :math:`v_{j-1}` the training image whose invariant array (eq. 9) is nearest to the shifted one. At τ = 0
-# that is an image of the same digit. Whether what is found at other shifts is near enough to mean something is measured in :doc:`/explore`:
-# for digits, mostly it is not.
+# Which images are near a translated array? This is a small version of the paper's figure 4: a query and, for each shift τ
+# along :math:`v_{j-1}`, the training image whose invariant array (eq. 9) is nearest to the shifted array. At τ = 0 it is an
+# image of the same digit. :doc:`/explore` measures whether the images found at other shifts are near enough to mean
+# something; for digits, most are not.
 
 _, found = invariant_arrays(model, data.train.images, preprocessing)
 near = found[5]
@@ -110,9 +110,10 @@ for axis in axes.flat:
 # %%
 # Export
 # ------
-# `hcnn.export` folds the network, puts the standardization inside, compares with the trained network on images that are
-# given to it, and only then writes the file. The program takes any number of images of any size, as pixels from 0 to 1, and runs without
-# this package. ``hcnn export`` on the command line does the same, and ONNX, C and safetensors too.
+# `hcnn.export` folds the network, includes the standardization, compares the result with the trained network on the given
+# images, and only then writes the file. The exported program accepts any number of images of any size, with pixels from 0
+# to 1, and runs without this package. On the command line, ``hcnn export`` does the same and can also write ONNX, C and
+# safetensors.
 
 with tempfile.TemporaryDirectory() as folder:
     file = Path(folder) / "digits.pt2"

@@ -2,18 +2,20 @@
 Time series: one axis instead of two
 ====================================
 
-Two real data sets that the package `aeon <https://www.aeon-toolkit.org>`_ carries inside of it, with its own train and test split, and its
-MiniRocket classifier beside ours. JapaneseVowels is speech: nine men say two vowels, and one asks who it is; 12 cepstral
-coefficients over 7 to 29 frames. BasicMotions is a smart watch: four activities, six sensors, 100 samples.
+This example uses two real data sets that ship with the package `aeon <https://www.aeon-toolkit.org>`_, with their own
+train and test splits, and aeon's MiniRocket classifier as the baseline. JapaneseVowels is speech: nine men say two vowels,
+and the task is to tell who is speaking, from 12 cepstral coefficients over 7 to 29 frames. BasicMotions comes from a smart
+watch: four activities, six sensors, 100 samples.
 """
 
 # %%
 # Data
 # ----
-# The lengths of JapaneseVowels differ. Every recording is resampled to 32 frames by linear interpolation, so that time is relative. The
-# other way, filling up with zeros, was compared on the training set alone, as were depth, strides and noise
-# (``benchmarks/series_selection.py``); what won there is what stands here. How long a recording was is lost, for both
-# classifiers; within the training set MiniRocket did slightly better on the filled-up series (``results/series/first.md``).
+# The recordings in JapaneseVowels differ in length. Each one is resampled to 32 frames by linear interpolation, so time is
+# relative. The alternative, padding with zeros, was compared with this on the training set only, as were depth, strides and
+# noise (``benchmarks/series_selection.py``); this page uses the settings that won. The length of a recording is lost for
+# both classifiers. Within the training set MiniRocket did slightly better on the padded series
+# (``results/series/first.md``).
 
 import warnings
 
@@ -111,10 +113,11 @@ for name, (load, length, epochs) in SETS.items():
     found[name] = (min(scores), min(rocket))
 
 # %%
-# MiniRocket trains in a second, where the network takes many. The network is small, and its arrays can be looked at: above one
-# test series of each activity, six sensors one over the other; below :math:`x_6(v_5, v_6)`, of the layer before the one that
-# makes the classes, averaged over time and over :math:`v_4`, as the mean of the activity's test series less the mean of all. ``model``, ``unseen`` and ``expected`` are
-# those of BasicMotions, the last set of the loop.
+# MiniRocket trains in a second, whereas the network takes many. The network is small, and its arrays can be inspected. The
+# upper row shows one test series of each activity, with its six sensors above each other. The lower row shows
+# :math:`x_6(v_5, v_6)`, the array before the layer that computes the classes, averaged over time and over :math:`v_4`: the
+# mean over the test series of the activity minus the mean over all series. ``model``, ``unseen`` and ``expected`` are those
+# of BasicMotions, the last data set of the loop.
 
 with torch.no_grad():
     _, arrays = model(torch.tensor(unseen), return_arrays=True)

@@ -2,10 +2,10 @@
 Sound: log-frequency as an ordered attribute
 ============================================
 
-For sound, the paper's first layer is a spectrogram :math:`x_1(u, v_1)`: u is time and :math:`v_1` log-frequency. A
-transposition is then a translation along :math:`v_1`, and layers that convolve along it and finally average are nearly invariant to
-transposition. Here a network learns six kinds of sounds at low pitches and is asked about them an octave and more
-above. The sounds are synthetic: they show the law at work, not how well real sound is recognized.
+For sound, the paper's first layer is a spectrogram :math:`x_1(u, v_1)`, where u is time and :math:`v_1` is log-frequency. A
+transposition is then a translation along :math:`v_1`, and layers that convolve along it and finally average over it are
+nearly invariant to transposition. Here a network learns six kinds of sounds at low pitches and is tested on pitches an
+octave and more above. The sounds are synthetic: they show that the law holds, not how well real sound is recognized.
 """
 
 # %%
@@ -81,8 +81,8 @@ axes[2].set(
 # %%
 # A network on top
 # ----------------
-# The front end is layer 1. Two layers convolve along log-frequency, the next averages it out. Nothing in the package needed to change for
-# this: an `AttributeConv` acts on any array of attributes.
+# The front end is layer 1. Two layers convolve along log-frequency, and the next one averages it out. The package needed no
+# change for this, because an `AttributeConv` acts on any array of attributes.
 
 
 class Compress(nn.Module):
@@ -156,8 +156,9 @@ for name, build in (("attributes", attribute_network), ("channels", channel_netw
         print(f"  {key:34s}" + " ".join(f"{value:6.1f}" for value in values))
 
 # %%
-# Both learn the kinds where they were trained, the channels less well. Only the network that convolves along log-frequency keeps its answers when
-# the pitch leaves that range. It cannot be exact: a support of 72 semitones has ends, and what reaches over them is lost.
+# Both networks learn the kinds of sound in the range they were trained on, the one with unordered channels less well. Only
+# the network that convolves along log-frequency keeps its answers when the pitch leaves that range. It cannot be exact: an
+# axis of 72 semitones has ends, and whatever moves beyond them is lost.
 
 far = "1.6 octaves above, 450 to 900 Hz"
 assert min(results["attributes"][far]) > max(results["channels"][far]) + 10

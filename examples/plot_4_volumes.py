@@ -2,8 +2,8 @@
 Volumes: a network with three spatial axes
 ==========================================
 
-The same network on 16×16×16 voxels: six shapes that this script makes, at random angles, sizes and places, with noise.
-``spatial_axes=3`` is all that changes.
+The same network classifies volumes of 16×16×16 voxels: six shapes that this script generates at random angles, sizes and
+positions, with noise. Only ``spatial_axes=3`` changes.
 """
 
 # %%
@@ -75,8 +75,8 @@ axes[1, 0].set_ylabel("one slice")
 # %%
 # Two networks
 # ------------
-# Beside the HCNN a plain 3-D network with about as many weights, trained the same way. Nothing was tuned for either; the test set is
-# read once.
+# The baseline is a plain 3-D network with about as many weights, trained in the same way. Nothing was tuned for either
+# network; the test set is read once.
 
 
 def plain(width: int) -> nn.Module:
@@ -140,6 +140,7 @@ for name, build in (("HCNN", attribute_network), ("plain", lambda: plain(11))):
         print(f"{'folded':6s} {sum(p.numel() for p in folded.parameters()):7,} parameters, the same scores")
 
 # %%
-# In eight epochs the plain network learns this task better. The example shows that three axes work, not that they pay.
+# In eight epochs the plain network learns this task better. The example shows that three spatial axes work, not that they
+# are worth it.
 
 assert scores["HCNN"] > 0.65

@@ -2,16 +2,16 @@
 In your own network: a ResNet stage, a U-Net stage
 ==================================================
 
-`AttributeBlock` takes the place of a 3×3 convolution, its batch normalization and its non-linearity: channels in, as many channels
-out. It reads the channels as an array of attributes, here 64 = 2×4×8 (the sizes that HCNN has for K = 8), averages the oldest out, and
-convolves along the others. The layers work under autocast, ``torch.compile``, ``torch.func``, DDP, ``deepcopy``, pickling,
-``parametrize`` and gradient checkpointing; the tests hold each of these.
+`AttributeBlock` replaces a 3×3 convolution together with its batch normalization and its non-linearity, and keeps the
+number of channels. It treats the channels as an array of attributes, here 64 = 2×4×8 (the sizes of HCNN with K = 8),
+averages out the oldest one, and convolves along the others. The layers work under autocast, ``torch.compile``,
+``torch.func``, DDP, ``deepcopy``, pickling, ``parametrize`` and gradient checkpointing; tests check each of these.
 """
 
 # %%
 # A residual network
 # ------------------
-# A small ResNet of the usual kind, three stages; what its blocks are made of is a parameter.
+# This is a small, ordinary ResNet with three stages. Its kind of convolution is a parameter.
 
 from collections.abc import Callable
 
@@ -106,7 +106,8 @@ assert reports["attribute blocks"][1] > 0.9
 # %%
 # A U-Net
 # -------
-# The lowest level of a U-Net, which has most of its weights, with the same block. The task: take the noise off the digits.
+# The same block replaces the lowest level of a U-Net, which holds most of the weights. The task is to remove noise from
+# digits.
 
 
 class UNet(nn.Module):
@@ -147,7 +148,8 @@ for row, (name, digits) in zip(axes, rows.items(), strict=True):
 # %%
 # What else to know
 # -----------------
-# - The block's attributes must divide one another; their product is the number of channels.
-# - Statistics over several processes: ``hcnn.layers.normalization.synchronize(model, group)``, in place of ``SyncBatchNorm``.
-# - Under ``torch.func`` in training mode, pass the buffers as arguments of the transformed function, for running statistics move in
-#   place, as in any batch normalization; per-sample gradients are meant for evaluation mode.
+# - The size of each of the block's attributes must divide the next one; their product is the number of channels.
+# - For statistics over several processes use ``hcnn.layers.normalization.synchronize(model, group)`` instead of
+#   ``SyncBatchNorm``.
+# - Under ``torch.func`` in training mode, pass the buffers as arguments of the transformed function, because running
+#   statistics are updated in place, as in any batch normalization. Per-sample gradients are meant for evaluation mode.

@@ -2,14 +2,18 @@
 
 import ast
 import importlib
+import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import hcnn
+from hcnn.cli.commands import COMMANDS
 from hcnn.data.datasets import load
 from hcnn.runs.settings import RunSettings
 from hcnn.runs.train import train_run
@@ -68,6 +72,50 @@ def test_names_and_links_on_the_pages_exist(page) -> None:
         place = page.parent / target
         made = {"generated", "gallery"} & set(Path(target).parts)  # written by the build
         assert made or place.exists() or place.with_suffix(".md").exists(), f"{page.name}: no {target}"
+
+
+def commands(page: Path) -> list[str]:
+    """The `hcnn` commands in the indented code of a page, without comments and what the shell does around them."""
+    text = page.read_text().replace("\\\n", " ")
+    found = re.findall(r"^    (?:.*&& )?hcnn (.+)$", text, re.MULTILINE)
+    return [re.split(r" [#<>|&]", line)[0].strip() for line in found if "$" not in line]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_on_the_pages_are_understood(page) -> None:
+    """Options are parsed, not carried out; the parser leaves with an error where it knows one of them not."""
+    for line in commands(page):
+        name, *words = shlex.split(line)
+        assert name in COMMANDS or name in ("--help", "--version"), line
+        if name in COMMANDS:
+            COMMANDS[name].read(name, words)
+
+
+def test_the_readme_has_commands_and_is_short() -> None:
+    assert {line.split()[0] for line in commands(ROOT / "README.md")} >= {"train", "predict", "export", "explore"}
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 110
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_results() -> None:
+    def read(path: str) -> Any:
+        return json.loads((ROOT / "results" / path).read_text())
+
+    text = (ROOT / "README.md").read_text()
+    demo, small = read("digits/seeds.json")["test_accuracy"], read("hcnn_small_cifar10-fast16/result.json")
+    assert len(demo["values"]) == 3
+    assert f"| {100 * demo['mean']:.1f} ± {100 * demo['std']:.1f} % of the test images (3 seeds) |" in text
+    row = f"CIFAR-10, `hcnn_small_cifar10`, {small['parameters']['composed']:,} weights for inference"
+    assert f"| {row} | {small['test_accuracy']:.2%} of".replace("%", " %") in text
+    assert f"(1 seed, {small['epochs']} epochs)" in text
+    bench = read("benchmarks/cpu-2-cores/bench.json")
+    speed = {
+        (row["overrides"].get("boundary", "zeros"), row["two_step"]): row["images_per_second"]
+        for row in bench["methods"]
+        if (row["name"], row["method"], row["dtype"], row["train"]) == ("hcnn_cifar10", "auto", "float32", True)
+    }
+    for boundary in ("zeros", "circular"):
+        ours, two_step = speed[boundary, False], speed[boundary, True]
+        assert re.search(rf"\| {ours:.1f} images/s; [\w' -]*two-step[\w ]*: {two_step:.1f} \|", text), boundary
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
