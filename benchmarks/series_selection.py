@@ -151,7 +151,7 @@ def main() -> None:
     ]
     path = Path("results/series/README.md")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(page))
+    path.write_text("\n".join(page), encoding="utf-8")
 
 
 if __name__ == "__main__":

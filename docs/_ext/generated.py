@@ -125,7 +125,7 @@ def titled(text: str, folder: Path) -> str:
     """A title for tables that a command wrote without one, and the figures that no page of their folder shows."""
     if text.startswith("# "):
         return text
-    shown = "".join(path.read_text() for path in folder.glob("*.md"))
+    shown = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.md"))
     figures = [path.name for path in sorted(folder.glob("*.png")) if path.name not in shown]
     return f"# Tables of {folder.name}\n\n{text}\n" + "".join(f"![{name[:-4]}]({name})\n\n" for name in figures)
 
@@ -138,7 +138,7 @@ def comparison(source: Path, target: Path) -> None:
     page = target / "comparison.md"
     picture = "\n![Accuracy against parameters and multiply-adds](comparison.png)\n"
     style = "\n```{raw} html\n<style>td:nth-child(7) { min-width: 16em; }</style>\n```\n"  # what was run, in words
-    page.write_text(page.read_text() + picture + style)
+    page.write_text(page.read_text(encoding="utf-8") + picture + style)
 
 
 def results_pages(source: Path, target: Path) -> str:
@@ -151,7 +151,7 @@ def results_pages(source: Path, target: Path) -> str:
             if path.suffix == ".md":
                 here = path.parent
                 keep = lambda m, here=here: m[0] if (here / m[2]).suffix in KEPT and (here / m[2]).exists() else m[1]  # noqa: E731
-                place.write_text(titled(LINK.sub(keep, path.read_text()), here))
+                place.write_text(titled(LINK.sub(keep, path.read_text(encoding="utf-8")), here))
                 copied.append(place.relative_to(target))
             else:
                 shutil.copyfile(path, place)

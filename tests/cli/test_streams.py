@@ -42,7 +42,7 @@ def _process(
         timeout=300,
     )
     assert done.returncode == 0, done.stderr.decode(errors="replace")
-    return json.loads(codes.read_text()), done.stdout, done.stderr
+    return json.loads(codes.read_text(encoding="utf-8")), done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -212,7 +212,7 @@ def _worker_killed_once(folder: Path, at: float) -> subprocess.CompletedProcess[
         assert time.monotonic() - begun < 120
         time.sleep(0.01)
     time.sleep(at)
-    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8").split()
     if workers:
         os.kill(int(workers[-1]), signal.SIGKILL)
     output, _ = process.communicate(timeout=200)

@@ -60,7 +60,7 @@ def steps_on_disk(folder: Path) -> list[int]:
 
 
 def tensors_file(manifest: Path) -> Path:
-    return manifest.with_name(json.loads(manifest.read_text())["tensors"]["file"])
+    return manifest.with_name(json.loads(manifest.read_text(encoding="utf-8"))["tensors"]["file"])
 
 
 # ------------------------------------------------------------------------ kills

@@ -102,7 +102,7 @@ def load_throughput(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         speeds: dict[str, dict[str, Speed]] = {}
         for name, one in found["models"].items():
             for kind in ("train", "infer"):

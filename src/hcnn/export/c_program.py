@@ -84,7 +84,7 @@ def compile_program(source: CSource, folder: Path, compiler: str = "cc") -> Path
     Raises:
         ValueError: if the compiler rejects it; the text holds the compiler's message.
     """
-    (folder / "net.c").write_text(source.text)
+    (folder / "net.c").write_text(source.text, encoding="utf-8")
     command = [compiler, *FLAGS, "-DHCNN_MAIN", str(folder / "net.c"), "-lm", "-o", str(folder / "net")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -129,7 +129,7 @@ def c_source(network: PlainNetwork, preprocessing: Preprocessing, size: Sequence
         "LINEAR": int(network.linear), "PERIODIC": int(network.config.boundary == "circular"),
     }  # fmt: skip
     buffer_bytes = 4 * (buffers[0] + buffers[1] + columns + inner + network.config.channels * math.prod(plane))
-    runtime = (files("hcnn.export") / "runtime.c").read_text()
+    runtime = (files("hcnn.export") / "runtime.c").read_text(encoding="utf-8")
     head, body = runtime.split("/* TABLES */\n")
     about = _ABOUT.format(tables=bytes_total, buffers=buffer_bytes, multiply_adds=multiply_adds, **constants)
     macros = {name: f"#define NET_{name} {value}\n" for name, value in constants.items()}

@@ -215,7 +215,7 @@ def run_node(node: str, spec: dict[str, Any], images: Tensor) -> Tensor:
     )
     with tempfile.TemporaryDirectory(prefix="hcnn-export-") as folder:
         Path(folder, "network.js").write_text(_static("network.js"), encoding="utf-8")
-        Path(folder, "spec.json").write_text(json.dumps(spec))
+        Path(folder, "spec.json").write_text(json.dumps(spec), encoding="utf-8")
         Path(folder, "images").write_bytes(images.numpy().tobytes())
         command = [node, "-e", script, str(images[0].numel())]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

@@ -134,7 +134,7 @@ def load_pretrained(name: str) -> Pretrained:
         raise ValueError(
             f"{name}: no pretrained weights in this package; there are {', '.join(list_pretrained()) or 'none'}"
         )
-    record = json.loads(pretrained_file(f"{name}.json").read_text())
+    record = json.loads(pretrained_file(f"{name}.json").read_text(encoding="utf-8"))
     weights_file = pretrained_file(f"{name}.safetensors")
     data, expected = weights_file.read_bytes(), record["result"]["weights_sha256"]
     digest = hashlib.sha256(data).hexdigest()

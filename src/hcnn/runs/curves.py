@@ -16,7 +16,7 @@ def learning_curves(metrics: Path, path: Path, *, test_accuracy: float | None = 
 
     """
     plot = pyplot()
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     epochs = [row["epoch"] for row in rows]
     figure, (left, right) = plot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     left.plot(epochs, [row["loss"] for row in rows], color="#0072b2", marker=".", label="training")

@@ -14,7 +14,9 @@ def hardware(device: torch.device) -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     if info.exists():
         models = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+            line.split(":", 1)[1].strip()
+            for line in info.read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
         ]
         name = models[0] if models else name
     found = {"processor": name, "threads": torch.get_num_threads(), "device": str(device)}
