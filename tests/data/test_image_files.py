@@ -369,7 +369,9 @@ def test_a_very_large_file_is_refused_before_it_is_read(tmp_path):
 
 
 def test_class_names_may_hold_any_character_that_a_file_name_may(tmp_path):
-    names = ("two\nlines", "tab\tcr\r", "\x1b[31mred", "$a$ [red] <b>", "犬", "\udcff")
+    names = ("two\nlines", "tab\tcr\r", "\x1b[31mred", "$a$ [red] <b>", "\udcff")
+    if sys.getfilesystemencoding() == "utf-8":  # else no file can have this name
+        names += ("犬",)
     root = write(tmp_path, {f"{name}/{i}.png": noise(seed=i) for i, name in enumerate(names)})
     splits = load(root)
     assert splits.train.classes == tuple(sorted(names))
