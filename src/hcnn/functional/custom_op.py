@@ -11,7 +11,12 @@ R = TypeVar("R")
 
 
 def define_operator(
-    name: str, forward: Callable[P, R], backward: Callable[..., Any], fake: Callable[P, R], *, keep: Sequence[int] = ()
+    name: str,
+    forward: Callable[P, R],
+    backward: Callable[..., Any],
+    fake: Callable[..., R],
+    *,
+    keep: Sequence[int] = (),
 ) -> Callable[P, R]:
     """Make a differentiable operator of two plain functions that autograd and compilers do not look into.
 

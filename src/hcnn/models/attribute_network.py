@@ -1,6 +1,5 @@
 """A chain of attribute layers and a readout: what the paper's two networks are."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from hcnn.functional import axis_names, marginal
-from hcnn.layers import AttributeConv, AttributeLayer, FactorizedConv
+from hcnn.layers import AttributeLayer
 from hcnn.layers.folded import fold_layer
 from hcnn.models.configs import HierarchicalCNNConfig, MultiscaleHierarchicalCNNConfig
+from hcnn.models.cost import attribute_counts, attribute_rows
 from hcnn.models.counts import LayerRow, ParameterCount
 from hcnn.models.network import Network
 
@@ -223,38 +223,12 @@ class AttributeNetwork(Network):
 
     def count_parameters(self) -> ParameterCount:
         """The counts of `hcnn.count_parameters`."""
-        *layers, readout = self._counts()
-        trained, composed, norms = (sum(column) for column in zip(*layers, strict=True))
-        linear, _, scale = readout
-        return ParameterCount(trained + linear, composed + linear, norms, scale)
-
-    def _counts(self) -> list[tuple[int, int, int]]:
-        """Trained and composed weights, and the parameters beside them, of each layer and the readout."""
-        rows = []
-        for layer in self.layers:
-            own = sum(p.numel() for p in layer.parameters(recurse=False))
-            plain = isinstance(layer, AttributeConv) or (isinstance(layer, FactorizedConv) and not layer.inner_elu)
-            composed = layer.composed_weight().numel() if plain else own  # pyright: ignore[reportCallIssue]
-            rows.append((own, composed, sum(p.numel() for p in layer.parameters()) - own))
-        linear = sum(p.numel() for name, p in self.readout.named_parameters() if name.startswith("linear"))
-        return [*rows, (linear, linear, sum(p.numel() for p in self.readout.parameters()) - linear)]
+        return attribute_counts(self.layers, self.readout)
 
     def layer_rows(self, image_size: Sequence[int]) -> list[LayerRow]:
         """The rows of `hcnn.models.summary.summarize`."""
-        *layers, (linear, _, scale) = self._counts()
-        extent, sizes, rows = tuple(image_size), (self.config.channels,), []
-        for j, (layer, counts) in enumerate(zip(self.layers, layers, strict=True), start=1):
-            assert isinstance(layer, AttributeConv | FactorizedConv)
-            g = layer.geometry
-            extent = tuple(math.ceil(n / s) for n, s in zip(extent, g.spatial_stride, strict=True))
-            inputs = math.prod(sizes[len(sizes) - g.attributes :]) * (g.channels or 1)
-            sizes = self.attribute_sizes[j - 1]
-            work = math.prod(extent) * layer.multiply_adds(inputs, math.prod(sizes))
-            support = (*g.attribute_support, *g.spatial_support)
-            axes = ", ".join(self.axes(j)[1:])
-            rows.append(LayerRow(str(j), axes, (*sizes, *extent), support, g.stride, *counts, work))
-        last = LayerRow(str(len(rows) + 1), "classes", (self.config.classes,), (), (), linear, linear, scale, linear)
-        return [*rows, last]
+        names = [", ".join(self.axes(j)[1:]) for j in range(1, len(self.layers) + 1)]
+        return attribute_rows(self.config, self.layers, self.readout, names, self.attribute_sizes, image_size)
 
 
 def _averages_oldest(layer: nn.Module) -> bool:

@@ -105,15 +105,7 @@ def _backward(
     return to_x, to_weight.to(grouped.dtype), grad.flatten(2).sum((0, 2))
 
 
-def _fake(
-    x: Tensor,
-    grouped: Tensor,
-    bias: Tensor,
-    analysis: Tensor,
-    synthesis: Tensor,
-    stride: list[int],
-    margins: list[int],
-) -> Tensor:
+def _fake(x: Tensor, grouped: Tensor, bias: Tensor, analysis, synthesis, stride, margins) -> Tensor:
     along = zip(x.shape[2:], margins, grouped.shape[2:], stride, strict=True)
     return x.new_empty(x.shape[0], len(bias), *((n + 2 * m - k) // s + 1 for n, m, k, s in along))
 

@@ -167,9 +167,7 @@ def _dense_backward(
     return *found, to_matrix.to(matrix.dtype)
 
 
-def _dense_fake(
-    x: Tensor, h: Tensor, shift: Tensor, matrix: Tensor, stride: list[int], margin: list[int], bands: list[int]
-) -> Tensor:
+def _dense_fake(x: Tensor, h: Tensor, shift: Tensor, matrix: Tensor, stride, margin, bands) -> Tensor:
     return x.new_empty(len(x), len(matrix), *_space(x, h, stride, margin))
 
 
@@ -231,16 +229,7 @@ def _spectral_backward(
     return *found, to_matrix.to(matrix.dtype)
 
 
-def _spectral_fake(
-    x: Tensor,
-    h: Tensor,
-    shift: Tensor,
-    matrix: Tensor,
-    analysis: Tensor,
-    synthesis: Tensor,
-    stride: list[int],
-    margin: list[int],
-) -> Tensor:
+def _spectral_fake(x: Tensor, h: Tensor, shift: Tensor, matrix: Tensor, _, synthesis, stride, margin) -> Tensor:
     return x.new_empty(len(x), _outputs(matrix, synthesis), *_space(x, h, stride, margin))
 
 
