@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from hcnn import cli
 from hcnn.cli.predict import prediction_lines
+from hcnn.cli.terminal import say, status
 from hcnn.prediction import Prediction
 
 CLASSES = (
@@ -114,3 +116,16 @@ def test_columns_of_the_table_stand_under_each_other() -> None:
         "class    prob.  class    prob.  class    prob.  file\n",
         "犬犬犬   12.5%  cat      12.5%  \\x1b     12.5%  a\n",
     ]
+
+
+def test_what_is_shown_on_a_terminal_is_never_markup() -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=200, markup=False, emoji=False, highlight=False)
+    with status(console, "[/red]") as update:
+        update("[/bold]\x1b[31m goes on\n")
+        console.print("")  # draws the line
+    say(console, "[link=x] :smile: \x1b[2J done", "red")
+    shown = screen.getvalue()
+    for part in ("[/bold]\\x1b[31m goes on\\n", "[link=x] :smile: \\x1b[2J done"):
+        assert part in shown
+    assert "\x1b[2J" not in shown

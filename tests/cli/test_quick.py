@@ -6,6 +6,8 @@ import sys
 import pytest
 
 import hcnn
+from hcnn import cli
+from hcnn.training.recipes import RECIPES
 
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "matplotlib", "PIL", "onnx", "onnxruntime", "pooch", "rich.markdown")
 
@@ -39,3 +41,9 @@ def test_an_unknown_public_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'hcnn' has no attribute 'craete_model'"):
         hcnn.craete_model  # noqa: B018 # pyright: ignore
     assert hcnn.models.__name__ == "hcnn.models"
+
+
+def test_the_help_of_the_demo_says_how_long_it_trains(capsys) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["demo", "--help"])
+    assert f"Default: {RECIPES['digits'].epochs}." in capsys.readouterr().out
