@@ -135,9 +135,8 @@ class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(
-                f"y: expected labels of at least two classes; all {len(y)} are {self.classes_.tolist()[0]!r}"
-            )
+            (only,) = self.classes_.tolist()
+            raise ValueError(f"y: expected labels of at least two classes; all {len(y)} are {only!r}")
         images, labels = self._images(X), torch.from_numpy(labels.astype(np.int64))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         rest, held = self._set_aside(labels, seed)
@@ -271,9 +270,8 @@ class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         return as_float32(images, name="X")
 
     def _config(self, shape: tuple[int, ...]) -> HierarchicalCNNConfig:
-        name = self.model
-        if name == "auto":
-            name = "hcnn_digits" if max(shape[1:]) <= 16 else "hcnn_small_cifar10"
+        auto = "hcnn_digits" if max(shape[1:]) <= 16 else "hcnn_small_cifar10"
+        name = auto if self.model == "auto" else self.model
         if given := sorted({"channels", "classes"} & {*(self.network or {})}):
             raise ValueError(f"network: channels and classes follow from the data; got {', '.join(given)}")
         config = model_config(name, **(self.network or {}), channels=shape[0], classes=len(self.classes_))
@@ -285,13 +283,9 @@ class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         recipe = self.recipe if isinstance(self.recipe, Recipe) else get_recipe(self.recipe)
         given = {name: getattr(self, name) for name in ("epochs", "batch_size", "lr")}
         recipe = replace(recipe, **{name: value for name, value in given.items() if value is not None})
-        augmentation = recipe.augmentation  # of which a small image, or a row, allows less
-        shift = min(augmentation.translation, min(images.shape[2:]) - 1)
-        return replace(
-            recipe,
-            batch_size=min(recipe.batch_size, len(images)),
-            augmentation=replace(augmentation, translation=shift),
-        )
+        shift = min(recipe.augmentation.translation, min(images.shape[2:]) - 1)  # a small image allows less
+        augmentation = replace(recipe.augmentation, translation=shift)
+        return replace(recipe, batch_size=min(recipe.batch_size, len(images)), augmentation=augmentation)
 
     def _set_aside(self, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Training and validation indices; too few images leave no validation set."""
