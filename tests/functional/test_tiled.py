@@ -1,4 +1,4 @@
-"""The tiled CPU kernels against their plain twins, in float64, over several tiles."""
+"""The tiled CPU forms against their reference implementations, in float64, over several tiles."""
 
 import pytest
 import torch

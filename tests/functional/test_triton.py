@@ -1,4 +1,4 @@
-"""The kernels without a GPU: twins and fallbacks, Triton's interpreter in another process, compilation."""
+"""The kernels without a GPU: references and fallbacks, Triton's interpreter in another process, compilation."""
 
 import os
 import re

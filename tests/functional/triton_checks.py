@@ -1,4 +1,4 @@
-"""The Triton kernels against their plain twins, in Triton's interpreter; `test_kernels` runs this in its own process.
+"""The Triton kernels against their reference implementations, in Triton's interpreter; `test_triton` runs this.
 
 Gradients are those of a random linear functional. float64 goes straight to the operators, which `available` refuses it.
 """

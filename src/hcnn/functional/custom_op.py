@@ -112,7 +112,7 @@ def _numbers(value: Any, kind: str) -> Any:
 
 
 def is_recorded(x: Tensor) -> bool:
-    """Whether somebody records operators now, who should see this one and not what it does."""
+    """Whether a compiler or tracer records operators now: it should see the operator itself, not its body."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         return True
     return type(x) not in (Tensor, torch.nn.Parameter)  # a tensor without values, or one with rules of its own

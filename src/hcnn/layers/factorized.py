@@ -30,7 +30,7 @@ class FactorizedConv(AttributeLayer):
     the spatial patches of x (`hcnn.functional.patch_moments`). The Q arrays x * h_q are never formed. With
     `inner_elu` (the paper's "(+)") the same moments give the normalization before x * h_q is formed.
 
-    Law: see `hcnn.layers`. Under zeros a constant -m_q/σ_q reaches the output through the taps that lie inside, so
+    Law: see `hcnn.layers`. Under zeros a constant -m_q/σ_q reaches the output through the taps inside the border, so
     its bias depends on the position v' and the law holds away from the border only, as for every zero-padded layer.
 
     Args:

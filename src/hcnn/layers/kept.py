@@ -13,7 +13,8 @@ class Kept:
     """What was made of some tensors, kept as long as those have the same values.
 
     The values themselves are compared: pointers and version counters do not tell of changes through ``.data``, NumPy
-    views or fused optimizers, and a new tensor may lie where an old one was. Comparing costs far less than making.
+    views or fused optimizers, and a new tensor can get the address of an old one. Comparing values costs far less
+    than making the result again.
     """
 
     def __init__(self) -> None:
@@ -46,6 +47,6 @@ class Kept:
 
 
 def _comparable(x: Tensor) -> bool:
-    """Whether comparing values is allowed and cheap: on the CPU, where nobody records, transforms or differentiates."""
+    """Whether comparing values is allowed and cheap: on the CPU, without a tracer, a transform or gradients."""
     transformed = torch._C._functorch.is_functorch_wrapped_tensor(x)  # pyright: ignore[reportAttributeAccessIssue]
     return not (torch.is_grad_enabled() or x.device.type != "cpu" or transformed or is_recorded(x))

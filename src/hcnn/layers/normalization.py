@@ -18,7 +18,7 @@ def synchronize(model: nn.Module, group: dist.ProcessGroup | None) -> None:
     """Let all normalizations of a network use the statistics of all processes of a group.
 
     Args:
-        model: any module with `BatchNorm1d` modules that this package's layers use, or the comparators' `BatchNorm`.
+        model: any module with `BatchNorm1d` modules that this package's layers use, or the baselines' `BatchNorm`.
         group: the processes, each of which must see batches of the same size; None for this process alone.
     """
     for module in model.modules():
@@ -123,11 +123,11 @@ def running(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
 
 def in_double(norm: nn.BatchNorm1d) -> nn.BatchNorm1d:
     """A float64 copy, so that folding rounds once."""
-    twin = nn.BatchNorm1d(
+    copy = nn.BatchNorm1d(
         norm.num_features, eps=norm.eps, affine=norm.affine, device=running(norm)[0].device, dtype=torch.float64
     )
-    twin.load_state_dict(norm.state_dict())
-    return twin
+    copy.load_state_dict(norm.state_dict())
+    return copy
 
 
 @torch.no_grad()

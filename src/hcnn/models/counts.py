@@ -12,7 +12,7 @@ class ParameterCount:
     """Parameters of a network, kind by kind.
 
     Attributes:
-        trained: convolution weights (and a linear readout) as they are trained: h and g, or w. Of a comparator,
+        trained: convolution weights (and a linear readout) as they are trained: h and g, or w. Of a baseline,
             everything but the normalizations, biases included.
         composed: convolution weights of the composed filters; equals `trained` with an inner ELU. Of a hypernetwork,
             the weights of the network that it generates.

@@ -150,7 +150,7 @@ def conv_matrix(
     *,
     channel_axis: bool = False,
 ) -> Tensor:
-    """The spatial convolution that stands for filters along attributes, in one of the forms.
+    """The weight of the spatial convolution that equals filters along attributes, in one of the forms.
 
     Args:
         weight: (k, *kv, *ku), or (k, c, *kv, *ku) with `channel_axis`.

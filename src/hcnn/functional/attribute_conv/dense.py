@@ -16,7 +16,7 @@ def placement(
 
     ``T[o, a, t] = 1`` where tap t of the filter, centred on position ``stride · o``, lands on input a, that is
     where ``a = stride · o + t - support // 2`` (modulo `size` if periodic), and 0 elsewhere. Contracting a filter
-    with T gives the (block-)Toeplitz matrix of the convolution; summing T over `a` tells which taps lie inside.
+    with T gives the (block-)Toeplitz matrix of the convolution; summing T over `a` tells which taps are inside.
 
     Args:
         size: length of the input axis.

@@ -97,7 +97,7 @@ def spectral_plan(
 
 
 def spectral_weight(weight: Tensor, sizes: tuple[int, ...], stride: tuple[int, ...], boundary: Boundary) -> Tensor:
-    """The grouped spatial convolution that stands for filters w.
+    """The weight of the grouped spatial convolution that equals filters w in the spectral form.
 
     Real and imaginary parts follow the complex product: (re, im) of ŷ from (re, im) of X̂ by [[a, -b], [b, a]].
 

@@ -29,7 +29,7 @@ def normalize_elu(y: Tensor, scale: Tensor, shift: Tensor, spatial: int, average
     """``ELU(scale_k y + shift_k)``, averaged over the oldest attribute if wanted; keeps y only for its gradient.
 
     Args:
-        y: (b, *v, k, *u), channels first or channels last; the result lies as y does.
+        y: (b, *v, k, *u), channels first or channels last; the result has the memory order of y.
         scale: (k,).
         shift: (k,).
         spatial: number of spatial axes.

@@ -20,7 +20,7 @@ class _Flat(NamedTuple):
     rows: Tensor
     inner: int
     shape: tuple[int, ...]  # of the result, in that order
-    spatial: int  # axes to move behind the attributes again; 0 if they lie there
+    spatial: int  # axes to move behind the attributes again; 0 if they are there already
 
 
 def _flatten(y: Tensor, spatial: int, average_oldest: bool) -> _Flat:

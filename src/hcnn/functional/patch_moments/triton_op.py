@@ -12,7 +12,7 @@ from hcnn.functional.dtypes import wide
 def patch_moments(x: Tensor, support: Sequence[int], boundary: Boundary) -> tuple[Tensor, Tensor]:
     """Mean (9,) and covariance (9, 9) of the 3×3 patches of x (..., u1, u2), as the naive form computes them.
 
-    x is read once, in whatever order it lies: channels first or channels last. The sums are taken in float32 about a
+    x is read once, in either memory order: channels first or channels last. The sums are taken in float32 about a
     pivot. The gradient, ``dx(u) = Σ_t (G (p(u - t) - mean) + dmean)_t / n`` with ``G = dC + dCᵀ``, is a 5×5 filter of x
     and a constant, with other coefficients at borders; x is all that is kept for it.
     """

@@ -1,4 +1,4 @@
-"""What the comparators share: a small configuration, a checked forward pass, normalization over all processes."""
+"""What the baselines share: a small configuration, a checked forward pass, normalization over all processes."""
 
 import copy
 import math
@@ -17,11 +17,11 @@ from hcnn.models.network import Network
 
 @dataclass(frozen=True)
 class BaselineConfig:
-    """What every comparator's configuration has.
+    """What every baseline's configuration has.
 
     Attributes:
         spatial_axes: of the images.
-        recipes: by which it is trained where nobody names one, in place of `fast` and `digits`.
+        recipes: the recipes recommended for it in place of `fast` and `digits`.
         channels: input channels.
         classes: number of classes.
     """

@@ -43,7 +43,7 @@ def check_wide(depth: int, width: int, downsample: tuple[int, ...]) -> None:
 
 
 class WideBlock(nn.Module):
-    """``x + conv(relu(norm(conv(relu(norm(x))))))``; a 1×1 convolution stands for the first x where sizes change."""
+    """``x + conv(relu(norm(conv(relu(norm(x))))))``; the first x passes a 1×1 convolution where sizes change."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, conv: MakeConv) -> None:
         super().__init__()
