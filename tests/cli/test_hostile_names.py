@@ -129,3 +129,16 @@ def test_what_is_shown_on_a_terminal_is_never_markup() -> None:
     for part in ("[/bold]\\x1b[31m goes on\\n", "[link=x] :smile: \\x1b[2J done"):
         assert part in shown
     assert "\x1b[2J" not in shown
+
+
+def test_a_list_of_bad_files_has_a_line_for_each(tmp_path, capsys) -> None:
+    (tmp_path / "data" / "[red]").mkdir(parents=True)
+    for name in ("a\n  hcnn: all is well.png", "b\x1b[2K.png"):
+        (tmp_path / "data" / "[red]" / name).write_bytes(b"no image")
+    assert cli.main(["train", str(tmp_path / "data"), "--output", str(tmp_path / "run")]) == 2
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first.startswith("hcnn: 2 files are no usable images")
+    assert [line.split("[red]/")[1].split(": expected")[0] for line in lines] == [
+        "a\\n  hcnn: all is well.png",
+        "b\\x1b[2K.png",
+    ]

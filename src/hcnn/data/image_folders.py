@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hcnn.data.image_files import SUFFIXES, OnBad, T, decode, fit, header, upright
 from hcnn.data.regular_files import read_regular
+from hcnn.text import printable
 
 DEFAULT_SIZE = 32
 
@@ -180,7 +181,7 @@ def _read_files(
         good = [path for path in good if path not in bad]
         images = _each(good, lambda data, to=(pair, depth): fit(decode(data, upright), *to), bad)
         if bad and on_bad == "refuse":
-            listing = "".join(f"\n  {path}: {reason}" for path, reason in sorted(bad.items())[:20])
+            listing = "".join(f"\n  {printable(f'{path}: {reason}')}" for path, reason in sorted(bad.items())[:20])
             more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
             raise ValueError(f"{len(bad)} files are no usable images (on_bad='skip' leaves them out):{listing}{more}")
         # A file with damaged pixels must not influence the common size.
