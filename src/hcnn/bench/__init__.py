@@ -1,7 +1,8 @@
-"""What `hcnn bench` measures: networks against the two-step baseline and against the limits of the machine.
+"""Benchmarks: networks against the two-step baseline, the limits of the machine, and published results.
 
-Everything that is compared is timed in one process, in turns, with warm-up; medians are given with the slowest and
-the fastest step. See `hcnn.bench.suite` for the tables and `hcnn.bench.two_step` for the baseline.
+Everything that is compared is timed in one process, in turns, after a warm-up; medians come with the slowest and the
+fastest step. `hcnn.bench.suite` makes the tables of `hcnn bench`, `hcnn.bench.two_step` is the baseline, and
+`hcnn.bench.comparison` puts our results beside the published ones.
 """
 
 from hcnn.bench.suite import run_suite

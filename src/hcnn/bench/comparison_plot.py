@@ -1,4 +1,4 @@
-"""The picture of the comparison: accuracy against parameters and against multiply-adds. Needs matplotlib."""
+"""The plot of the comparison: accuracy against parameters and multiply-adds. Needs matplotlib."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ _PLACES = tuple(
 
 
 def plot(entries: list[Entry], path: Path) -> None:
-    """Draw CIFAR-10: what is published and our full runs above, our short runs below, each on its own scale.
+    """Draw CIFAR-10: published results and our full runs above, our short runs below, each on its own scale.
 
     Bars are the sample deviation over seeds.
 
@@ -82,7 +82,7 @@ def _spreads(axes: Any, entries: list[Entry], field: str) -> None:
 
 
 def _name_points(figure: Any, axes: Any, points: list[_Point]) -> None:
-    """Write each point's name at the first place around it, within the axes, that covers no other name and no point."""
+    """Write the name of each point at the first place around it that is within the axes and covers nothing else."""
     from matplotlib.transforms import Bbox
 
     figure.canvas.draw()

@@ -1,4 +1,4 @@
-"""Peak memory of one training step, in a process of its own, above what that process held before."""
+"""Peak memory of one training step, measured in a process of its own, above the memory that it used before."""
 
 import json
 import resource
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def peak_of_step(case: dict[str, Any]) -> float:
-    """Peak resident memory of a training step above the idle process with its network loaded.
+    """Peak resident memory of a training step, above that of the idle process with the network loaded.
 
     Args:
         case: name, overrides, two_step, dtype and batch of `hcnn.bench.suite.Case`, as a dict.
@@ -20,7 +20,7 @@ def peak_of_step(case: dict[str, Any]) -> float:
         Bytes.
 
     Raises:
-        ValueError: if the process fails, for example for want of memory.
+        ValueError: if the process fails, for example for lack of memory.
     """
     command = [sys.executable, "-m", "hcnn.bench.memory", json.dumps(case)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -38,7 +38,7 @@ def _main() -> None:
     from hcnn.bench.suite import Case, prepare
 
     step = prepare(Case(**json.loads(sys.argv[1])), train=True, images=1)
-    step()  # what one image needs is taken for what loading and compiling take
+    step()  # the memory for one image stands for that of loading and compiling
     idle, peak, done = _resident(), 0, False
 
     def watch() -> None:

@@ -1,4 +1,4 @@
-"""What `hcnn bench` makes of its record: tables in Markdown, and two pictures."""
+"""The report of `hcnn bench`: tables in Markdown, and two plots."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def markdown(record: dict[str, Any]) -> str:
     """The tables of a record.
 
     Args:
-        record: of `hcnn.bench.suite.run_suite`.
+        record: from `hcnn.bench.suite.run_suite`.
 
     Returns:
         Markdown.
@@ -47,7 +47,7 @@ def markdown(record: dict[str, Any]) -> str:
     lines += ["", "(G/s: 10⁹ multiply-adds a second.)", ""]
     lines += _speeds(record["methods"])
     if record["default_allocator"]:
-        lines += ["", "The same in a process whose allocator is left as it comes:", ""]
+        lines += ["", "The same with the default allocator:", ""]
         lines += _speeds(record["default_allocator"])
     if record["memory"]:
         lines += ["", "| network | computed | batch | peak memory of a training step, MB |", "|---|---|---:|---:|"]
@@ -98,14 +98,14 @@ def pictures(record: dict[str, Any], folder: Path) -> list[Path]:
     """Draw the roofline and the growth curves.
 
     Args:
-        record: of `hcnn.bench.suite.run_suite`.
-        folder: where roofline.png and growth.png go.
+        record: from `hcnn.bench.suite.run_suite`.
+        folder: the folder for roofline.png and growth.png.
 
     Returns:
         The files.
 
     Raises:
-        ImportError: without matplotlib; it says which extra to install.
+        ImportError: if matplotlib is not installed.
     """
     plt = drawing.pyplot()
     figure, axes = plt.subplots(figsize=(8.5, 4.6), layout="constrained")
@@ -125,18 +125,15 @@ def pictures(record: dict[str, Any], folder: Path) -> list[Path]:
             label=way,
         )
     for one, style in zip(record["limits"], ("--", ":"), strict=False):
-        axes.axhline(max(one["convolution"], one["product"]) / 1e9, color="black", linewidth=1, linestyle=style)
-        axes.annotate(
-            f"best plain convolution or product, {one['dtype']}",
-            (0.005, max(one["convolution"], one["product"]) / 1e9),
-            xycoords=("axes fraction", "data"),
-            fontsize=8,
-            va="bottom",
-        )
+        best = max(one["convolution"], one["product"]) / 1e9
+        label = f"best plain convolution\nor product, {one['dtype']}"
+        axes.axhline(best, color="black", linewidth=1, linestyle=style, label=label)
     handles, names = axes.get_legend_handles_labels()
     unique = dict(zip(names, handles, strict=True))
     axes.legend(unique.values(), unique.keys(), frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    axes.set(yscale="log", ylabel="10⁹ multiply-adds of the dense form a second", title="Inference against the machine")
+    axes.set(
+        yscale="log", ylabel="10⁹ multiply-adds of the dense form per second", title="Inference against the machine"
+    )
     axes.set_xticks(range(len(labels)), [label.replace(" (", "\n(") for label in labels], fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     paths = [folder / "roofline.png", folder / "growth.png"]
@@ -148,7 +145,8 @@ def pictures(record: dict[str, Any], folder: Path) -> list[Path]:
         own = [row for row in record["growth"] if row["axis"] == axis]
         values = [_value(row) for row in own]
         axes.plot(values, [1e3 / row["images_per_second"] for row in own], color=_BLUE, marker="o")
-        axes.set(xscale="log", xlabel=titles[axis], ylabel="ms an image")
+        axes.set(xscale="log", xlabel=titles[axis], ylabel="ms per image")
+        axes.margins(y=0.12)
         if axis in ("K", "side"):  # over orders of magnitude
             axes.set_yscale("log")
         else:

@@ -28,13 +28,13 @@ class Case:
     """One way of computing one network.
 
     Attributes:
-        name: of the model.
-        overrides: of its configuration.
-        two_step: whether it is the baseline.
-        method: of `hcnn.functional.attribute_conv`.
+        name: a named network.
+        overrides: fields of its configuration that differ.
+        two_step: whether to run the two-step baseline.
+        method: the method of `hcnn.functional.attribute_conv`.
         dtype: "float32", or "bfloat16" for autocast.
-        batch: images at a time.
-        side: of the images.
+        batch: images per step.
+        side: side of the images in pixels.
         native: whether the native kernels may be used; without them PyTorch's forms serve.
     """
 
@@ -49,13 +49,13 @@ class Case:
 
 
 def prepare(case: Case, *, train: bool, images: int | None = None, device: str = "cpu") -> Callable[[], None]:
-    """A function that takes one step of a case: forward, loss and backward, or inference as one deploys it.
+    """A function that takes one step of a case: forward, loss and backward, or inference as deployed.
 
     Args:
         case: what to run.
         train: whether to train.
-        images: instead of the case's batch.
-        device: where.
+        images: a batch size instead of the case's.
+        device: type of the device.
 
     Returns:
         The step.
@@ -85,10 +85,10 @@ def race(cases: list[Case], *, train: bool, rounds: int = 3, device: str = "cpu"
     """Time cases in turns, A B C A B C …, after one round that warms up.
 
     Args:
-        cases: what to run; the first one is what the others are compared with.
+        cases: what to run; the others are compared with the first.
         train: whether to train.
         rounds: how often each is timed.
-        device: where.
+        device: type of the device.
 
     Returns:
         For each case images per second (median, lowest, highest), and the median of its ratios to the first case,
@@ -119,13 +119,13 @@ def race(cases: list[Case], *, train: bool, rounds: int = 3, device: str = "cpu"
 
 
 def dense_multiply_adds(case: Case) -> int:
-    """Multiply-adds of one image of a case in the dense form, whatever form it is computed in."""
+    """Multiply-adds per image of a case in the dense form, whichever form it is computed in."""
     model = create_model(case.name, **case.overrides)
     return model.multiply_adds((case.side, case.side))
 
 
 def method_cases(*, quick: bool = False) -> list[list[Case]]:
-    """The groups of the first table: each is headed by its two-step baseline."""
+    """The groups of the first table, each of which begins with its two-step baseline."""
     wide = 2 if quick else 16
     networks: list[tuple[str, dict[str, Any], int]] = [
         ("hcnn_cifar10", {}, wide),
@@ -161,7 +161,7 @@ def growth_cases(*, quick: bool = False) -> Iterator[tuple[str, Case]]:
 
 
 def _with_default_allocator(rounds: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Baseline and networks as they run in a process that nobody tuned; of use before `keep_freed_memory` only."""
+    """Baseline and networks with the default allocator; meaningful only before `keep_freed_memory`."""
     rows = []
     for group in method_cases():
         if group[0].overrides:
@@ -179,10 +179,10 @@ def run_suite(
     """Measure everything in one run.
 
     Args:
-        quick: small batches, few sizes and no memory: a check that it works, not a measurement.
+        quick: use small batches and few sizes, and skip memory; this checks that it works and measures nothing.
         device: type of the device.
         rounds: how often each step is timed.
-        say: told what is being measured.
+        say: called with a description of each measurement.
 
     Returns:
         The record that `hcnn bench` writes as JSON.

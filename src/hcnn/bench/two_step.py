@@ -1,8 +1,8 @@
-"""The baseline: the network computed in the order in which the paper writes it, with PyTorch's own layers.
+"""The baseline: the network computed in the order of the paper's equations, with PyTorch's own layers.
 
-Every factorized layer takes two steps: convolve along space by h, normalize, (ELU,) transpose, convolve along the
-attributes by g, transpose back, normalize, ELU. It is what one writes who translates the published code, and it is
-written to be fast within that order: batched convolutions, no loop, no copy that the order does not ask for.
+Every factorized layer takes two steps: convolve along space with h, normalize, (ELU,) transpose, convolve along the
+attributes with g, transpose back, normalize, ELU. This is a direct translation of the published code. It is as fast as
+that order allows: batched convolutions, no loops, and no copies that the order does not require.
 """
 
 from collections.abc import Sequence
