@@ -57,7 +57,9 @@ def test_what_cannot_be_exported_is_explained(run, tmp_path, capsys) -> None:
     assert "--int8: only for --to onnx" in _error(capsys, "export", run, "--to", "c", "--int8")
     assert "--prefix: only for --to c" in _error(capsys, "export", run, "--to", "onnx", "--prefix", "a")
     assert "expected a prefix of letters" in _error(capsys, "export", run, "--to", "c", "--prefix", "2")
-    assert "--image-size: only for --to c" in _error(capsys, "export", run, "--to", "onnx", "--image-size", "9")
+    assert "--image-size: only for --to c and executorch" in _error(
+        capsys, "export", run, "--to", "onnx", "--image-size", "9"
+    )
     assert "expected config.json in it" in _error(capsys, "export", tmp_path, "--to", "onnx")
     assert "name another data set with --data" in _error(capsys, "export", run, "--to", "onnx", "--data", "nowhere")
     assert not list(tmp_path.iterdir())

@@ -127,14 +127,15 @@ def _predict(add: Parser) -> None:
 def _export(add: Parser) -> None:
     add.add_argument("run", type=Path, metavar="RUN", help=_RUN)
     add.add_argument(
-        "--to", choices=("onnx", "torch", "safetensors", "c", "html"), required=True,
+        "--to", choices=("onnx", "torch", "safetensors", "c", "html", "executorch"), required=True,
         help="An ONNX file, a torch.export program, a folder of folded weights with a model card, a C99 source file "
-        "with its header, for one image size, or an HTML page that classifies pictures in any browser, offline.",
+        "with its header, for one image size, an HTML page that classifies pictures in any browser, offline, or an "
+        "ExecuTorch program for one image size.",
     )  # fmt: skip
     add.add_argument(
         "--output", type=Path,
         help="The file (for safetensors, the folder) to write. Default: model.onnx, model.pt2, model.c, "
-        "model.html or folded/ in the run folder.",
+        "model.html, model.pte or folded/ in the run folder.",
     )  # fmt: skip
     add.add_argument("--force", action="store_true", help="Replace existing files that hcnn export did not write.")
     add.add_argument(
@@ -143,8 +144,9 @@ def _export(add: Parser) -> None:
         "validation or test images and printed.",
     )  # fmt: skip
     add.add_argument(
-        "--image-size", type=int, metavar="N", help="For C: side length of the images. Default: as in training."
-    )
+        "--image-size", type=int, metavar="N",
+        help="For C and ExecuTorch: side length of the images. Default: as in training.",
+    )  # fmt: skip
     add.add_argument(
         "--prefix", help="For C: the start of every name that the file defines. Default: made from the file's name."
     )

@@ -19,15 +19,23 @@ from hcnn.prediction import open_network
 from hcnn.runs.load import Run
 from hcnn.storage.atomic import ensure_writable, write_atomically
 
-_NAMES = {"onnx": "model.onnx", "torch": "model.pt2", "safetensors": "folded", "c": "model.c", "html": "model.html"}
+_NAMES = {
+    "onnx": "model.onnx",
+    "torch": "model.pt2",
+    "safetensors": "folded",
+    "c": "model.c",
+    "html": "model.html",
+    "executorch": "model.pte",
+}
+_ONE_SIZE = ("c", "executorch")  # files for one image size
 
 
 def export(options: Namespace, console: Console) -> None:
     """Write the file and print how well it agrees with the trained network."""
     if options.int8 and options.to != "onnx":
         raise ValueError(f"--int8: only for --to onnx; got --to {options.to}")
-    if options.image_size is not None and options.to != "c":
-        raise ValueError(f"--image-size: only for --to c, the other files take any size; got --to {options.to}")
+    if options.image_size is not None and options.to not in _ONE_SIZE:
+        raise ValueError(f"--image-size: only for --to {' and '.join(_ONE_SIZE)}; got --to {options.to}")
     if options.prefix is not None and options.to != "c":
         raise ValueError(f"--prefix: only for --to c; got --to {options.to}")
     run = open_network(options.run)
@@ -67,7 +75,7 @@ def export(options: Namespace, console: Console) -> None:
         if difference is None:
             say(console, "not checked: there is no Node.js (node) here")
     else:
-        write = to.export_onnx if options.to == "onnx" else to.export_program
+        write = {"onnx": to.export_onnx, "torch": to.export_program, "executorch": to.export_executorch}[options.to]
         difference = write(output, run.model, images, run.preprocessing)
     if difference is not None:
         say(console, f"largest difference from the trained network: {difference:.1g} of the largest logit")

@@ -5,6 +5,7 @@ Each file is made from the folded network and compared with the trained network 
 
 from hcnn.export.c_program import export_c
 from hcnn.export.c_source import CSource, c_source
+from hcnn.export.executorch_file import export_executorch
 from hcnn.export.folded_weights import export_safetensors, load_folded
 from hcnn.export.html_file import export_html
 from hcnn.export.int8 import int8_bytes
@@ -17,6 +18,7 @@ __all__ = [
     "PlainNetwork",
     "c_source",
     "export_c",
+    "export_executorch",
     "export_html",
     "export_onnx",
     "export_program",

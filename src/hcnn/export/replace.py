@@ -38,7 +38,8 @@ def is_export(path: StrPath) -> bool:
         path: a regular file.
 
     Returns:
-        True for ONNX, torch.export, C, HTML and folded safetensors files of this package, and their model cards.
+        True for the files that this package exports: ONNX, torch.export, ExecuTorch, C, HTML, folded safetensors and
+        their model cards.
 
     """
     with Path(path).open("rb") as file:
@@ -49,6 +50,8 @@ def is_export(path: StrPath) -> bool:
                 return f"archive/extra/{SIGNATURE}" in archive.namelist()
         except zipfile.BadZipFile:
             return False
+    if head[4:6] == b"ET":  # ExecuTorch: the text of the method "producer"
+        return SIGNATURE.encode() in Path(path).read_bytes()
     return (
         head[2:8] == b"\x12\x04hcnn"  # ONNX: the producer, after the version of the format
         or SIGNATURE.encode() in head[:200]
