@@ -5,8 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
+from hcnn.training.device import is_out_of_memory
 from hcnn.training.recipes import Recipe
 
 
@@ -36,15 +35,14 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def memory_advice(recipe: Recipe) -> Iterator[None]:
-    """Turn a failed allocation into an error that says what to lower."""
+    """Turn a failed allocation into a MemoryError that says which settings need less."""
     try:
         yield
-    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-        text = str(error)
-        known = ("not enough memory", "can't allocate memory", "bad_alloc", "could not create a memory")
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(one in text for one in known):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
+        reason = (str(error) or "no reason given").splitlines()[0]
         raise MemoryError(
-            f"out of memory with {recipe.batch_size} images a step in {recipe.accumulate} part(s): lower --batch-size, "
-            f"or raise --accumulate, or choose --precision bfloat16; nothing was changed ({text.splitlines()[0]})"
+            f"out of memory with {recipe.batch_size} images a step in {recipe.accumulate} part(s): lower --batch-size "
+            f"or raise --accumulate ({reason})"
         ) from error

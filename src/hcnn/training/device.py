@@ -86,6 +86,17 @@ def settle_precision(precision: Precision, device: torch.device) -> tuple[Litera
     return "bfloat16", f"warning: precision bfloat16 was asked for, but {why}{cost}; --precision auto avoids that"
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is a failed allocation; on a CPU PyTorch raises a plain RuntimeError.
+
+    Example:
+        >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes differ"))
+        (True, False)
+    """
+    known = ("not enough memory", "can't allocate memory", "bad_alloc", "could not create a memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(one in str(error) for one in known)
+
+
 def _has_bfloat16(device: torch.device) -> tuple[bool, str]:
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hcnn.layers.randomness import drawn_from
+from hcnn.training.device import is_out_of_memory
 
 
 def check_learnable(images: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
@@ -51,9 +52,9 @@ def try_step(model: nn.Module, x: Tensor, classes: int, *, bfloat16: bool) -> No
             torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16),
         ):
             logits = torch.func.functional_call(model.train(), buffers, (x,))
-    except (torch.OutOfMemoryError, NotImplementedError):
-        raise
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(f"the network does not fit images of shape {tuple(x.shape[1:])}: {error}") from error
     finally:
         model.train(training)

@@ -27,24 +27,24 @@ class Recipe:
         epochs: passes over the training set.
         batch_size: images per step, over all processes and all accumulated parts.
         optimizer: "sgd", "adamw", or "muon" (on weights as matrices, SGD on everything else).
-        lr: learning rate at its highest.
-        momentum: of SGD and Muon.
-        nesterov: Nesterov's form of it.
+        lr: peak learning rate.
+        momentum: momentum of SGD and Muon, and the first β of AdamW.
+        nesterov: whether SGD and Muon use Nesterov's form of momentum.
         weight_decay: λ of the gradient ``λ w`` (decoupled in AdamW and Muon), on convolution and linear weights only.
         schedule: "one_cycle" (linear rise over `warmup`, then half a cosine to 0), "cosine" (the same with the rise
             over `warmup`, kept short), or "step".
         warmup: fraction of all steps in which the learning rate rises; ignored by "step".
         milestones: epochs at which a "step" schedule changes.
-        factors: what the learning rate is multiplied by from each milestone on, relative to `lr`.
+        factors: for each milestone, the factor on `lr` from that epoch on.
         label_smoothing: probability mass spread evenly over all classes.
-        augmentation: what is done to the images.
+        augmentation: how training images are changed at random.
         ema: decay per step of an exponential moving average of the weights, which is then the result; 0 for none.
         precision: "float32", "bfloat16" for the convolutions (weights and statistics stay float32), or "auto": what the
             device is fast at, see `hcnn.training.device.settle_precision`.
-        accumulate: parts that a batch is cut into, one after the other, to save memory; each part is normalized by
-            its own statistics.
-        compile: run the network through `torch.compile`.
-        channels_last: store images channels last.
+        accumulate: number of parts that a batch is split into and computed in turn, to save memory; each part is
+            normalized by its own statistics.
+        compile: compile the network with `torch.compile`.
+        channels_last: keep images in channels-last memory format.
     """
 
     epochs: int = 30

@@ -57,8 +57,8 @@ class Trainer:
         distillation: a teacher; its loss takes the place of the loss against the labels.
 
     Raises:
-        ValueError: if there are fewer images than one batch, the batch cannot be shared out evenly, or there can be
-            no graph.
+        ValueError: if there are fewer images than one batch, the batch cannot be divided evenly, the images show one
+            class only or do not fit the network, or no CUDA graph can be recorded.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ def layer_names(model: nn.Module) -> tuple[str, ...]:
     return model.stages if isinstance(model, Network) else ()
 
 
-class Recorder:
+class OutputRecorder:
     """Keeps what some modules of a network return."""
 
     def __init__(self, model: nn.Module, names: Sequence[str], who: str) -> None:
@@ -65,7 +65,7 @@ def layer_shapes(model: nn.Module, names: Sequence[str], image: Tensor, who: str
     Raises:
         ValueError: if there is no module of a name; near ones are suggested.
     """
-    recorder, training = Recorder(model, names, who), model.training
+    recorder, training = OutputRecorder(model, names, who), model.training
     model.eval()(image)
     shapes = {name: tuple(maps.shape[1:]) for name, maps in recorder.kept.items()}
     model.train(training)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.training.distillation.config import DistillationConfig, Match
-from hcnn.training.distillation.layer_pairs import Recorder, find_pairs
+from hcnn.training.distillation.layer_pairs import OutputRecorder, find_pairs
 
 
 def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -102,8 +102,8 @@ class Distillation:
         if config.hints:
             self.regressors.extend(_regressor(s, t, config.match) for _, _, s, t in self.pairs)
         self.regressors.to(parameter.device)
-        self._student = Recorder(student, [name for name, *_ in self.pairs], "student")
-        self._teacher = Recorder(teacher, [name for _, name, *_ in self.pairs], "teacher")
+        self._student = OutputRecorder(student, [name for name, *_ in self.pairs], "student")
+        self._teacher = OutputRecorder(teacher, [name for _, name, *_ in self.pairs], "teacher")
         # The teacher's standardization from the student's: x_T = a x_S + b, per channel.
         mean_s, std_s, mean_t, std_t = (
             torch.tensor(values, device=parameter.device).view(-1, *[1] * len(preprocessing.size))
