@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from hcnn.models.configs import HierarchicalCNNConfig, MultiscaleHierarchicalCNNConfig
     from hcnn.models.counts import count_parameters
     from hcnn.models.factory import create_model, load_pretrained
+    from hcnn.models.features import FeatureExtractor
     from hcnn.models.hierarchical import HierarchicalCNN
     from hcnn.models.multiscale import MultiscaleHierarchicalCNN
     from hcnn.models.network import Network
     from hcnn.models.pretrained import list_pretrained
     from hcnn.models.registry import ModelSpec, list_models, model_config, model_spec
+    from hcnn.models.transfer import adapt, parameter_groups
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "AttributeConv",
     "AttributeNetwork",
     "FactorizedConv",
+    "FeatureExtractor",
     "HierarchicalCNN",
     "HierarchicalCNNConfig",
     "LogFrequency",
@@ -38,6 +41,7 @@ __all__ = [
     "MultiscaleHierarchicalCNN",
     "MultiscaleHierarchicalCNNConfig",
     "Network",
+    "adapt",
     "attribute_conv",
     "count_parameters",
     "create_model",
@@ -47,6 +51,7 @@ __all__ = [
     "marginal",
     "model_config",
     "model_spec",
+    "parameter_groups",
     "patch_moments",
     "translate",
 ]
@@ -54,7 +59,7 @@ __all__ = [
 _HOMES = (
     *("hcnn.functional", "hcnn.layers"),
     *(f"hcnn.models.{name}" for name in ("attribute_network", "counts", "factory", "multiscale", "pretrained")),
-    *("hcnn.models.registry",),
+    *("hcnn.models.features", "hcnn.models.registry", "hcnn.models.transfer"),
 )
 _SUBPACKAGES = ("functional", "layers", "models")
 

@@ -11,7 +11,6 @@ from hcnn.storage.atomic import ensure_writable, write_atomically, write_json
 def bench(options: Namespace, console: Console) -> None:
     """Run the suite and write what it gave."""
     from hcnn.bench import report, run_suite
-    from hcnn.training.device import find_device
 
     if options.rounds < 1:
         raise ValueError(f"--rounds: expected 1 or more; got {options.rounds}")

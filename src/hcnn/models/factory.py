@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
 
 import torch
@@ -14,12 +14,14 @@ from hcnn.layers.randomness import drawn_from
 from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.models.baselines import NETWORKS, Baseline, BaselineConfig
 from hcnn.models.configs import HierarchicalCNNConfig, MultiscaleHierarchicalCNNConfig
+from hcnn.models.features import FeatureExtractor
 from hcnn.models.hierarchical import HierarchicalCNN
 from hcnn.models.multiscale import MultiscaleHierarchicalCNN
 from hcnn.models.network import Network
 from hcnn.models.pretrained import list_pretrained, pretrained_file
 from hcnn.models.records import network_config, preprocessing_of
 from hcnn.models.registry import NetworkConfig, model_config
+from hcnn.models.transfer import adapt
 from hcnn.storage.safetensors import match_state, parse_safetensors
 
 HierarchicalName = Literal[
@@ -66,6 +68,10 @@ def build(config: NetworkConfig, *, method: Method = "auto") -> Network:
 
 
 @overload
+def create_model(
+    name: str, *, features_only: Literal[True], pretrained: bool = False, **overrides: Any
+) -> FeatureExtractor: ...
+@overload
 def create_model(name: HierarchicalName, *, pretrained: bool = False, **overrides: Any) -> HierarchicalCNN: ...
 @overload
 def create_model(
@@ -73,7 +79,7 @@ def create_model(
 ) -> MultiscaleHierarchicalCNN: ...
 @overload
 def create_model(name: str, *, pretrained: bool = False, **overrides: Any) -> Network: ...
-def create_model(name: str, *, pretrained: bool = False, **overrides: Any) -> Network:
+def create_model(name: str, *, pretrained: bool = False, features_only: bool = False, **overrides: Any) -> Any:
     """Build a named model, freshly initialized from torch's global random state, or with pretrained weights.
 
     Args:
@@ -81,7 +87,11 @@ def create_model(name: str, *, pretrained: bool = False, **overrides: Any) -> Ne
         pretrained: load the weights that ship with the package. No internet connection is needed; the digest of the
             file is checked. ``model.preprocessing`` then says how its images must be standardized;
             `hcnn.load_pretrained` also returns the record of its training.
-        **overrides: fields of its configuration, for example ``boundary="circular"``; not with `pretrained`.
+        features_only: return a `FeatureExtractor`, which gives the arrays at several depths in place of logits;
+            ``out_indices`` are its depths.
+        **overrides: fields of its configuration, for example ``boundary="circular"``; ``num_classes`` and ``in_chans``
+            are taken for ``classes`` and ``channels``. With `pretrained` only these two can change: the other weights
+            are kept, and the class layer is made anew (see `hcnn.adapt`).
 
     Returns:
         The network; in training mode, with `pretrained` in eval mode.
@@ -92,15 +102,41 @@ def create_model(name: str, *, pretrained: bool = False, **overrides: Any) -> Ne
     Example:
         >>> create_model("hcnn_small_cifar10")(torch.randn(2, 3, 32, 32)).shape
         torch.Size([2, 10])
+        >>> model = create_model("hcnn_small_cifar10", pretrained=True, num_classes=5, in_chans=1)
+        >>> model(torch.randn(2, 1, 32, 32)).shape
+        torch.Size([2, 5])
 
     """
+    depths = overrides.pop("out_indices", None)
+    if depths is not None and not features_only:
+        raise ValueError("out_indices: expected only with features_only=True")
+    for alias, field in (("num_classes", "classes"), ("in_chans", "channels")):
+        if alias in overrides:
+            if field in overrides:
+                raise ValueError(f"{name}: {alias} and {field} are the same setting; got both")
+            overrides[field] = overrides.pop(alias)
     config = model_config(name, **overrides)
-    if not pretrained:
-        return build(config)
+    model = build(config) if not pretrained else _adapted(name, config, overrides)
+    if not features_only:
+        return model
+    if not isinstance(model, AttributeNetwork):
+        raise ValueError(f"{name}: features_only: expected an attribute network; got a {type(model).__name__}")
+    return FeatureExtractor(model, depths)
+
+
+def _adapted(name: str, config: NetworkConfig, overrides: dict[str, Any]) -> Network:
     model = load_pretrained(name).model
-    if model.config != config:
-        raise ValueError(f"{name}: its pretrained weights are for {model.config}; overrides {overrides} do not fit")
-    return model
+    changes = {
+        field: getattr(config, field)
+        for field in ("classes", "channels")
+        if getattr(config, field) != getattr(model.config, field)
+    }
+    if replace(model.config, **changes) != config:
+        raise ValueError(
+            f"{name}: its pretrained weights are for {model.config}; only classes and channels can be changed, not "
+            f"{', '.join(sorted(overrides.keys() - {'classes', 'channels'}))}"
+        )
+    return adapt(model, **changes) if changes else model
 
 
 @dataclass(frozen=True)

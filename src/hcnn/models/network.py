@@ -25,6 +25,40 @@ class Network(nn.Module):
     stages: tuple[str, ...] = ()
     array_count: int = 0
 
+    def get_classifier(self) -> nn.Module:
+        """The smallest module that holds the whole class layer.
+
+        Example:
+            >>> from hcnn import create_model
+            >>> create_model("resnet20_digits").get_classifier()
+            Linear(in_features=64, out_features=10, bias=True)
+
+        """
+        from hcnn.models.transfer import classifier_name  # it needs this module
+
+        return self.get_submodule(classifier_name(self))
+
+    def reset_classifier(self, classes: int) -> None:
+        """Make the class layer anew, in place; every other weight stays. See `hcnn.adapt` for a copy.
+
+        Args:
+            classes: number of new classes.
+
+        Raises:
+            ValueError: if the network is folded, or the number is not positive.
+
+        Example:
+            >>> from hcnn import create_model
+            >>> model = create_model("hcnn_small_cifar10", pretrained=True)
+            >>> model.reset_classifier(5)
+            >>> model.config.classes
+            5
+
+        """
+        from hcnn.models.transfer import replace_classifier
+
+        replace_classifier(self, classes)
+
     def inference(self) -> "Network":
         """The network as it is deployed, in eval mode: with equal outputs, and nothing that only training needs."""
         return self.eval()

@@ -1,0 +1,190 @@
+"""From a trained network to one with other classes or channels, and what fine-tuning needs of a network."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from hcnn.layers.randomness import drawn_from
+from hcnn.models.network import Network
+
+Model = TypeVar("Model", bound=Network)
+
+
+def adapt(model: Model, *, classes: int | None = None, channels: int | None = None) -> Model:
+    """A network with the weights of another one, for other classes, other channels, or both.
+
+    Every weight whose shape depends on neither is kept. With `classes` the class layer is made anew, with that many
+    classes, even if the number is the same: in HCNN these are the filters g and the normalization of layer J-1, or the
+    linear readout. The filters of the first layer are added up for one channel; for other numbers of channels they
+    are repeated and scaled so that a grey image gives what it gave before.
+
+    Args:
+        model: trained; it is not changed. Folded networks cannot be adapted.
+        classes: number of new classes; None keeps the class layer.
+        channels: number of input channels; None keeps them.
+
+    Returns:
+        A new network in the mode of `model`. Its preprocessing has the old size, the mean over the old channels if
+        their number changed, and the names "0", "1", … for new classes.
+
+    Raises:
+        ValueError: if the network is folded, or a number is not positive.
+
+    Example:
+        >>> from hcnn import create_model
+        >>> grey = adapt(create_model("hcnn_small_cifar10", pretrained=True), classes=5, channels=1)
+        >>> grey(torch.zeros(2, 1, 32, 32)).shape
+        torch.Size([2, 5])
+
+    """
+    if getattr(model, "folded", False):
+        raise ValueError("adapt: a folded network has no layers to train; adapt the network before `fold`")
+    changes = {key: value for key, value in {"classes": classes, "channels": channels}.items() if value is not None}
+    for key, value in changes.items():
+        if value < 1:
+            raise ValueError(f"adapt: {key}: expected a positive number; got {value}")
+    make: Any = type(model)
+    adapted = make(replace(model.config, **changes))
+    anew = class_entries(model) if classes is not None else frozenset[str]()
+    state = adapted.state_dict()
+    for name, old in model.state_dict().items():
+        if name in anew:
+            continue
+        state[name] = old if old.shape == state[name].shape else _other_channels(old, state[name].shape)
+    adapted.load_state_dict(state)
+    adapted.preprocessing = _preprocessing(model, classes, channels)
+    parameter = next(model.parameters())
+    return adapted.to(parameter.device, parameter.dtype).train(model.training)
+
+
+def class_entries(model: Network) -> frozenset[str]:
+    """Names of the parameters and buffers whose shapes depend on the number of classes.
+
+    Example:
+        >>> from hcnn import create_model
+        >>> sorted(class_entries(create_model("resnet20_cifar10")))
+        ['linear.bias', 'linear.weight']
+
+    """
+    make: Any = type(model)
+    with torch.device("meta"), drawn_from(torch.Generator()):
+        other = make(replace(model.config, classes=model.config.classes + 1)).state_dict()
+    return frozenset(name for name, entry in model.state_dict().items() if entry.shape != other[name].shape)
+
+
+def classifier_name(model: Network) -> str:
+    """Path of the smallest module that holds the whole class layer.
+
+    Example:
+        >>> from hcnn import create_model
+        >>> classifier_name(create_model("hcnn_digits")), classifier_name(create_model("resnet20_digits"))
+        ('layers.5', 'linear')
+
+    """
+    owners = [name.split(".")[:-1] for name in class_entries(model)]
+    shared = []
+    for parts in zip(*owners, strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return ".".join(shared)
+
+
+def replace_classifier(model: Network, classes: int) -> None:
+    """Give a network a new class layer, in place; all other parameters stay the same objects.
+
+    Args:
+        model: a network.
+        classes: number of its new classes.
+
+    Raises:
+        ValueError: if the network is folded, or the number is not positive.
+
+    """
+    anew = class_entries(model) if not getattr(model, "folded", False) else frozenset[str]()
+    adapted = adapt(model, classes=classes)
+    for name, parameter in [*model.named_parameters(), *model.named_buffers()]:
+        if name in anew:
+            continue
+        path, _, leaf = name.rpartition(".")
+        owner = adapted.get_submodule(path)
+        (owner._parameters if leaf in owner._parameters else owner._buffers)[leaf] = parameter
+    kept = {key: value for key, value in model.__dict__.items() if key.endswith("_hooks")}
+    model.__dict__.update({**adapted.__dict__, **kept})
+
+
+def parameter_groups(
+    model: nn.Module, lr: float, *, layer_decay: float = 1.0, weight_decay: float = 0.0
+) -> list[dict[str, Any]]:
+    """Parameter groups for any PyTorch optimizer, whose learning rate falls with the distance from the class layer.
+
+    The parameters of the last stage learn at `lr`; those d stages before it at ``lr · layer_decay^d``. Weights with
+    more than one axis decay; normalizations, biases and the logit scale do not.
+
+    Args:
+        model: a network of this package.
+        lr: learning rate of the last stage and of what lies outside of the stages.
+        layer_decay: factor for each stage further down, in (0, 1].
+        weight_decay: of weights with more than one axis.
+
+    Returns:
+        Groups with "params", "lr" and "weight_decay"; parameters that are frozen are left out.
+
+    Raises:
+        ValueError: if `layer_decay` does not lie in (0, 1].
+
+    Example:
+        >>> from hcnn import create_model
+        >>> groups = parameter_groups(create_model("hcnn_digits"), 0.1, layer_decay=0.5)
+        >>> sorted({group["lr"] for group in groups})
+        [0.003125, 0.00625, 0.0125, 0.025, 0.05, 0.1]
+
+    """
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"layer_decay: expected a number above 0, at most 1; got {layer_decay}")
+    stages: Sequence[str] = getattr(model, "stages", ())
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        inside = [index for index, stage in enumerate(stages) if name.startswith(f"{stage}.")]
+        first = _before_stages(model, name, stages)
+        depth = inside[0] if inside else (0 if first else len(stages) - 1)
+        groups.setdefault((depth, parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": lr * layer_decay ** (len(stages) - 1 - depth) if stages else lr,
+            "weight_decay": weight_decay if wide else 0.0,
+        }
+        for (depth, wide), parameters in sorted(groups.items())
+    ]
+
+
+def _before_stages(model: nn.Module, name: str, stages: Sequence[str]) -> bool:
+    """Whether a parameter outside of the stages was registered before the first of them, as a first convolution is."""
+    order = [one for one, _ in model.named_parameters()]
+    of_stages = [index for index, one in enumerate(order) if any(one.startswith(f"{stage}.") for stage in stages)]
+    return bool(of_stages) and order.index(name) < of_stages[0]
+
+
+def _other_channels(old: Tensor, shape: torch.Size) -> Tensor:
+    """Filters of a first layer for another number of channels."""
+    (axis,) = (index for index, (a, b) in enumerate(zip(old.shape, shape, strict=True)) if a != b)
+    had, has = old.shape[axis], shape[axis]
+    if has == 1:
+        return old.sum(axis, keepdim=True)
+    return old.index_select(axis, torch.arange(has, device=old.device) % had) * (had / has)
+
+
+def _preprocessing(model: Network, classes: int | None, channels: int | None) -> Any:
+    kept = model.preprocessing
+    if kept is None:
+        return None
+    if channels is not None and channels != len(kept.mean):
+        mean, std = (sum(values) / len(values) for values in (kept.mean, kept.std))
+        kept = replace(kept, mean=(mean,) * channels, std=(std,) * channels)
+    return kept if classes is None else replace(kept, classes=tuple(map(str, range(classes))))

@@ -1,0 +1,191 @@
+"""Trained networks with other classes and channels, as backbones, frozen in part, and their parameter groups."""
+
+import pytest
+import torch
+
+import hcnn
+from hcnn import HierarchicalCNN, adapt, create_model, parameter_groups
+from hcnn.data.preprocessing import Preprocessing
+from hcnn.models.transfer import class_entries, classifier_name
+
+SMALL = {"width": 4, "rank": 3, "depth": 6, "downsample": (3,), "attribute_support": (3, 3)}
+FAMILIES = {
+    "hcnn_cifar10": SMALL,
+    "hcnn_cifar10_published": SMALL,
+    "hcnn_plus_cifar10": SMALL,
+    "resnet20_digits": {},
+    "wrn16_1_digits": {},
+    "nin_digits": {},
+    "allcnn_digits": {},
+    "densenet_bc40_digits": {},
+    "compact_digits": {},
+    "maxout_digits": {},
+    "fitnet4_digits": {},
+    "hypernetwork_digits": {},
+}
+
+
+def small(name: str = "hcnn_cifar10", **changes) -> HierarchicalCNN:
+    """A network in eval mode whose normalizations are not those it was made with."""
+    model = create_model(name, **{**SMALL, **changes})
+    for _ in range(3):
+        model(torch.randn(8, model.config.channels, 8, 8) * 2 + 1)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_only_the_class_layer_is_made_anew(name) -> None:
+    model = create_model(name, **FAMILIES[name])
+    adapted = adapt(model, classes=7)
+    anew = class_entries(model)
+    assert anew
+    assert adapted.config.classes == 7
+    before, after = model.state_dict(), adapted.state_dict()
+    assert before.keys() == after.keys()
+    for key in before:
+        if key in anew:
+            assert before[key].shape != after[key].shape
+        else:
+            assert torch.equal(before[key], after[key]), key
+    side = 32 if name.endswith("cifar10") and not FAMILIES[name] else 8
+    assert adapted.eval()(torch.randn(2, model.config.channels, side, side)).shape == (2, 7)
+
+
+def test_the_same_number_of_new_classes_is_new_too() -> None:
+    model = small()
+    adapted = adapt(model, classes=10)
+    assert not torch.equal(model.layers[-1].g, adapted.layers[-1].g)
+    assert torch.equal(model.layers[-1].h, adapted.layers[-1].h)
+    assert not adapted.training
+    assert adapt(model.train(), classes=10).training
+
+
+@pytest.mark.parametrize("boundary", ["zeros", "circular"])
+def test_grey_images_give_what_they_gave_as_colour(boundary) -> None:
+    model = small(boundary=boundary)
+    grey = torch.randn(3, 1, 8, 8)
+    expected = model(grey.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(adapt(model, channels=1)(grey), expected, rtol=1e-4, atol=1e-4)
+    four = adapt(model, channels=4)(grey.expand(-1, 4, -1, -1))
+    assert four.shape == expected.shape
+    again = adapt(adapt(model, channels=1), channels=3)(grey.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(again, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_preprocessing_follows() -> None:
+    model = small()
+    model.preprocessing = Preprocessing((0.2, 0.4, 0.6), (0.1, 0.2, 0.3), (8, 8), tuple("abcdefghij"))
+    adapted = adapt(model, classes=2, channels=1).preprocessing
+    assert adapted is not None
+    assert adapted.mean == pytest.approx((0.4,))
+    assert adapted.std == pytest.approx((0.2,))
+    assert adapted.classes == ("0", "1")
+    assert adapt(model).preprocessing == model.preprocessing
+
+
+def test_reset_classifier_keeps_every_other_parameter_as_it_is() -> None:
+    model = small()
+    seen: list[int] = []
+    model.register_forward_hook(lambda *_: seen.append(1))
+    kept = {name: parameter for name, parameter in model.named_parameters() if name not in class_entries(model)}
+    model.reset_classifier(4)
+    assert model(torch.randn(2, 3, 8, 8)).shape == (2, 4)
+    assert all(dict(model.named_parameters())[name] is parameter for name, parameter in kept.items())
+    assert seen == [1]
+    model.train()(torch.randn(2, 3, 8, 8)).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert model.attribute_sizes[-1][-1] == 4
+
+
+def test_the_classifier_has_a_name() -> None:
+    model = small()
+    assert model.get_classifier() is model.layers[-1]
+    assert classifier_name(create_model("hcnn_cifar10_published", **SMALL)) == "readout.linear"
+
+
+@pytest.mark.parametrize("name", ["hcnn_cifar10", "hcnn_cifar10_published", "hcnn_plus_cifar10"])
+def test_the_head_takes_what_the_features_give(name) -> None:
+    model = small(name)
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(model.forward_head(model.forward_features(x)), model(x))
+
+
+def test_features_are_the_arrays() -> None:
+    model = small()
+    x = torch.randn(2, 3, 8, 8)
+    _, arrays = model(x, return_arrays=True)
+    features = hcnn.FeatureExtractor(model, (1, 3, 5))
+    for info, found in zip(features.feature_info, features(x), strict=True):
+        expected = arrays[info["depth"]].values
+        assert torch.equal(found, expected.flatten(1, expected.ndim - 3))
+        assert found.shape[1] == info["num_chs"]
+        assert found.shape[-1] * info["reduction"] == 8
+        assert model.get_submodule(info["module"]) is model.layers[info["depth"] - 1]
+    made = create_model("hcnn_cifar10", features_only=True, out_indices=(2,), **SMALL)
+    assert made.depths == (2,)
+
+
+def test_frozen_layers_stay_bit_for_bit() -> None:
+    model = small()
+    model.freeze(3)
+    model.train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD(parameter_groups(model, 0.1), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.randn(4, 3, 8, 8)).square().sum().backward()
+        optimizer.step()
+    for key, value in model.state_dict().items():
+        frozen = key.startswith(("layers.0.", "layers.1.", "layers.2."))
+        same = torch.equal(before[key], value)
+        assert same if frozen else (not same or value.ndim == 0 or "inner_norm" in key), key
+    model.freeze(0)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(layer.training for layer in model.layers)
+
+
+def test_rates_fall_with_the_distance_from_the_classes() -> None:
+    model = small()
+    rates = {
+        id(parameter): group["lr"]
+        for group in parameter_groups(model, 1.0, layer_decay=0.5, weight_decay=0.1)
+        for parameter in group["params"]
+    }
+    assert len(rates) == len([*model.parameters()])
+    assert rates[id(model.layers[0].weight)] == 0.5**4
+    assert rates[id(model.layers[-1].g)] == rates[id(model.readout.scale)] == 1
+    resnet = create_model("resnet20_digits")
+    groups = parameter_groups(resnet, 1.0, layer_decay=0.5, weight_decay=0.1)
+    found = {id(parameter): group for group in groups for parameter in group["params"]}
+    assert found[id(resnet.conv.weight)]["lr"] == 0.25  # before the three stages
+    assert found[id(resnet.linear.weight)]["lr"] == 1
+    assert found[id(resnet.linear.weight)]["weight_decay"] == 0.1
+    assert found[id(resnet.linear.bias)]["weight_decay"] == 0
+
+
+def test_pretrained_weights_with_names_of_timm() -> None:
+    full = create_model("hcnn_small_cifar10", pretrained=True)
+    model = create_model("hcnn_small_cifar10", pretrained=True, num_classes=5, in_chans=1)
+    assert torch.equal(full.layers[4].g, model.layers[4].g)
+    assert (model.config.classes, model.config.channels) == (5, 1)
+    same = create_model("hcnn_small_cifar10", pretrained=True, classes=10)
+    assert torch.equal(full.layers[-1].g, same.layers[-1].g)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: adapt(small().fold(), classes=3), "a folded network has no layers to train"),
+        (lambda: small().reset_classifier(0), "classes: expected a positive number; got 0"),
+        (lambda: small().freeze(9), "expected a depth from 0 to 5; got 9"),
+        (lambda: parameter_groups(small(), 1, layer_decay=2), "layer_decay: expected a number above 0"),
+        (lambda: hcnn.FeatureExtractor(small(), (0,)), "expected depths from 1 to 5"),
+        (lambda: create_model("hcnn_cifar10", out_indices=(1,)), "only with features_only"),
+        (lambda: create_model("hcnn_cifar10", classes=3, num_classes=4), "num_classes and classes are the same"),
+        (lambda: create_model("hcnn_small_cifar10", pretrained=True, width=16), "only classes and channels"),
+        (lambda: create_model("resnet20_digits", features_only=True), "expected an attribute network; got a ResNet"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(make, says) -> None:
+    with pytest.raises(ValueError, match=says):
+        make()
