@@ -10,7 +10,7 @@ from hcnn.data.preprocessing import Preprocessing
 from hcnn.export.parity import check_outputs, needs
 from hcnn.export.plain_network import PlainNetwork
 from hcnn.export.replace import SIGNATURE
-from hcnn.models.hierarchical import AttributeNetwork
+from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.storage.atomic import StrPath, write_atomically
 
 
