@@ -164,7 +164,7 @@ def test_what_cannot_be_read_is_said(results, tmp_path, capsys) -> None:
     assert "--batch and --seconds: expected at least one image" in error("compare", results, "--batch", 0)
 
 
-def test_the_command_line_knows_the_comparators(results, capsys) -> None:
+def test_the_command_line_knows_the_baselines(results, capsys) -> None:
     assert cli.main(["summary", "densenet_bc40_cifar10"]) == 0
     assert "176,122" not in (out := capsys.readouterr().out)  # it shows weights and normalizations apart
     assert "blocks.2.5.conv2" in out
