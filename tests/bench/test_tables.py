@@ -171,7 +171,7 @@ def test_wrong_input_ends_with_2_and_a_reason(place, tmp_path, capsys) -> None:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"seed": 7}')
     assert run(tmp_path, "1.1", "--tiny") == 2
-    assert f"{folder} holds another run" in capsys.readouterr().err
+    assert f"{folder / 'config.json'} is not that of a run" in capsys.readouterr().err
 
 
 def test_results_of_another_run_are_not_overwritten(tmp_path, capsys) -> None:
