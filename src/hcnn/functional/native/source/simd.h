@@ -8,7 +8,7 @@
 namespace {  // every variant has its own copy: nothing here may be shared between instruction sets
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16, WIDE = 6;  // WIDE: vectors of a tile of four rows, as the registers allow
+constexpr int LANES = 16, WIDE = 4;  // WIDE: vectors of a tile of four rows, as the registers allow
 #define EACH_LANE(f) f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7), f(8), f(9), f(10), f(11), f(12), f(13), f(14), f(15)
 #elif defined(__AVX2__)
 constexpr int LANES = 8, WIDE = 3;
