@@ -11,7 +11,7 @@ namespace {  // every variant has its own copy: nothing here may be shared betwe
 constexpr int LANES = 16, WIDE = 4;  // WIDE: vectors of a tile of four rows, as the registers allow
 #define EACH_LANE(f) f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7), f(8), f(9), f(10), f(11), f(12), f(13), f(14), f(15)
 #elif defined(__AVX2__)
-constexpr int LANES = 8, WIDE = 3;
+constexpr int LANES = 8, WIDE = 2;
 #define EACH_LANE(f) f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7)
 #elif defined(__aarch64__)
 constexpr int LANES = 4, WIDE = 6;
@@ -140,15 +140,20 @@ INLINE void rows_of(int rows, Body body) {
 // The one product that everything here is made of: acc[r] += Σ_j matrix[j][r] · in[at[j] …], over V vectors.
 template <int R, int V>
 INLINE void accumulate(vf (&acc)[R][V], const float* in, const int32_t* at, const float* matrix, int count) {
+    vf own[R][V];  // a copy that no one else has the address of stays in registers
+    for (int r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v) own[r][v] = acc[r][v];
     for (int j = 0; j < count; ++j) {
         const float* p = in + at[j];
         vf x[V];
         for (int v = 0; v < V; ++v) x[v] = load(p + v * LANES);
         for (int r = 0; r < R; ++r) {
             const vf m = splat(matrix[j * R + r]);
-            for (int v = 0; v < V; ++v) acc[r][v] += m * x[v];
+            for (int v = 0; v < V; ++v) own[r][v] += m * x[v];
         }
     }
+    for (int r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v) acc[r][v] = own[r][v];
 }
 
 template <class T>
