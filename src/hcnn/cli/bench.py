@@ -6,6 +6,7 @@ from rich.console import Console
 
 from hcnn.cli.terminal import say
 from hcnn.storage.atomic import ensure_writable, write_atomically, write_json
+from hcnn.training.device import find_device
 
 
 def bench(options: Namespace, console: Console) -> None:
