@@ -124,6 +124,11 @@ class AttributeNetwork(Network):
         """
         if not 0 <= j <= len(self.layers):
             raise ValueError(f"forward_from: expected j between 0 and {len(self.layers)}; got {j}")
+        if x.shape[:1] == (0,) and not self.training:  # an empty batch has (no) answers, as in an exported file
+            one = self.forward_from(x.new_zeros(1, *x.shape[1:]), j, return_arrays=return_arrays)
+            if not return_arrays:
+                return one[:0]
+            return one[0][:0], {index: AttributeArray(array.values[:0], array.axes) for index, array in one[1].items()}
         if j and _averages_oldest(self.layers[j - 1]):
             x = marginal(x, 1)
         arrays: dict[int, AttributeArray] = {}
