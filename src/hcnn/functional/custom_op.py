@@ -99,7 +99,7 @@ def define_operator(
     types = [str(one.type) for one in getattr(torch.ops.hcnn, name).default._schema.arguments]
 
     def call(*inputs: Any) -> Any:
-        if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        if is_traced():
             inputs = tuple(map(_numbers, inputs, types))
         return operator(*inputs) if is_recorded(inputs[0]) else Operator.apply(*inputs)
 
@@ -111,9 +111,14 @@ def _numbers(value: Any, kind: str) -> Any:
     return [int(one) for one in value] if kind == "List[int]" else int(value) if kind == "int" else value
 
 
+def is_traced() -> bool:
+    """Whether `torch.jit.trace` records operators now."""
+    return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+
+
 def is_recorded(x: Tensor) -> bool:
     """Whether a compiler or tracer records operators now: it should see the operator itself, not its body."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+    if torch.compiler.is_compiling() or is_traced():
         return True
     return type(x) not in (Tensor, torch.nn.Parameter)  # a tensor without values, or one with rules of its own
 

@@ -13,7 +13,7 @@ from hcnn.functional.attribute_conv.native import native_conv, native_supports, 
 from hcnn.functional.attribute_conv.spectral import spectral_weight
 from hcnn.functional.attribute_conv.spectral_op import spectral_conv
 from hcnn.functional.axes import CONVOLUTIONS, Boundary, axis_names, check_boundary, pad_spatial, per_axis
-from hcnn.functional.custom_op import is_recorded
+from hcnn.functional.custom_op import is_recorded, is_traced
 from hcnn.functional.native.library import description, native_available
 
 
@@ -121,7 +121,7 @@ def attribute_conv(
         matrix = conv_matrix(weight, sizes, sv, boundary, method, channel_axis=channel_axis)
     flat = x.reshape(x.shape[0], -1, *extent)  # (b, v·c, *u)
     if method == "native":
-        fused = elu and not torch.is_grad_enabled()
+        fused = elu and not torch.is_grad_enabled() and not is_traced()  # a trace must not depend on the mode
         y = native_conv(
             flat, matrix, bias, sizes, kv, stride, boundary, elu=fused, average_oldest=fused and average_oldest
         )
