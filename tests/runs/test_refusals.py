@@ -226,6 +226,13 @@ def test_settings_that_nothing_can_be_done_with_are_refused(make, message) -> No
 # ------------------------------------------------------------------------------------------------ precision
 
 
+@pytest.fixture
+def no_native(monkeypatch) -> None:
+    """As where nothing was compiled: what "auto" is then depends on the processor."""
+    monkeypatch.setattr(device_module, "native_available", lambda x: False)
+
+
+@pytest.mark.usefixtures("no_native")
 @pytest.mark.parametrize(("flags", "expected"), [({"avx2": True}, "float32"), ({"amx_bf16": True}, "bfloat16")])
 def test_auto_is_what_the_processor_is_fast_at(tmp_path, monkeypatch, flags, expected) -> None:
     monkeypatch.setattr(device_module.torch.cpu, "get_capabilities", lambda: flags)
@@ -246,6 +253,17 @@ def test_bfloat16_that_is_slow_says_what_it_costs(tmp_path, monkeypatch) -> None
     assert "times as long as in float32" in said[0]
 
 
+def test_auto_is_float32_where_native_kernels_serve_the_network(monkeypatch) -> None:
+    monkeypatch.setattr(device_module, "native_available", lambda x: True)
+    monkeypatch.setattr(device_module.torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    cpu = device_module.find_device("cpu")
+    chosen, sentence = device_module.settle_precision("auto", cpu, attributes=True)
+    assert (chosen, sentence) == ("float32", "precision float32: the native kernels compute in it")
+    assert device_module.settle_precision("auto", cpu)[0] == "bfloat16"  # a baseline
+    assert device_module.settle_precision("bfloat16", cpu, attributes=True)[0] == "bfloat16"
+
+
+@pytest.mark.usefixtures("no_native")
 def test_a_resumed_run_keeps_the_precision_it_began_with(tmp_path, monkeypatch) -> None:
     auto = settings(recipe=replace(RECIPE, precision="auto", epochs=2), checkpoint_seconds=0)
     monkeypatch.setattr(device_module.torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})

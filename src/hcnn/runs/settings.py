@@ -10,6 +10,7 @@ import torch
 
 from hcnn.data.image_set import Splits
 from hcnn.data.preprocessing import Preprocessing
+from hcnn.models.baselines import BaselineConfig
 from hcnn.models.records import network_kind
 from hcnn.models.registry import NetworkConfig
 from hcnn.storage.records import read_object
@@ -116,8 +117,9 @@ def settle(settings: RunSettings, known: dict[str, Any] | None, device: torch.de
     recipe = known.get("recipe") if known else None
     begun: Any = recipe.get("precision") if isinstance(recipe, dict) else None
     kept = asked == "auto" and begun in ("float32", "bfloat16")
-    chosen, sentence = settle_precision(begun if kept else asked, device)
-    if kept and chosen != settle_precision("auto", device)[0]:
+    attributes = not isinstance(settings.network, BaselineConfig)
+    chosen, sentence = settle_precision(begun if kept else asked, device, attributes=attributes)
+    if kept and chosen != settle_precision("auto", device, attributes=attributes)[0]:
         sentence = f"precision {chosen}, as the run began with" + (f"; {sentence}" if sentence else "")
     return replace(settings, recipe=replace(settings.recipe, precision=chosen)), sentence
 

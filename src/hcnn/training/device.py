@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
+from hcnn.functional import native_available
+
 Precision = Literal["auto", "float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "float32", "bfloat16")
 
@@ -56,16 +58,20 @@ def find_device(name: str) -> torch.device:
     return torch.device(wanted)
 
 
-def settle_precision(precision: Precision, device: torch.device) -> tuple[Literal["float32", "bfloat16"], str]:
+def settle_precision(
+    precision: Precision, device: torch.device, *, attributes: bool = False
+) -> tuple[Literal["float32", "bfloat16"], str]:
     """What "auto" means on a device, and what a choice costs there.
 
     "auto" is bfloat16 where the device computes in it: CUDA from compute capability 8 on, MPS and XPU, and processors
     that have instructions for it (AVX-512 BF16, AMX, or those of ARM). Everywhere else PyTorch would convert each
-    number to float32 and back.
+    number to float32 and back. For attribute networks on a CPU it is float32 wherever the native kernels are compiled:
+    they compute in float32 only, and a training step takes about half as long as PyTorch's in bfloat16.
 
     Args:
         precision: of a recipe.
         device: where the network trains.
+        attributes: whether it is an attribute network, which the native kernels serve.
 
     Returns:
         The precision, and a sentence about it for the log; empty where nothing needs to be said.
@@ -76,6 +82,8 @@ def settle_precision(precision: Precision, device: torch.device) -> tuple[Litera
     """
     if precision == "float32":
         return "float32", ""
+    if precision == "auto" and attributes and native_available(torch.empty(0, device=device)):
+        return "float32", "precision float32: the native kernels compute in it"
     fast, why = _has_bfloat16(device)
     if precision == "auto":
         chosen = "bfloat16" if fast else "float32"

@@ -91,7 +91,9 @@ class Trainer:
         self.model, self.images, self.labels = model, images, labels
         self.preprocessing, self.recipe, self.seed, self.group = preprocessing, recipe, seed, group
         self.device = images.device
-        self.precision, _ = settle_precision(recipe.precision, self.device)
+        self.precision, _ = settle_precision(
+            recipe.precision, self.device, attributes=getattr(model, "array_count", 0) > 0
+        )
         count = min(2, len(images), recipe.batch_size // self.processes // recipe.accumulate)
         x, _ = self._inputs(torch.arange(count, device=self.device), 0)
         try_step(model, x, len(preprocessing.classes), bfloat16=self.precision == "bfloat16")
