@@ -30,7 +30,7 @@ def main() -> int:
             "UBSAN_OPTIONS": "print_stacktrace=1",
             "HCNN_NATIVE_LIBRARY": str(library),
         }
-        tests = [sys.executable, "-m", "pytest", "-s", "-n0", "tests/functional/test_native.py", *sys.argv[1:]]
+        tests = [sys.executable, "-m", "pytest", "-s", "tests/functional/test_native.py", *sys.argv[1:]]
         return subprocess.run(tests, cwd=ROOT, env={**os.environ, **settings}, check=False).returncode
 
 

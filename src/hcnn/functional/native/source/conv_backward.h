@@ -291,7 +291,8 @@ static void unpack_sums(const HcnnConv& c, const ConvBackward& job, const float*
 
 static void conv_backward(const HcnnConv* c, const float* grad, const float* x, const float* w, float* grad_x,
                           float* grad_w, float* grad_bias, int threads) {
-    const double per_position = 2.0 * c->channels + 2.0 * c->planes + 4.0 * c->dofs + 4.0 * c->outputs;
+    // Longer strips than forward: sums over a strip end in sums over lanes, which cost as much as three vectors.
+    const double per_position = c->channels + c->planes + 2.0 * c->dofs + 2.0 * c->outputs;
     const Layout l(*c, rows_of_strip(*c, per_position));
     Phase* phases = (Phase*)malloc(sizeof(Phase) * l.phases);
     find_phases(*c, l, phases);
