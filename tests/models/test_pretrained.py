@@ -52,5 +52,5 @@ def test_overrides_do_not_go_with_trained_weights() -> None:
     names = pretrained.list_pretrained()
     if not names:
         pytest.skip("no weights in the package")
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="only classes and channels can be changed, not boundary"):
         hcnn.create_model(names[0], pretrained=True, boundary="circular")

@@ -12,6 +12,7 @@ from hcnn.layers.folded import fold_layer
 from hcnn.models.configs import HierarchicalCNNConfig, MultiscaleHierarchicalCNNConfig
 from hcnn.models.cost import attribute_counts, attribute_rows
 from hcnn.models.counts import LayerRow, ParameterCount
+from hcnn.models.fine_tuning import FineTuning, linear_classes
 from hcnn.models.network import Network
 
 
@@ -57,7 +58,7 @@ class Readout(nn.Module):
         return pooled * self.scale
 
 
-class AttributeNetwork(Network):
+class AttributeNetwork(FineTuning, Network):
     """A chain of attribute layers x_1 … x_{J-1} and a readout.
 
     Args:
@@ -77,7 +78,6 @@ class AttributeNetwork(Network):
     ) -> None:
         super().__init__()
         self.config = config
-        self.frozen = 0
         self.layers = nn.ModuleList(layers)
         self.readout = readout
         self.attribute_sizes = tuple(attribute_sizes)
@@ -187,51 +187,6 @@ class AttributeNetwork(Network):
             shift *= stride[before.index(axis)]
         return shift
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """What the class layer gets: (b, channels, *u) -> x_{J-2} with its oldest attribute averaged out.
-
-        With a linear readout the class layer is the readout, and this is x_{J-1}.
-        """
-        for layer in self._body:
-            x = layer(x)
-        return x
-
-    def forward_head(self, x: Tensor) -> Tensor:
-        """Class scores from `forward_features`."""
-        for layer in self.layers[len(self._body) :]:
-            x = layer(x)
-        return self.readout(x)
-
-    @property
-    def _body(self) -> list[nn.Module]:
-        """The layers below the class layer."""
-        layers = [*self.layers]
-        return layers if linear_classes(self.config) is not None else layers[:-1]
-
-    def freeze(self, depth: int) -> None:
-        """Keep the layers 1 … `depth` as they are: their weights get no gradients, and their statistics stay.
-
-        Args:
-            depth: 0 … J-1; 0 frees all layers again.
-
-        Raises:
-            ValueError: if there are not so many layers.
-
-        """
-        if not 0 <= depth <= len(self.layers):
-            raise ValueError(f"freeze: expected a depth from 0 to {len(self.layers)}; got {depth}")
-        self.frozen = depth
-        for index, layer in enumerate(self.layers):
-            layer.requires_grad_(index >= depth)
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> "AttributeNetwork":
-        """Set the mode of all layers that are not frozen; frozen ones stay in eval mode."""
-        super().train(mode)
-        for layer in self.layers[: self.frozen]:
-            layer.eval()
-        return self
-
     def fold(self) -> "AttributeNetwork":
         """The equivalent inference network: composed filters w, all normalizations folded in.
 
@@ -284,8 +239,3 @@ class AttributeNetwork(Network):
 
 def _averages_oldest(layer: nn.Module) -> bool:
     return bool(getattr(layer, "average_oldest", False))
-
-
-def linear_classes(config: Any) -> int | None:
-    """Outputs of a linear readout, or None where a learned scale stands in its place."""
-    return config.classes if getattr(config, "readout", "mean") == "linear" else None
