@@ -20,9 +20,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1"]
         library = build.build(Path(folder) / "kernels.so", flags)
-        names = ("libasan.so", "libubsan.so")
-        command = [build.compiler(), *(f"-print-file-name={name}" for name in names)]
-        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        found = [
+            subprocess.run(
+                [build.compiler(), f"-print-file-name={name}"], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for name in ("libasan.so", "libubsan.so")
+        ]
         # Python is not compiled for it, so its runtime must come first; what Python itself never frees is no finding.
         settings = {
             "LD_PRELOAD": ":".join(found),

@@ -195,23 +195,36 @@ def test_a_folded_layer_takes_one_pass(boundary, average) -> None:
 
 
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
-    layer = FactorizedConv(8, 9, attribute_support=(5, 7), stride=(2, 2, 1, 1), averaged=1, average_oldest=True)
-    x = torch.randn(7, 2, 4, 8, 16, 16)
+    torch.manual_seed(0)
+    x, y = torch.randn(7, 32, 16, 16), torch.randn(7, 64, 16, 16)
+    geometry = [4, 8], [5, 7], [2, 2, 1, 1], False
+    spectra = [native_weight(torch.randn(8, 5, 7, *ku), (4, 8), (2, 2), "zeros") for ku in ((3, 3), (3, 1))]
+    conv = x, spectra[0], torch.randn(64)
+    plus = x, torch.randn(3, 3, 3), torch.randn(3), spectra[1].squeeze(-1).permute(2, 0, 1)
+    norm = y.reshape(7, 8, 8, 16, 16), torch.rand(8), torch.randn(8), 1e-5, 2, True
+    operators = torch.ops.hcnn
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            given = x.clone().requires_grad_()
-            y = layer(given)
-            layer.zero_grad()
-            y.square().sum().backward()
-            results.append([y, given.grad, *(p.grad.clone() for p in layer.parameters())])
+            out, mean, variance = operators.native_batch_normalize_elu(*norm)
+            moments = operators.native_moments(x, False)
+            results.append(
+                [
+                    operators.native_conv(*conv, *geometry, False, False),
+                    *operators.native_conv_backward(y, *conv, *geometry, False, False),
+                    operators.native_plus_step(*plus, *geometry),
+                    *operators.native_plus_step_backward(y, *plus, *geometry),
+                    *(out, mean, variance),
+                    *operators.native_batch_normalize_elu_backward(out, mean, variance, *norm, mean, variance),
+                    *moments,
+                    operators.native_moments_backward(*moments, x, False, moments[0]),
+                ]
+            )
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
-        # PyTorch's own sums may differ; the kernels' results and the gradients that reach x may not.
-        assert torch.equal(results[0][0], other[0])
-        assert torch.equal(results[0][1], other[1])
+        assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
