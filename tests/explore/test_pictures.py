@@ -52,7 +52,7 @@ def test_every_curve_and_band_lies_within_its_axes(name, monkeypatch, tmp_path) 
             low, high = axes.get_ylim()
             heights = [np.asarray(line.get_ydata(), float) for line in axes.lines]
             bands = [one for one in axes.collections if isinstance(one, PolyCollection)]
-            heights += [path.vertices[:, 1] for band in bands for path in band.get_paths()]
+            heights += [np.asarray(path.vertices)[:, 1] for band in bands for path in band.get_paths()]
             if not bands:
                 continue
             curves += len(heights)

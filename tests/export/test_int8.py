@@ -6,7 +6,7 @@ file, and compute with and without saturation in NumPy.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -16,6 +16,7 @@ import torch
 from onnx.numpy_helper import to_array
 from onnx.reference import ReferenceEvaluator
 
+from hcnn import AttributeNetwork
 from hcnn.data.image_set import Splits
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.export import int8, int8_bytes, onnx_runner
@@ -75,7 +76,7 @@ class Evaluation:
 
     def run(self, images: np.ndarray, given: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
         """Every tensor of the file for images (b, c, *u); those `given` are not computed."""
-        known = self.constants | {"images": images} | (given or {})
+        known: dict[str, Any] = self.constants | {"images": images} | (given or {})
         for node in self.graph.node:
             if node.output[0] in known:
                 continue
@@ -111,7 +112,7 @@ class Evaluation:
 
     def matrices(self) -> dict[str, np.ndarray]:
         """The weights of each integer convolution, (o, all that is summed over)."""
-        known = dict(self.constants)
+        known: dict[str, Any] = dict(self.constants)
         for node in self.graph.node:
             if all(name in known for name in node.input):
                 inputs = {name: known[name] for name in node.input}
@@ -142,6 +143,7 @@ def images() -> torch.Tensor:
 def trained(images) -> bytes:
     """The int8 file of a trained network."""
     pretrained = load_pretrained("hcnn_small_cifar10")
+    assert isinstance(pretrained.model, AttributeNetwork)
     return int8_bytes(pretrained.model, images[:64], pretrained.preprocessing)
 
 
@@ -158,7 +160,7 @@ def test_convolutions_of_onnxruntime_are_the_exact_integers(trained, images) -> 
     proto.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None) for name in names)
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     batch = pixels(images[64:66])
-    values = dict(zip(names, session.run(names, {"images": batch}), strict=True))
+    values: dict[str, Any] = dict(zip(names, session.run(names, {"images": batch}), strict=True))
     known = evaluation.run(batch, {name: values[name] for name in inputs})  # each from onnxruntime's own inputs
     assert len(outputs) == 11
     for name in outputs:

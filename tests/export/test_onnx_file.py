@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -76,8 +77,8 @@ def test_an_empty_batch_has_no_answers_in_pytorch_and_in_every_file(name, tmp_pa
 def test_the_older_onnx_exporter_writes_the_same_network(name, settled) -> None:
     model = settled(name)
     x = torch.randn(3, 1, *[12, 8][: model.config.spatial_axes])
-    file = io.BytesIO()
-    names = {"input_names": ["images"], "output_names": ["logits"]}
+    file: Any = io.BytesIO()  # as the older exporter takes it
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
     dynamic = {"images": {0: "batch", 2: "height"}, "logits": {0: "batch"}}
     torch.onnx.export(PlainNetwork(model), (x[:2],), file, dynamo=False, dynamic_axes=dynamic, **names)
     run = onnx_runner(file.getvalue())

@@ -1,15 +1,17 @@
 """Trained networks with other classes and channels, as backbones, frozen in part, and their parameter groups."""
 
+from typing import Any
+
 import pytest
 import torch
 
 import hcnn
-from hcnn import HierarchicalCNN, adapt, create_model, parameter_groups
+from hcnn import adapt, create_model, parameter_groups
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.models.transfer import class_entries, classifier_name
 
-SMALL = {"width": 4, "rank": 3, "depth": 6, "downsample": (3,), "attribute_support": (3, 3)}
-FAMILIES = {
+SMALL: dict[str, Any] = {"width": 4, "rank": 3, "depth": 6, "downsample": (3,), "attribute_support": (3, 3)}
+FAMILIES: dict[str, dict[str, Any]] = {
     "hcnn_cifar10": SMALL,
     "hcnn_cifar10_published": SMALL,
     "hcnn_plus_cifar10": SMALL,
@@ -25,7 +27,7 @@ FAMILIES = {
 }
 
 
-def small(name: str = "hcnn_cifar10", **changes) -> HierarchicalCNN:
+def small(name: str = "hcnn_cifar10", **changes: Any) -> Any:
     """A network in eval mode whose normalizations are not those it was made with."""
     model = create_model(name, **{**SMALL, **changes})
     for _ in range(3):
@@ -154,7 +156,7 @@ def test_rates_fall_with_the_distance_from_the_classes() -> None:
     assert len(rates) == len([*model.parameters()])
     assert rates[id(model.layers[0].weight)] == 0.5**4
     assert rates[id(model.layers[-1].g)] == rates[id(model.readout.scale)] == 1
-    resnet = create_model("resnet20_digits")
+    resnet: Any = create_model("resnet20_digits")
     groups = parameter_groups(resnet, 1.0, layer_decay=0.5, weight_decay=0.1)
     found = {id(parameter): group for group in groups for parameter in group["params"]}
     assert found[id(resnet.conv.weight)]["lr"] == 0.25  # before the three stages
@@ -164,11 +166,11 @@ def test_rates_fall_with_the_distance_from_the_classes() -> None:
 
 
 def test_pretrained_weights_with_names_of_timm() -> None:
-    full = create_model("hcnn_small_cifar10", pretrained=True)
-    model = create_model("hcnn_small_cifar10", pretrained=True, num_classes=5, in_chans=1)
+    full: Any = create_model("hcnn_small_cifar10", pretrained=True)
+    model: Any = create_model("hcnn_small_cifar10", pretrained=True, num_classes=5, in_chans=1)
     assert torch.equal(full.layers[4].g, model.layers[4].g)
     assert (model.config.classes, model.config.channels) == (5, 1)
-    same = create_model("hcnn_small_cifar10", pretrained=True, classes=10)
+    same: Any = create_model("hcnn_small_cifar10", pretrained=True, classes=10)
     assert torch.equal(full.layers[-1].g, same.layers[-1].g)
 
 

@@ -157,12 +157,10 @@ def evaluate(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Evaluati
         interval=wilson_interval(int(right.sum()), n),
         top5=None if top is None else (top == labels[:, None]).any(1).double().mean().item(),
         scores=tuple(
-            ClassScore(
-                name,
-                *(int(one[i]) for one in (counts, correct, predicted)),
-                wilson_interval(int(correct[i]), int(counts[i])),
+            ClassScore(name, count, hits, answered, wilson_interval(hits, count))
+            for name, count, hits, answered in zip(
+                classes, counts.tolist(), correct.tolist(), predicted.tolist(), strict=True
             )
-            for i, name in enumerate(classes)
         ),
         confusion=confusion,
         bins=bins,

@@ -69,16 +69,24 @@ def build(config: NetworkConfig, *, method: Method = "auto") -> Network:
 
 @overload
 def create_model(
-    name: str, *, features_only: Literal[True], pretrained: bool = False, **overrides: Any
-) -> FeatureExtractor: ...
-@overload
-def create_model(name: HierarchicalName, *, pretrained: bool = False, **overrides: Any) -> HierarchicalCNN: ...
+    name: HierarchicalName, *, pretrained: bool = False, features_only: Literal[False] = False, **overrides: Any
+) -> HierarchicalCNN: ...
 @overload
 def create_model(
-    name: Literal["multiscale_tiny"], *, pretrained: bool = False, **overrides: Any
+    name: Literal["multiscale_tiny"],
+    *,
+    pretrained: bool = False,
+    features_only: Literal[False] = False,
+    **overrides: Any,
 ) -> MultiscaleHierarchicalCNN: ...
 @overload
-def create_model(name: str, *, pretrained: bool = False, **overrides: Any) -> Network: ...
+def create_model(
+    name: str, *, pretrained: bool = False, features_only: Literal[False] = False, **overrides: Any
+) -> Network: ...
+@overload
+def create_model(
+    name: str, *, pretrained: bool = False, features_only: Literal[True], **overrides: Any
+) -> FeatureExtractor: ...
 def create_model(name: str, *, pretrained: bool = False, features_only: bool = False, **overrides: Any) -> Any:
     """Build a named model, freshly initialized from torch's global random state, or with pretrained weights.
 
