@@ -143,7 +143,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def _convert_tuple(kinds: Sequence[Any], value: Any, where: str) -> tuple[Any, ...]:
-    if not isinstance(value, list):
+    if not isinstance(value, list | tuple):  # a tuple where a configuration comes from Python
         raise ValueError(f"{where}: expected a list; got {_short(value)}")
     if kinds[-1] is Ellipsis:
         kinds = [kinds[0]] * len(value)
