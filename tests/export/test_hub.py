@@ -45,7 +45,8 @@ import sys, torch
 from hcnn.export.hub import HubNetwork
 model = HubNetwork.from_pretrained(sys.argv[1])
 assert not model.training and model.preprocessing.classes[3] == "3"
-torch.save(model(torch.load(sys.argv[2])).detach(), sys.argv[3])
+with torch.no_grad():
+    torch.save(model(torch.load(sys.argv[2])), sys.argv[3])
 """
     env = {"HF_HUB_OFFLINE": "1", "PATH": ""}
     arguments = [str(saved), str(tmp_path / "x.pt"), str(tmp_path / "y.pt")]

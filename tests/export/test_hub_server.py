@@ -126,7 +126,8 @@ PULL = """
 import sys, torch
 from hcnn.export.hub import HubNetwork
 model = HubNetwork.from_pretrained(sys.argv[1])
-torch.save(model(torch.load(sys.argv[2])).detach(), sys.argv[3])
+with torch.no_grad():  # as below: with gradients other kernels compute, which round otherwise
+    torch.save(model(torch.load(sys.argv[2])), sys.argv[3])
 """
 
 
