@@ -166,8 +166,7 @@ RECIPES: dict[str, Recipe] = {
         augmentation=Augmentation(translation=4, flip="alternating"),
         precision="auto",
     ),
-    # On 300 validation images, five seeds each: 99.3 % after 20 epochs (98.7 to 99.7), with Muon 99.1 % after 16.
-    # So few images cannot tell 99 from 98 %: hence half as many epochs again.
+    # Five-fold cross-validation on the 1,437 training images: 99.03 % after 30 epochs and after 40.
     "digits": Recipe(epochs=30, batch_size=64, lr=0.1, augmentation=Augmentation(translation=1)),
     # He et al. 2016, section 4.2: 64,000 steps of 128 images, divided by 10 at 32,000 and 48,000.
     "resnet": Recipe(
