@@ -7,8 +7,9 @@ import torch
 
 from hcnn import cli, create_model
 from hcnn.bench import report
+from hcnn.bench.case import Case
 from hcnn.bench.machine import measure_limits
-from hcnn.bench.suite import Case, dense_multiply_adds, race
+from hcnn.bench.suite import dense_multiply_adds, race
 from hcnn.bench.timing import time_steps
 from hcnn.bench.two_step import TwoStepNetwork
 from hcnn.models.attribute_network import AttributeNetwork

@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from hcnn.bench.case import Case, prepare
+
 
 def peak_of_step(case: dict[str, Any]) -> float:
     """Peak resident memory of a training step, above that of the idle process with the network loaded.
 
     Args:
-        case: name, overrides, two_step, dtype and batch of `hcnn.bench.suite.Case`, as a dict.
+        case: name, overrides, two_step, dtype and batch of `hcnn.bench.case.Case`, as a dict.
 
     Returns:
         Bytes.
@@ -35,8 +37,6 @@ def _resident() -> int:
 
 
 def _main() -> None:
-    from hcnn.bench.suite import Case, prepare
-
     step = prepare(Case(**json.loads(sys.argv[1])), train=True, images=1)
     step()  # the memory for one image stands for that of loading and compiling
     idle, peak, done = _resident(), 0, False

@@ -1,10 +1,7 @@
 """What is counted of a network: its parameters, and the rows of its summary."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from hcnn.models.network import Network
+from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,15 @@ class LayerRow:
     multiply_adds: int
 
 
-def count_parameters(model: "Network") -> ParameterCount:
+class Counted(Protocol):
+    """A network that counts its parameters, as `hcnn.Network` does."""
+
+    def count_parameters(self) -> ParameterCount:
+        """The counts."""
+        ...
+
+
+def count_parameters(model: Counted) -> ParameterCount:
     """Count the parameters of an unfolded network as design and paper do.
 
     Args:

@@ -7,6 +7,7 @@ from torch import nn
 
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.models.counts import LayerRow, ParameterCount
+from hcnn.models.transfer import classifier_name, replace_classifier
 
 
 class Network(nn.Module):
@@ -34,8 +35,6 @@ class Network(nn.Module):
             Linear(in_features=64, out_features=10, bias=True)
 
         """
-        from hcnn.models.transfer import classifier_name  # it needs this module
-
         return self.get_submodule(classifier_name(self))
 
     def reset_classifier(self, classes: int) -> None:
@@ -55,8 +54,6 @@ class Network(nn.Module):
             5
 
         """
-        from hcnn.models.transfer import replace_classifier
-
         replace_classifier(self, classes)
 
     def inference(self) -> "Network":

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from hcnn.layers.randomness import drawn_from
-from hcnn.models.network import Network
 
-Model = TypeVar("Model", bound=Network)
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def adapt(model: Model, *, classes: int | None = None, channels: int | None = None) -> Model:
@@ -47,7 +46,8 @@ def adapt(model: Model, *, classes: int | None = None, channels: int | None = No
         if value < 1:
             raise ValueError(f"adapt: {key}: expected a positive number; got {value}")
     make: Any = type(model)
-    adapted = make(replace(model.config, **changes))
+    config: Any = model.config
+    adapted = make(replace(config, **changes))
     anew = class_entries(model) if classes is not None else frozenset[str]()
     state = adapted.state_dict()
     for name, old in model.state_dict().items():
@@ -60,7 +60,7 @@ def adapt(model: Model, *, classes: int | None = None, channels: int | None = No
     return adapted.to(parameter.device, parameter.dtype).train(model.training)
 
 
-def class_entries(model: Network) -> frozenset[str]:
+def class_entries(model: Any) -> frozenset[str]:
     """Names of the parameters and buffers whose shapes depend on the number of classes.
 
     Example:
@@ -75,7 +75,7 @@ def class_entries(model: Network) -> frozenset[str]:
     return frozenset(name for name, entry in model.state_dict().items() if entry.shape != other[name].shape)
 
 
-def classifier_name(model: Network) -> str:
+def classifier_name(model: Any) -> str:
     """Path of the smallest module that holds the whole class layer.
 
     Example:
@@ -93,7 +93,7 @@ def classifier_name(model: Network) -> str:
     return ".".join(shared)
 
 
-def replace_classifier(model: Network, classes: int) -> None:
+def replace_classifier(model: Any, classes: int) -> None:
     """Give a network a new class layer, in place; all other parameters stay the same objects.
 
     Args:
@@ -180,7 +180,7 @@ def _other_channels(old: Tensor, shape: torch.Size) -> Tensor:
     return old.index_select(axis, torch.arange(has, device=old.device) % had) * (had / has)
 
 
-def _preprocessing(model: Network, classes: int | None, channels: int | None) -> Any:
+def _preprocessing(model: Any, classes: int | None, channels: int | None) -> Any:
     kept = model.preprocessing
     if kept is None:
         return None
