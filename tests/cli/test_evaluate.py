@@ -58,7 +58,7 @@ def test_json_is_a_line_for_each_run(runs, tmp_path, capsys) -> None:
 def test_a_labelled_folder_without_parts(runs, tmp_path, capsys) -> None:
     data = labelled(tmp_path / "mine", 60)
     assert cli.main(["evaluate", str(runs[0]), "--data", str(data), "--output", str(tmp_path / "out")]) == 0
-    assert f"{data}, train: " in (out := capsys.readouterr().out)
+    assert f"{data}: " in (out := capsys.readouterr().out)
     assert "of 60 images" in out
     assert (tmp_path / "out" / "evaluation.html").is_file()
 

@@ -88,7 +88,9 @@ def _images(run: Run, data: str | None, data_dir: Path | None, on: str | None) -
             f"{chosen.name}: expected the classes of the run, {', '.join(run.preprocessing.classes)}; got "
             f"{', '.join(chosen.classes)}"
         )
-    return chosen, f"{data or run.config['data']}, {on}"
+    name = str(data or run.config["data"])
+    whole = splits.test is None and splits.validation is None
+    return chosen, name if whole else f"{name}, {on}"
 
 
 def _predictor(run: Run) -> Callable[[Tensor], Tensor]:

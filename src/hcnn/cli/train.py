@@ -131,10 +131,11 @@ def train_one(
     """
     recipe, first = settings.recipe, _is_first_process()
     if first:
+        epochs = "epoch" if recipe.epochs == 1 else "epochs"
         precision = check_run(folder, settings, splits, resume=resume).precision
         say(
             console,
-            f"network {names[0]}, recipe {names[1]}, precision {precision}, {recipe.epochs} epochs of "
+            f"network {names[0]}, recipe {names[1]}, precision {precision}, {recipe.epochs} {epochs} of "
             f"{len(splits.train):,} images in batches of {recipe.batch_size}, {_device(settings.device)}",
         )
     columns = (
