@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -208,7 +209,8 @@ def test_folded_weights_predict_too(run, photos, tmp_path, capsys) -> None:
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(run, photos) -> None:
-    command = f"{sys.executable} -m hcnn.cli predict {run} {' '.join([str(photos / '0.png')] * 2000)} | head -n 1"
+    words = [sys.executable, "-m", "hcnn.cli", "predict", str(run), *[str(photos / "0.png")] * 2000]
+    command = f"{shlex.join(words)} | head -n 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert done.stdout.count("\n") == 1
     assert done.stderr == ""

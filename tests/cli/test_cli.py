@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -93,7 +94,9 @@ def test_the_installed_command_and_an_unknown_one() -> None:
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
-    command = f"{sys.executable} -m hcnn.cli train --help | true"  # more than a pipe that nobody reads takes
+    command = (
+        f"{shlex.quote(sys.executable)} -m hcnn.cli train --help | true"  # more than a pipe that nobody reads takes
+    )
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -102,6 +102,6 @@ def test_the_first_line_of_a_run_names_what_it_does(tmp_path, capsys) -> None:
     assert cli.main([*command, "--output", str(tmp_path / "run")]) == 0
     first = capsys.readouterr().out.splitlines()[0]
     assert first == (
-        "network hcnn_digits, recipe digits, precision float32, 1 epochs of 1,437 images in batches of 64, on cpu with "
+        "network hcnn_digits, recipe digits, precision float32, 1 epoch of 1,437 images in batches of 64, on cpu with "
         "1 thread"
     )
