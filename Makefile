@@ -64,7 +64,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --du
 pytest: $(READY)
 	$(PYTEST)
 
-# Slow: the whole suite once per setting. MATRIX="--only ascii,path tests/cli" runs less.
+# Slow: the whole suite once per setting. MATRIX="--only columns,path tests/cli" runs less.
 matrix: $(READY)
 	$(BIN)/python tools/matrix.py $(MATRIX)
 

@@ -2,7 +2,7 @@
 
     python tools/matrix.py                     # the whole suite, once per setting
     python tools/matrix.py tests/cli -k help   # everything after the name goes to pytest
-    python tools/matrix.py --only ascii,path   # some of the settings
+    python tools/matrix.py --only c-locale,path   # some of the settings
 
 The exit code is the number of settings in which pytest failed.
 """
@@ -19,7 +19,6 @@ ROOT = Path(__file__).parents[1]
 SETTINGS: dict[str, dict[str, str]] = {
     "columns": {"COLUMNS": "40"},
     "c-locale": {"LC_ALL": "C"},
-    "ascii": {"LC_ALL": "C", "PYTHONUTF8": "0"},  # Python would otherwise use UTF-8 in the C locale
     "one-thread": {"OMP_NUM_THREADS": "1"},
     "threads": {"OMP_NUM_THREADS": "3"},
     "no-simd": {"ATEN_CPU_CAPABILITY": "default"},
