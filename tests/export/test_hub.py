@@ -1,6 +1,7 @@
 """Saving to and loading from a folder of the Hub's layout, with huggingface_hub itself, and no network."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -48,8 +49,8 @@ assert not model.training and model.preprocessing.classes[3] == "3"
 with torch.no_grad():
     torch.save(model(torch.load(sys.argv[2])), sys.argv[3])
 """
-    # PyTorch's products of matrices round by the number of threads.
-    env = {"HF_HUB_OFFLINE": "1", "PATH": "", "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    # PyTorch's products of matrices round by the number of threads, and by what the environment says of instructions.
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "PATH": "", "OMP_NUM_THREADS": str(torch.get_num_threads())}
     arguments = [str(saved), str(tmp_path / "x.pt"), str(tmp_path / "y.pt")]
     subprocess.run([sys.executable, "-c", script, *arguments], check=True, env=env)
     with torch.no_grad():

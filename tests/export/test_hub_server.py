@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -102,7 +103,14 @@ def hub():
 
 def in_a_process(hub: Hub, home: Path, script: str, *arguments: str) -> tuple[int, str]:
     """Exit status and stderr of a new Python that takes our server for the Hub."""
-    env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "PATH": ""}
+    env = {
+        **os.environ,
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home),
+        "HF_TOKEN": TOKEN,
+        "HF_HUB_DISABLE_XET": "1",
+        "PATH": "",
+    }
     env["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # PyTorch's products of matrices round by their number
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False, env=env, timeout=120
