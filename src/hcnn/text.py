@@ -4,7 +4,7 @@ import csv
 import difflib
 import io
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 def suggest_name(name: str, known: Iterable[str], count: int = 3) -> str:
@@ -83,3 +83,22 @@ def csv_row(values: Iterable[object]) -> str:
     text = io.StringIO(newline="")
     csv.writer(text).writerow([*values])
     return text.getvalue().removesuffix("\r\n") + "\n"
+
+
+def fill_template(template: str, parts: Mapping[str, str]) -> str:
+    """A template with each ``{{name}}`` replaced; what is put in is not looked at again.
+
+    Args:
+        template: text with names in double braces.
+        parts: the text for each name, escaped already for what the template is.
+
+    Returns:
+        The filled text.
+
+    Example:
+        >>> fill_template("<h1>{{title}}</h1>", {"title": "{{title}}"})
+        '<h1>{{title}}</h1>'
+
+    """
+    head, *rest = template.split("{{")
+    return head + "".join(parts[name] + after for name, after in (one.split("}}", 1) for one in rest))

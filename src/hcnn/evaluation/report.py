@@ -1,7 +1,6 @@
 """The files of an evaluation: numbers as JSON and CSV, pictures, and one HTML page that opens from disk."""
 
 import base64
-import csv
 import html
 import io
 import math
@@ -17,7 +16,7 @@ from hcnn.evaluation.figures import draw_calibration, draw_confusion, draw_cover
 from hcnn.evaluation.measures import ClassScore, Evaluation
 from hcnn.evaluation.shifts import ShiftScore
 from hcnn.storage.atomic import write_atomically, write_json
-from hcnn.text import printable
+from hcnn.text import csv_row, fill_template, printable
 
 _MAGNIFIED = 96  # pixels of a side of a mistake on the page, at least
 
@@ -94,12 +93,7 @@ def _class_row(one: ClassScore) -> list[Any]:
 
 
 def _write_csv(path: Path, head: list[str], rows: list[list[Any]]) -> None:
-    text = io.StringIO()
-    # Everything is quoted: a name may hold a line break, of which a lone carriage return is one.
-    writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, "".join(map(csv_row, [head, *rows])).encode(errors="surrogateescape"))
 
 
 def _mistake_images(found: Evaluation, images: Tensor | None) -> dict[int, bytes]:
@@ -154,8 +148,7 @@ def _page(
         "mistakes": mistakes or "<p>There are none.</p>",
     }
     page = files("hcnn.evaluation").joinpath("page.html").read_text(encoding="utf-8")
-    head, *rest = page.split("{{")
-    return head + "".join(parts[name] + after for name, after in (one.split("}}", 1) for one in rest))
+    return fill_template(page, parts)
 
 
 def _most_confused(found: Evaluation) -> str | None:

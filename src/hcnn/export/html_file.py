@@ -21,7 +21,7 @@ from hcnn.export.plain_network import PlainLayer, PlainNetwork
 from hcnn.export.replace import SIGNATURE
 from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.storage.atomic import StrPath, write_atomically
-from hcnn.text import printable
+from hcnn.text import fill_template, printable
 
 EXAMPLES = 8
 
@@ -197,9 +197,7 @@ def page(spec: dict[str, Any], title: str) -> str:
         "engine": _static("network.js") + _static("worker.js"),
         "script": _static("page.js"),
     }
-    text = _static("page.html")
-    head, *rest = text.split("{{")
-    return head + "".join(parts[name] + after for name, after in (one.split("}}", 1) for one in rest))
+    return fill_template(_static("page.html"), parts)
 
 
 def run_node(node: str, spec: dict[str, Any], images: Tensor) -> Tensor:

@@ -93,14 +93,19 @@
     return bytes;
   }
 
-  function showInput(bytes, name) {
-    const canvas = Object.assign(at("input"), { width, height });
+  function paint(canvas, bytes) {
+    Object.assign(canvas, { width, height });
     const image = new ImageData(width, height);
     for (let i = 0; i < places; i++) {
       for (let c = 0; c < 3; c++) image.data[4 * i + c] = bytes[(spec.channels === 1 ? 0 : c) * places + i];
       image.data[4 * i + 3] = 255;
     }
     canvas.getContext("2d").putImageData(image, 0, 0);
+    return canvas;
+  }
+
+  function showInput(bytes, name) {
+    const canvas = paint(at("input"), bytes);
     canvas.setAttribute("aria-label", `the image as the network sees it: ${name}`);
   }
 
@@ -149,13 +154,7 @@
   });
   const decode = (text) => Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
   spec.examples.forEach(({ bytes, label }) => {
-    const small = Object.assign(document.createElement("canvas"), { width, height });
-    const show = decode(bytes), image = new ImageData(width, height);
-    for (let i = 0; i < places; i++) {
-      for (let c = 0; c < 3; c++) image.data[4 * i + c] = show[(spec.channels === 1 ? 0 : c) * places + i];
-      image.data[4 * i + 3] = 255;
-    }
-    small.getContext("2d").putImageData(image, 0, 0);
+    const show = decode(bytes), small = paint(document.createElement("canvas"), show);
     at("examples").append(make("button", { type: "button", "aria-label": `example: ${label}`, title: label,
       onclick: () => classify(show, `example (${label})`) }, make("img", { src: small.toDataURL(), alt: "" })));
   });
