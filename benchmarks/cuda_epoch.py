@@ -34,7 +34,8 @@ from hcnn.functional.plus_step import naive as naive_plus
 from hcnn.functional.plus_step import plus_step
 from hcnn.runs.environment import commit, hardware
 from hcnn.storage.atomic import ensure_writable, write_atomically, write_json
-from hcnn.training.recipes import Recipe, get_recipe
+from hcnn.training.recipe import Recipe
+from hcnn.training.recipes import get_recipe
 from hcnn.training.trainer import Trainer
 
 

@@ -9,7 +9,8 @@ from hcnn.data.augment import Augmentation
 from hcnn.models.factory import build
 from hcnn.models.registry import NetworkConfig
 from hcnn.text import suggest_name
-from hcnn.training.recipes import Recipe, get_recipe
+from hcnn.training.recipe import Recipe
+from hcnn.training.recipes import get_recipe
 
 TRAIN_IMAGES, VALIDATION_IMAGES = 50_000, 5_000
 # Assumed for the estimate, not measured: a tenth of the bfloat16 speed that is stated for an H100's tensor cores, and

@@ -21,7 +21,8 @@ from hcnn.models.factory import build
 from hcnn.models.registry import model_config
 from hcnn.training.device import find_device
 from hcnn.training.evaluate import predict_logits
-from hcnn.training.recipes import Recipe, get_recipe
+from hcnn.training.recipe import Recipe
+from hcnn.training.recipes import get_recipe
 from hcnn.training.trainer import Trainer
 
 try:
@@ -55,7 +56,7 @@ class HCNNClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):
         image_shape: for X of two axes: (height, width), (channels, height, width), or "row" for one row of any length.
         channels: whether the channels of X of four axes come "first" or "last"; "auto" decides by the shape, and
             refuses where it cannot, see `hcnn.data.channels.channels_first`.
-        recipe: a named recipe, or a `hcnn.training.recipes.Recipe`.
+        recipe: a named recipe, or a `hcnn.training.recipe.Recipe`.
         epochs: number of epochs. Default: the recipe's.
         batch_size: images per step, at most as many as there are to train on. Default: the recipe's.
         lr: learning rate. Default: the recipe's.

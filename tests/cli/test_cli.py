@@ -164,7 +164,7 @@ from hcnn.data.image_set import ImageSet, Splits
 from hcnn.runs.settings import RunSettings
 from hcnn.runs.load import load_run
 from hcnn.runs.train import train_run
-from hcnn.training.recipes import Recipe
+from hcnn.training.recipe import Recipe
 images = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8)
 data = Splits(ImageSet(images, torch.arange(20) % 10, tuple("0123456789"), "noise"))
 settings = RunSettings(hcnn.model_config("hcnn_digits"), Recipe(epochs=1, batch_size=4), "noise")

@@ -13,7 +13,8 @@ from hcnn import cli
 from hcnn.cli import train_options
 from hcnn.cli.options import settings_of
 from hcnn.training.distillation.config import DistillationConfig, get_distillation
-from hcnn.training.recipes import Recipe, get_recipe
+from hcnn.training.recipe import Recipe
+from hcnn.training.recipes import get_recipe
 
 
 @pytest.fixture(scope="module")

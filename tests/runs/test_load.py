@@ -19,7 +19,7 @@ from hcnn.runs.load import load_run, read_result
 from hcnn.runs.settings import RunSettings
 from hcnn.runs.train import train_run
 from hcnn.storage.safetensors import load_weights, save_weights
-from hcnn.training.recipes import Recipe
+from hcnn.training.recipe import Recipe
 
 
 @pytest.fixture(scope="module")

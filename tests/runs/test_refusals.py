@@ -21,7 +21,8 @@ from hcnn.storage.checkpoints import save_checkpoint
 from hcnn.storage.safetensors import save_weights
 from hcnn.training import device as device_module
 from hcnn.training.distillation.config import DistillationConfig
-from hcnn.training.recipes import Recipe, get_recipe
+from hcnn.training.recipe import Recipe
+from hcnn.training.recipes import get_recipe
 
 RECIPE = Recipe(epochs=1, batch_size=4)
 

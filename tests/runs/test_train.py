@@ -4,6 +4,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -161,6 +162,21 @@ def test_a_folder_with_another_run_is_refused(reference, commands) -> None:
     done = commands.run(*TRAIN, "--output", reference, "--seed", "5", "--resume")
     assert done.returncode == 2
     assert "holds another run: its seed differ" in done.stderr.replace("\n", " ")
+
+
+def test_a_run_of_a_version_whose_recipes_had_fewer_fields_is_the_same_run(reference, tmp_path, commands) -> None:
+    older = tmp_path / "run"
+    shutil.copytree(reference, older)
+    config = json.loads((older / "config.json").read_text())
+    del config["recipe"]["image_sizes"]
+    (older / "config.json").write_text(json.dumps(config))
+    done = commands.run(*TRAIN, "--output", older, "--resume")
+    assert done.returncode == 0, done.stderr
+    config["recipe"]["first_layer"] = "whitening"
+    (older / "config.json").write_text(json.dumps(config))
+    done = commands.run(*TRAIN, "--output", older, "--resume")
+    assert done.returncode == 2
+    assert "its recipe.first_layer differ" in done.stderr.replace("\n", " ")
 
 
 def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(tmp_path, commands) -> None:

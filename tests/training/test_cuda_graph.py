@@ -15,7 +15,7 @@ from hcnn import HierarchicalCNN, HierarchicalCNNConfig
 from hcnn.data.augment import Augmentation
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.training.optimizers import RecipeOptimizer
-from hcnn.training.recipes import Recipe
+from hcnn.training.recipe import Recipe
 from hcnn.training.trainer import Trainer
 
 # Reading a number off the device; sizes that depend on values; making a tensor from the host's memory.

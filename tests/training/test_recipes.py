@@ -2,7 +2,8 @@
 
 import pytest
 
-from hcnn.training.recipes import RECIPES, Recipe, learning_rate
+from hcnn.training.recipe import Recipe, learning_rate
+from hcnn.training.recipes import RECIPES
 
 
 def test_recipes_are_those_of_their_sources() -> None:
@@ -25,3 +26,11 @@ def test_bad_recipes_are_explained() -> None:
         Recipe(accumulate=3)
     with pytest.raises(ValueError, match=r"optimizer: expected one of .*; got 'lion'"):
         Recipe(optimizer="lion")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"one for each of the image sizes \(24, 28\); got \(0.5, 0.2\)"):
+        Recipe(image_sizes=(24, 28), image_sizes_until=(0.5, 0.2))
+    with pytest.raises(ValueError, match=r"image_sizes: expected whole numbers of pixels, 1 or more; got \(0,\)"):
+        Recipe(image_sizes=(0,), image_sizes_until=(0.5,))
+    with pytest.raises(ValueError, match=r"statistics_momentum: expected a number in \(0, 1\], or None; got 0"):
+        Recipe(statistics_momentum=0)
+    with pytest.raises(ValueError, match=r"first_layer: expected one of .*; got 'zeros'"):
+        Recipe(first_layer="zeros")  # pyright: ignore[reportArgumentType]

@@ -1,6 +1,7 @@
 """The training loop by itself: called plainly, in threads, and on what cannot be learned."""
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import hcnn
 from hcnn.data.augment import Augmentation
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.layers.randomness import drawn_from
-from hcnn.training.recipes import Recipe
+from hcnn.training.recipe import Recipe
 from hcnn.training.trainer import Trainer
 
 RECIPE = Recipe(epochs=2, batch_size=6, lr=0.05, augmentation=Augmentation(translation=1), ema=0.5)
@@ -71,6 +72,31 @@ def test_a_resumed_run_with_dropout_has_the_same_bits() -> None:
     second.fit()
     expected = whole.model.state_dict()
     assert all(torch.equal(second.model.state_dict()[key], value) for key, value in expected.items())
+
+
+def test_small_images_come_first_and_a_run_resumed_among_them_has_the_same_bits() -> None:
+    recipe = replace(RECIPE, image_sizes=(4, 6), image_sizes_until=(0.3, 0.6), first_layer="whitening")
+    whole, first = make("hcnn_digits", recipe=recipe), make("hcnn_digits", recipe=recipe)
+    sizes: list[int] = []
+    whole.model.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape[-1]))
+    whole.fit()
+    assert sizes == [4, 4, 6, 6, 8, 8]
+    for progress in first.run():
+        if progress.step == 3:
+            break
+    second = make("hcnn_digits", recipe=recipe)
+    second.load_state(first.state())
+    second.fit()
+    expected = whole.model.state_dict()
+    assert all(torch.equal(second.model.state_dict()[key], value) for key, value in expected.items())
+
+
+def test_a_recipe_sets_the_momentum_of_the_statistics_or_leaves_it() -> None:
+    def momenta(trainer: Trainer) -> set[float | None]:
+        return {module.momentum for module in trainer.model.modules() if isinstance(module, torch.nn.BatchNorm1d)}
+
+    assert momenta(make("hcnn_digits")) == {0.1}
+    assert momenta(make("hcnn_digits", recipe=replace(RECIPE, statistics_momentum=0.4))) == {0.4}
 
 
 @pytest.mark.parametrize(

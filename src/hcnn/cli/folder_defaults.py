@@ -7,7 +7,8 @@ from pathlib import Path
 from hcnn.data.image_files import height_and_width
 from hcnn.data.image_folders import survey_folder
 from hcnn.models.registry import model_config, recommended_recipe
-from hcnn.training.recipes import Recipe, get_recipe
+from hcnn.training.recipe import Recipe
+from hcnn.training.recipes import get_recipe
 
 SMALLEST, LARGEST, SHARED_AT_MOST = 8, 32, 64
 _STEPS, _EPOCHS_AT_MOST = 1000, 200

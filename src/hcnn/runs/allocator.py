@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hcnn.training.device import is_out_of_memory
-from hcnn.training.recipes import Recipe
+from hcnn.training.recipe import Recipe
 
 
 def keep_freed_memory() -> bool:

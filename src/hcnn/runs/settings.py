@@ -17,7 +17,7 @@ from hcnn.storage.records import read_object
 from hcnn.storage.safetensors import shortened
 from hcnn.training.device import settle_precision
 from hcnn.training.distillation.config import DistillationConfig
-from hcnn.training.recipes import Recipe, is_number
+from hcnn.training.recipe import Recipe, is_number
 
 WEIGHTS, CONFIG, METRICS, TIMING, RESULT = (
     "weights.safetensors",
@@ -86,6 +86,9 @@ def check_same_run(folder: Path, known: dict[str, Any], config: dict[str, Any]) 
     Raises:
         ValueError: says what differs.
     """
+    recipe = known.get("recipe")
+    if isinstance(recipe, dict):  # an earlier version wrote fewer fields, which acted as their defaults do now
+        known = {**known, "recipe": {**_as_json(asdict(Recipe())), **recipe}}
     different = _differences(known, {"teaching": None, **config}, "")
     if different:
         raise ValueError(f"{folder} holds another run: its {', '.join(different)} differ; give another --output")

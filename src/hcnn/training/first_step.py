@@ -1,4 +1,4 @@
-"""What can be refused before training: images from which nothing is learned, and networks that do not fit them."""
+"""Before the first step: images and networks that do not fit are refused, and a network is prepared for a recipe."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,10 @@ from torch import Tensor, nn
 
 from hcnn.layers.randomness import drawn_from
 from hcnn.training.device import is_out_of_memory
+from hcnn.training.recipe import Recipe
+from hcnn.training.whitening import start_by_whitening
+
+WHITENED_IMAGES = 1000  # whose patches whitening looks at: about a million of them at 32×32
 
 
 def check_learnable(images: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
@@ -27,6 +31,25 @@ def check_learnable(images: Tensor, labels: Tensor, classes: Sequence[str]) -> N
     others = [axis for axis in range(images.ndim) if axis != 1]
     if bool((images.amin(others) == images.amax(others)).all()):
         raise ValueError(f"expected training images that differ; all {len(images)} have the same constant colour")
+
+
+def prepare_network(model: nn.Module, images: Tensor, recipe: Recipe) -> None:
+    """Give a network what a recipe says of it: the start of its first layer, and the momentum of its statistics.
+
+    Args:
+        model: the network; it is changed.
+        images: some of the training images, standardized (n, c, *u).
+        recipe: the recipe.
+
+    Raises:
+        ValueError: if the network has no first layer that could be whitened.
+    """
+    if recipe.first_layer == "whitening":
+        start_by_whitening(model, images)
+    if recipe.statistics_momentum is not None:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+                module.momentum = recipe.statistics_momentum
 
 
 def try_step(model: nn.Module, x: Tensor, classes: int, *, bfloat16: bool) -> None:

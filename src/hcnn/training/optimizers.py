@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hcnn.training.recipes import Recipe
+from hcnn.training.recipe import Recipe
 
 
 class RecipeOptimizer:

@@ -23,10 +23,10 @@ from hcnn.layers.randomness import drawn_from
 from hcnn.training.cuda_graph import CapturedStep
 from hcnn.training.device import settle_precision
 from hcnn.training.distributed import average_gradients, rank_and_size
-from hcnn.training.first_step import check_learnable, try_step
+from hcnn.training.first_step import WHITENED_IMAGES, check_learnable, prepare_network, try_step
 from hcnn.training.optimizers import RecipeOptimizer, WeightAverage
 from hcnn.training.progress import Diverged, Progress
-from hcnn.training.recipes import Recipe, learning_rate
+from hcnn.training.recipe import Recipe, image_size, learning_rate
 
 
 class DistillationLoss(Protocol):
@@ -91,12 +91,16 @@ class Trainer:
         self.model, self.images, self.labels = model, images, labels
         self.preprocessing, self.recipe, self.seed, self.group = preprocessing, recipe, seed, group
         self.device = images.device
+        self.batches = len(images) // recipe.batch_size
+        self.steps = self.batches * recipe.epochs
+        self.step = 0
         self.precision, _ = settle_precision(
             recipe.precision, self.device, attributes=getattr(model, "array_count", 0) > 0
         )
         count = min(2, len(images), recipe.batch_size // self.processes // recipe.accumulate)
         x, _ = self._inputs(torch.arange(count, device=self.device), 0)
         try_step(model, x, len(preprocessing.classes), bfloat16=self.precision == "bfloat16")
+        prepare_network(model, preprocessing.standardize(images[:WHITENED_IMAGES]), recipe)
         synchronize(model, group)
         self.forward = torch.compile(model) if recipe.compile else model
         self.graph, self.distillation = graph, distillation
@@ -109,9 +113,6 @@ class Trainer:
         # What a step reads from the host beside its images; a graph reads it from here.
         self._rate, self._stop = (torch.zeros((), device=self.device) for _ in range(2))
         self.average = WeightAverage(model, recipe.ema) if recipe.ema else None
-        self.batches = len(images) // recipe.batch_size
-        self.steps = self.batches * recipe.epochs
-        self.step = 0
         self.stop_requested = False
         # loss · images, hits, images of the epoch so far, over all processes
         wide = torch.float32 if self.device.type == "mps" else torch.float64  # which MPS devices do not have
@@ -259,6 +260,8 @@ class Trainer:
             epoch=epoch,
             index=index,
         )
+        if (size := image_size(self.recipe, self.step, self.steps)) is not None:
+            x = F.interpolate(x, [size] * (x.ndim - 2), mode=("linear", "bilinear", "trilinear")[x.ndim - 3])
         if self.recipe.channels_last and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         return x, targets

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from hcnn.text import suggest_name
-from hcnn.training.recipes import is_number
+from hcnn.training.recipe import is_number
 
 Match = Literal["exact", "pool", "convolve"]
 
