@@ -135,10 +135,13 @@
     await classify(bytesOf(shrink(image, image.width, image.height)), name);
   }
 
-  const first = (files) => [...files].find((file) => file.type.startsWith("image/")) ?? files[0];
+  function take(files, name) { // the first picture of what was dropped or pasted
+    const file = [...files].find((one) => one.type.startsWith("image/")) ?? files[0];
+    if (file) open(file, name ?? file.name);
+  }
   for (const input of [at("file"), at("camera")]) {
     input.addEventListener("change", () => {
-      if (input.files.length) open(input.files[0], input.files[0].name);
+      take(input.files);
       input.value = ""; // the same file may be chosen again
     });
   }
@@ -147,11 +150,9 @@
   addEventListener("drop", (event) => {
     event.preventDefault();
     document.body.classList.remove("drop");
-    if (event.dataTransfer.files.length) open(first(event.dataTransfer.files), first(event.dataTransfer.files).name);
+    take(event.dataTransfer.files);
   });
-  addEventListener("paste", (event) => {
-    if (event.clipboardData.files.length) open(first(event.clipboardData.files), "pasted picture");
-  });
+  addEventListener("paste", (event) => take(event.clipboardData.files, "pasted picture"));
   const decode = (text) => Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
   spec.examples.forEach(({ bytes, label }) => {
     const show = decode(bytes), small = paint(document.createElement("canvas"), show);
@@ -320,5 +321,5 @@
   at("reset").addEventListener("click", () => { shifts = shifts.map(() => 0); setSliders(); showScoresAgain(); showArray(); });
   setDepth(Math.min(spec.arrays.length, Math.ceil((spec.arrays.length + 1) / 2)));
   if (spec.examples.length) at("examples").querySelector("button").click();
-  window.hcnnPage = { classify, ask }; // for programs that drive the page
+  window.hcnnPage = { classify, ask, take }; // for programs that drive the page
 })();

@@ -18,4 +18,20 @@
   depth.value = String(data.depth);
   for (const menu of [query, depth]) menu.addEventListener("change", draw);
   draw();
+
+  // The frame is as high as its page, and takes the pictures that are dropped or pasted beside it.
+  const frame = document.getElementById("own");
+  if (!frame) return;
+  const fit = () => { frame.style.height = `${frame.contentDocument.body.offsetHeight + 4}px`; };
+  const start = () => new ResizeObserver(fit).observe(frame.contentDocument.body);
+  if (frame.contentWindow.hcnnPage) start();
+  else frame.addEventListener("load", start);
+  const give = (files, name) => {
+    if (!files.length || !frame.contentWindow.hcnnPage) return;
+    frame.contentWindow.hcnnPage.take(files, name);
+    frame.scrollIntoView({ block: "start" });
+  };
+  addEventListener("dragover", (event) => event.preventDefault());
+  addEventListener("drop", (event) => { event.preventDefault(); give(event.dataTransfer.files); });
+  addEventListener("paste", (event) => give(event.clipboardData.files, "pasted picture"));
 })();
