@@ -40,11 +40,20 @@ class Command:
     target: str
     details: str = ""
 
+    @property
+    def description(self) -> str:
+        """What stands above the options in its help."""
+        return f"{self.summary}\n\nExample: {self.example}\n{self.details}".rstrip()
+
+    def parser(self, name: str) -> Parser:
+        """The parser of all its options."""
+        parser = Parser(name, self.description)
+        self.add_options(parser)
+        return parser
+
     def read(self, name: str, words: Sequence[str]) -> Namespace:
         """The options in the words after the command's name."""
-        parser = Parser(name, f"{self.summary}\n\nExample: {self.example}\n{self.details}".rstrip())
-        self.add_options(parser)
-        return parser.parse(words)
+        return self.parser(name).parse(words)
 
     def run(self, options: Any, console: Console) -> None:
         """Carry it out."""
@@ -56,9 +65,13 @@ class Command:
 class TrainCommand(Command):
     """`hcnn train`, whose options depend on the network and the data that it names."""
 
+    def parser(self, name: str) -> Parser:
+        """The parser of all its options, with those of the default network and recipe."""
+        return train_options.make_parser((), self.description)[0]
+
     def read(self, name: str, words: Sequence[str]) -> Any:
         """The options in the words after `train`."""
-        return train_options.read(words, f"{self.summary}\n\nExample: {self.example}\n{self.details}")
+        return train_options.read(words, self.description)
 
 
 def _demo(add: Parser) -> None:

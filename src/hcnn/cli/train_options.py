@@ -66,6 +66,28 @@ def read(words: Sequence[str], description: str = "") -> TrainOptions:
         ValueError: for unknown models, recipes and keys of --set, and values out of range.
         SystemExit: after help, and for words that cannot be parsed.
     """
+    parser, settings = make_parser(words, description)
+    if "--help-all" in words:
+        parser.parse_args(["--help"])
+    given = vars(parser.parse(words))
+    for text in given.pop("set"):
+        name, value = read_assignment(text, settings, REFUSED)
+        if name in given:
+            raise ValueError(f"{name}: expected one value; it is given twice")
+        given[name] = value
+    return _with_defaults(given, settings)
+
+
+def make_parser(words: Sequence[str] = (), description: str = "") -> tuple[Parser, dict[str, Setting]]:
+    """The parser of `hcnn train`, with an option for every setting of the network and the recipe that are named.
+
+    Args:
+        words: as they were typed; help among them is answered with the most used options.
+        description: for the help.
+
+    Returns:
+        The parser, and the settings by name.
+    """
     parser = Parser("train", description, usage="[DATA] [options]")
     parser.refused = {f"--{name}": why for name, why in REFUSED.items()}
     common = parser.add_argument_group("most used")
@@ -80,16 +102,7 @@ def read(words: Sequence[str], description: str = "") -> TrainOptions:
     early.add_argument("--model")
     early.add_argument("--recipe")
     named, _ = early.parse_known_args(list(words))
-    settings = _add_settings(parser, common, named.model, named.recipe)
-    if "--help-all" in words:
-        parser.parse_args(["--help"])
-    given = vars(parser.parse(words))
-    for text in given.pop("set"):
-        name, value = read_assignment(text, settings, REFUSED)
-        if name in given:
-            raise ValueError(f"{name}: expected one value; it is given twice")
-        given[name] = value
-    return _with_defaults(given, settings)
+    return parser, _add_settings(parser, common, named.model, named.recipe)
 
 
 def _add_common(parser: Parser, group: Any) -> None:
