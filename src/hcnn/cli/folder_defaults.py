@@ -35,7 +35,9 @@ class Suggestion:
     reason: str
 
 
-def suggest(folder: Path, image_size: int | None = None, model: str | None = None) -> Suggestion:
+def suggest(
+    folder: Path, image_size: int | None = None, model: str | None = None, validation: int | None = None
+) -> Suggestion:
     """Look at a folder of images and choose defaults for training on it.
 
     If all images have one size of at most 64 pixels a side, it is kept. Otherwise they are resized to squares whose
@@ -48,6 +50,7 @@ def suggest(folder: Path, image_size: int | None = None, model: str | None = Non
         folder: as `hcnn.data.datasets.load` takes it.
         image_size: the side of the images, if the user gave one.
         model: the named network, if the user gave one.
+        validation: number of images to hold out, if the user gave one.
 
     Returns:
         The choice.
@@ -70,8 +73,9 @@ def suggest(folder: Path, image_size: int | None = None, model: str | None = Non
     small = max(chosen) <= 16
     model = model or ("hcnn_digits" if small else "hcnn_small_cifar10")
     name = recommended_recipe(model_config(model), "digits" if small else "fast")
-    validation = 0 if survey.has_other_splits else min(survey.images // 5, survey.images - survey.classes)
-    recipe, train = get_recipe(name), survey.images - validation
+    if validation is None:
+        validation = 0 if survey.has_other_splits else min(survey.images // 5, survey.images - survey.classes)
+    recipe, train = get_recipe(name), max(1, survey.images - validation)
     # At least eight batches an epoch, where there are images for that: normalization and momentum want steps.
     batch = max(1, min(recipe.batch_size, train // 8 if train >= 16 else train))
     epochs = min(max(recipe.epochs, math.ceil(_STEPS / max(1, train // batch))), _EPOCHS_AT_MOST)

@@ -56,6 +56,7 @@ def train(options: TrainOptions, console: Console) -> None:
             teacher=rest.teacher,
             distillation=options.distillation,
             graph=rest.cuda_graph,
+            validation_name=rest.validation_data,
         )
         folder = base if rest.seeds == 1 else base / f"seed-{seed}"
         planned.append((folder, settings))
@@ -94,6 +95,8 @@ def _splits(options: TrainOptions, console: Console) -> Splits:
         validation=options.validation,
         on_bad=rest.bad_images,
     )
+    if rest.validation_data is not None:
+        splits = datasets.with_validation(splits, rest.validation_data, data_dir=rest.data_dir, on_bad=rest.bad_images)
     if options.reason:
         say(console, options.reason)
     for path, reason in splits.skipped:
@@ -141,20 +144,25 @@ def train_one(
     columns = (
         TextColumn("epoch {task.fields[epoch]}"),
         BarColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:6.2%}"),
+        TextColumn("loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:6.2%}{task.fields[validation]}"),
         TextColumn("{task.fields[speed]:,.0f} images/s"),
         TimeRemainingColumn(),
     )
     with progress_bar(console, *columns, shown=first) as bar:
         every = max(1, recipe.epochs // 5)
+        validation = ""  # of the last epoch that was measured
 
         def show(progress: Progress) -> None:
+            nonlocal validation
+            if progress.validation is not None:
+                validation = f"  validation {progress.validation:.2%}"
             now: dict[str, Any] = {
                 "total": progress.steps,
                 "completed": progress.step,
                 "epoch": f"{progress.epoch}/{progress.epochs}",
                 "loss": progress.loss,
                 "accuracy": progress.accuracy,
+                "validation": validation,
                 "speed": progress.images_per_second,
             }
             if bar.tasks:
@@ -165,7 +173,7 @@ def train_one(
                 say(
                     console,
                     f"epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.3f}  accuracy "
-                    f"{progress.accuracy:.2%}  {progress.images_per_second:,.0f} images/s  "
+                    f"{progress.accuracy:.2%}{validation}  {progress.images_per_second:,.0f} images/s  "
                     f"{progress.seconds_left:.0f} s left",
                 )
 
@@ -189,6 +197,8 @@ def _show_result(folder: Path, settings: RunSettings, splits: Splits, result: di
     table.add_row("training", f"{result['train_images']:,} images, {result['seconds']:.1f} s")
     if "validation_accuracy" in result:
         table.add_row("validation", f"{result['validation_accuracy']:.2%} of {result['validation_images']:,} images")
+    if "best_epoch" in result:
+        table.add_row("weights kept", f"epoch {result['best_epoch']}, the best on the validation images")
     if "test_accuracy" in result:
         table.add_row("test accuracy", f"{result['test_accuracy']:.2%} of {result['test_images']:,} images")
     if "test_accuracy_with_flips" in result:

@@ -135,12 +135,18 @@ def _add_common(parser: Parser, group: Any) -> None:
     )  # fmt: skip
     add(
         "--resume", action="store_true",
-        help="Resume from the newest valid checkpoint of the run folder, or start if there is none.",
+        help="Resume from the newest valid checkpoint of the run folder, or start if there is none. With more --epochs "
+        "than the run had, its schedule is computed anew for them.",
     )  # fmt: skip
     add(
         "--validation", type=int, metavar="N", default=SUPPRESS,
-        help="Training images to hold out and measure after each epoch; the same ones for every seed. Default: 0, or a "
-        "fifth of a folder without held-out images.",
+        help="Training images to hold out and measure after each epoch, the same ones for every seed; the weights of "
+        "the epoch that does best on them are kept. Default: 0, or a fifth of a folder without held-out images.",
+    )  # fmt: skip
+    add(
+        "--validation-data", metavar="PATH",
+        help="Validation images of your own, in place of --validation: a folder with a subfolder for each class, or an "
+        ".npz file.",
     )  # fmt: skip
     add(
         "--image-size", type=int, default=None, metavar="N",
@@ -230,11 +236,14 @@ def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting]) ->
     data, size = given["data"], given["image_size"]
     folder = Path(data).expanduser()
     image_size: int | tuple[int, int] | None = size
+    apart = given["validation_data"] is not None
+    if apart and "validation" in given:
+        raise ValueError("--validation-data: expected no --validation beside it; got both")
     validation, reason = given.get("validation", 0), ""
     if data not in NAMES and folder.is_dir():
-        found = suggest(folder, size, given["model"])
+        found = suggest(folder, size, given["model"], validation=0 if apart else given.get("validation"))
         model, image_size, reason = found.model, found.image_size, found.reason
-        validation = given.get("validation", found.validation)
+        validation = found.validation
         name, recipe = _recipe(model, given["recipe"]) if given["recipe"] else (found.recipe_name, found.recipe)
     else:
         model = given["model"] or DEFAULT_MODELS.get(data, "hcnn_small_cifar10")

@@ -43,6 +43,7 @@ class RunSettings:
         graph: record the training step as a CUDA graph; changes the last bits of results at most.
         teacher: the run folder of a network to learn from, or None.
         distillation: what the network learns from the teacher.
+        validation_name: path of the validation images, where they do not belong to the data itself.
     """
 
     network: NetworkConfig
@@ -55,6 +56,7 @@ class RunSettings:
     graph: bool = False
     teacher: Path | None = None
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    validation_name: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
@@ -76,12 +78,16 @@ def run_config(settings: RunSettings, data: Splits, preprocessing: Preprocessing
             "preprocessing": asdict(preprocessing),
             "seed": settings.seed,
             **_teacher_record(settings),
+            **_validation_record(settings, data),
         }
     )
 
 
-def check_same_run(folder: Path, known: dict[str, Any], config: dict[str, Any]) -> None:
-    """Refuse a folder whose config.json, `known`, belongs to another run.
+def check_same_run(folder: Path, known: dict[str, Any], config: dict[str, Any]) -> int | None:
+    """Refuse a folder whose config.json, `known`, belongs to another run; a run may get more epochs.
+
+    Returns:
+        None for the same run; where `config` has more epochs, how many it had.
 
     Raises:
         ValueError: says what differs.
@@ -89,9 +95,20 @@ def check_same_run(folder: Path, known: dict[str, Any], config: dict[str, Any]) 
     recipe = known.get("recipe")
     if isinstance(recipe, dict):  # an earlier version wrote fewer fields, which acted as their defaults do now
         known = {**known, "recipe": {**_as_json(asdict(Recipe())), **recipe}}
-    different = _differences(known, {"teaching": None, **config}, "")
+    absent = dict.fromkeys(("teaching", "validation_data", "validation_sha256"))
+    different = _differences(known, {**absent, **config}, "")
+    more = "recipe.epochs" in different
+    if more:
+        before, now = known["recipe"].get("epochs"), config["recipe"]["epochs"]
+        if not isinstance(before, int) or before > now:
+            raise ValueError(f"{folder} holds a run of {before} epochs: expected --epochs {before} or more; got {now}")
+        different.remove("recipe.epochs")
     if different:
-        raise ValueError(f"{folder} holds another run: its {', '.join(different)} differ; give another --output")
+        allowed = " (more --epochs would do)" if more else ""
+        raise ValueError(
+            f"{folder} holds another run: its {', '.join(different)} differ{allowed}; give another --output"
+        )
+    return known["recipe"]["epochs"] if more else None
 
 
 def _differences(known: Any, config: dict[str, Any], prefix: str) -> list[str]:
@@ -163,3 +180,10 @@ def _teacher_record(settings: RunSettings) -> dict[str, Any]:
     known = read_object(settings.teacher / CONFIG)
     teacher = {"network": known["network"], "model": known["model"], "weights_sha256": digest}
     return {"teacher": teacher, "teaching": asdict(settings.distillation)}
+
+
+def _validation_record(settings: RunSettings, data: Splits) -> dict[str, Any]:
+    """Which validation images, where they were named; others follow from the data."""
+    if settings.validation_name is None or data.validation is None:
+        return {}
+    return {"validation_data": settings.validation_name, "validation_sha256": data.validation.digest()}
