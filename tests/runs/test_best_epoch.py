@@ -17,7 +17,7 @@ from hcnn.runs.train import train_run
 from hcnn.storage.safetensors import load_weights
 from hcnn.training.evaluate import predict_logits
 from hcnn.training.progress import Progress
-from hcnn.training.recipes import Recipe, learning_rate
+from hcnn.training.recipe import Recipe, learning_rate
 
 
 class Killed(Exception):

@@ -51,7 +51,7 @@ from hcnn.training.best_epoch import BestEpoch
 from hcnn.training.device import find_device
 from hcnn.training.distributed import process_group, rank_and_size, share
 from hcnn.training.progress import Diverged, Progress
-from hcnn.training.recipes import learning_rate
+from hcnn.training.recipe import learning_rate
 from hcnn.training.trainer import Trainer
 
 
