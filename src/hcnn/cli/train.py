@@ -42,7 +42,7 @@ def train(options: TrainOptions, console: Console) -> None:
         raise ValueError("--teach and the settings of distillation need a --teacher: the folder of a finished run")
     splits = _splits(options, console)
     network = replace(options.network, channels=splits.train.images.shape[1], classes=len(splits.train.classes))
-    base = rest.output or Path("runs") / f"{Path(options.data).stem or 'data'}-{options.model}-{rest.seed}"
+    base = options.output
     planned = []
     for seed in range(rest.seed, rest.seed + rest.seeds):
         settings = RunSettings(
@@ -57,6 +57,8 @@ def train(options: TrainOptions, console: Console) -> None:
             distillation=options.distillation,
             graph=rest.cuda_graph,
             validation_name=rest.validation_data,
+            initial=options.initial,
+            freeze=rest.freeze,
         )
         folder = base if rest.seeds == 1 else base / f"seed-{seed}"
         planned.append((folder, settings))

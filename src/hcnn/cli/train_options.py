@@ -37,6 +37,8 @@ class TrainOptions:
         image_size: side, or (height, width), to which a folder's images are resized, or None.
         validation: number of training images to set aside.
         reason: a sentence on what was chosen for a folder, or "".
+        initial: the trained network that training starts from, or None.
+        output: the run folder; of several seeds, the folder of their run folders.
         rest: the other options as they were given.
     """
 
@@ -49,6 +51,8 @@ class TrainOptions:
     image_size: int | tuple[int, int] | None
     validation: int
     reason: str
+    initial: Any
+    output: Path
     rest: Any
 
 
@@ -70,8 +74,9 @@ def read(words: Sequence[str], description: str = "") -> TrainOptions:
     if "--help-all" in words:
         parser.parse_args(["--help"])
     given = vars(parser.parse(words))
+    refused = {option[2:].replace("-", "_"): why for option, why in parser.refused.items()}
     for text in given.pop("set"):
-        name, value = read_assignment(text, settings, REFUSED)
+        name, value = read_assignment(text, settings, refused)
         if name in given:
             raise ValueError(f"{name}: expected one value; it is given twice")
         given[name] = value
@@ -101,8 +106,9 @@ def make_parser(words: Sequence[str] = (), description: str = "") -> tuple[Parse
     early = Parser("train")
     early.add_argument("--model")
     early.add_argument("--recipe")
+    early.add_argument("--init")
     named, _ = early.parse_known_args(list(words))
-    return parser, _add_settings(parser, common, named.model, named.recipe)
+    return parser, _add_settings(parser, common, named.model, named.recipe, named.init)
 
 
 def _add_common(parser: Parser, group: Any) -> None:
@@ -154,6 +160,17 @@ def _add_common(parser: Parser, group: Any) -> None:
     )  # fmt: skip
     add("--device", default="cpu", help="PyTorch device; cuda is the GPU of the local rank. Default: cpu.")
     add("--threads", type=int, metavar="N", help="Number of CPU threads. Default: PyTorch's own choice.")
+    add(
+        "--init", default=None, metavar="SOURCE",
+        help="Start from a trained network: the name of one with pretrained weights, a run folder, a Hub folder, or "
+        "the weights file in either. Its settings and the standardization of its images are kept; the class layer is "
+        "made anew unless the classes are the same.",
+    )  # fmt: skip
+    add(
+        "--freeze", type=int, default=0, metavar="N",
+        help="With --init: keep the weights and the running statistics of the first N layers (of a baseline, stages). "
+        "Default: 0.",
+    )  # fmt: skip
     add("--teacher", type=Path, metavar="RUN", help="Run folder of a trained network to distil from.")
     add(
         "--teach", default="none", metavar="NAME",
@@ -184,17 +201,22 @@ def _add_rare(group: Any) -> None:
     )  # fmt: skip
 
 
-def _add_settings(parser: Parser, common: Any, model: str | None, recipe: str | None) -> dict[str, Setting]:
+def _add_settings(
+    parser: Parser, common: Any, model: str | None, recipe: str | None, init: str | None
+) -> dict[str, Setting]:
     """Declare an option for every setting of the network, the recipe and distillation; returns them."""
     from hcnn.models.registry import model_config
     from hcnn.training.distillation.config import DistillationConfig
 
     model = model or DEFAULT_MODELS["digits"]
-    sections = (
+    sections = [
         (f"network ({model})", model_config(model)),
         ("recipe", _recipe(model, recipe)[1]),
         ("distillation, with --teacher", DistillationConfig()),
-    )
+    ]
+    if init is not None:
+        sections = sections[1:]
+        parser.refused |= {one.option: "follows from --init and cannot be set" for one in _network_settings()}
     found: dict[str, Setting] = {}
     for title, config in sections:
         settings = {name: one for name, one in settings_of(type(config)).items() if name not in REFUSED}
@@ -206,6 +228,14 @@ def _add_settings(parser: Parser, common: Any, model: str | None, recipe: str | 
             add_setting(place, one, defaults[name], described=_COMMON.get(name))
         found |= settings
     return found
+
+
+def _network_settings() -> list[Setting]:
+    """The settings of all kinds of networks, those in `REFUSED` left out."""
+    from hcnn.models.registry import list_models, model_config
+
+    kinds = {type(model_config(name)) for name in list_models()}
+    return [one for kind in kinds for name, one in settings_of(kind).items() if name not in REFUSED]
 
 
 def _values(config: Any) -> dict[str, Any]:
@@ -229,6 +259,7 @@ def _recipe(model: str, name: str | None) -> tuple[str, Any]:
 def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting]) -> TrainOptions:
     """Fill in what was not given, as model, recipe and data imply it."""
     from hcnn.cli.folder_defaults import suggest
+    from hcnn.cli.initial import find_initial, further_recipe, source_label
     from hcnn.data.datasets import NAMES
     from hcnn.models.registry import model_config
     from hcnn.training.distillation.config import get_distillation
@@ -240,24 +271,45 @@ def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting]) ->
     if apart and "validation" in given:
         raise ValueError("--validation-data: expected no --validation beside it; got both")
     validation, reason = given.get("validation", 0), ""
+    source, seed, initial = given["init"], given["seed"], None
+    label = source and source_label(source)
+    if source is not None:
+        output = _output(given, label)
+        one = output if given["seeds"] == 1 else output / f"seed-{seed}"
+        initial = find_initial(source, given["model"], one if given["resume"] else None)
     if data not in NAMES and folder.is_dir():
-        found = suggest(folder, size, given["model"], validation=0 if apart else given.get("validation"))
+        found = suggest(
+            folder,
+            size or (initial and initial.preprocessing.size),
+            given["model"],
+            validation=0 if apart else given.get("validation"),
+        )
         model, image_size, reason = found.model, found.image_size, found.reason
         validation = found.validation
         name, recipe = _recipe(model, given["recipe"]) if given["recipe"] else (found.recipe_name, found.recipe)
     else:
         model = given["model"] or DEFAULT_MODELS.get(data, "hcnn_small_cifar10")
         name, recipe = _recipe(model, given["recipe"])
+    if initial is not None and not given["recipe"]:
+        name, recipe = further_recipe(initial)
     changed = {name: value for name, value in given.items() if name in settings}
     return TrainOptions(
         data,
-        model,
+        label or model,
         name,
-        with_settings(model_config(model), changed),
+        initial.config if initial else with_settings(model_config(model), changed),
         with_settings(recipe, changed),
         with_settings(get_distillation(given["teach"]), changed),
         image_size,
         validation,
         reason,
+        initial,
+        _output(given, label or model),
         Namespace(**{key: value for key, value in given.items() if key not in settings}),
     )
+
+
+def _output(given: Mapping[str, Any], label: str) -> Path:
+    """The run folder: the one given, or one named for the data, the network and the seed."""
+    data = Path(given["data"]).stem or "data"
+    return given["output"] or Path("runs") / f"{data}-{label}-{given['seed']}"

@@ -20,10 +20,10 @@ from typing import Any, Literal
 import torch
 
 from hcnn.data.image_set import Splits
-from hcnn.data.preprocessing import fit_preprocessing
 from hcnn.layers.randomness import drawn_from
 from hcnn.models.factory import build
 from hcnn.runs.allocator import memory_advice
+from hcnn.runs.initial import first_network, fit_run_preprocessing
 from hcnn.runs.interrupts import Interrupted, StopRequest
 from hcnn.runs.load import read_result
 from hcnn.runs.recorder import Recorder
@@ -87,7 +87,8 @@ def train_run(
         The contents of result.json.
 
     Raises:
-        ValueError: if the folder holds another run, or device, data, network, recipe and teacher do not fit together.
+        ValueError: if the folder holds another run, or device, data, network, recipe, teacher and initial network do
+            not fit together.
         RunFolderBusy: if another process is training in the folder.
         OSError: if the folder cannot be written, or the disk has no room for the checkpoints.
         Diverged: if the loss, the weights or the logits become NaN or infinite; names the last good checkpoint.
@@ -103,9 +104,9 @@ def train_run(
         if found["result"] is not None:
             return found["result"]
         settings = replace(settings, recipe=replace(settings.recipe, precision=found["precision"]))
-        preprocessing = fit_preprocessing(data.train)
+        preprocessing = fit_run_preprocessing(settings.initial, data.train)
         with memory_advice(settings.recipe), drawn_from(torch.Generator().manual_seed(settings.seed)):
-            model = build(settings.network).to(device)
+            model = first_network(settings.network, settings.initial, settings.freeze, data.train.classes).to(device)
             distillation = None if settings.teacher is None else load_distillation(settings, model, preprocessing)
             trainer = Trainer(
                 model,
@@ -122,6 +123,10 @@ def train_run(
         seconds = 0.0
         if first is not None:  # nothing is written before this line
             check_room(folder, trainer, best=data.validation is not None)
+            if settings.initial and settings.initial.network is None and load_newest(folder)[0] is None:
+                raise ValueError(
+                    f"{folder}: no checkpoint to resume from; to start anew, {settings.initial.source} is needed"
+                )
             folder = ensure_writable(folder)
             stack.enter_context(RunLock(folder))
             if _known_config(folder) != first.known:
@@ -197,7 +202,7 @@ def check_run(folder: Path, settings: RunSettings, data: Splits, *, resume: bool
         ValueError: if device, data, network, recipe or teacher do not fit, or the folder holds something else.
     """
     check_fit(settings, data)
-    device, preprocessing = find_device(settings.device), fit_preprocessing(data.train)
+    device, preprocessing = find_device(settings.device), fit_run_preprocessing(settings.initial, data.train)
     known = _known_config(folder)
     if known is not None and not resume:
         state = "a finished" if (folder / RESULT).exists() else "an unfinished"

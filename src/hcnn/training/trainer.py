@@ -20,6 +20,7 @@ from hcnn.data.preprocessing import Preprocessing
 from hcnn.data.splits import epoch_order
 from hcnn.layers.normalization import synchronize
 from hcnn.layers.randomness import drawn_from
+from hcnn.models.transfer import parameter_groups
 from hcnn.training.cuda_graph import CapturedStep
 from hcnn.training.device import settle_precision
 from hcnn.training.distributed import average_gradients, rank_and_size
@@ -108,7 +109,9 @@ class Trainer:
         if graph and (distillation is not None or self.draws):
             raise ValueError("graph: a step with a teacher or with dropout depends on the host and cannot be recorded")
         learned = nn.ModuleList([model, distillation.regressors]) if distillation else model
-        self.optimizer = RecipeOptimizer(learned, recipe, capturable=graph)
+        groups = parameter_groups(model, 1.0, layer_decay=recipe.layer_decay)
+        factors = {parameter: group["lr"] for group in groups for parameter in group["params"]}
+        self.optimizer = RecipeOptimizer(learned, recipe, factors, capturable=graph)
         self._captured = CapturedStep(self._compute)
         # What a step reads from the host beside its images; a graph reads it from here.
         self._rate, self._stop = (torch.zeros((), device=self.device) for _ in range(2))
