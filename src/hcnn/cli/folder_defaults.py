@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hcnn.data.image_files import height_and_width
+from hcnn.data.image_files import Size, height_and_width
 from hcnn.data.image_folders import survey_folder
 from hcnn.models.registry import model_config, recommended_recipe
 from hcnn.training.recipe import Recipe
@@ -36,7 +36,7 @@ class Suggestion:
 
 
 def suggest(
-    folder: Path, image_size: int | None = None, model: str | None = None, validation: int | None = None
+    folder: Path, image_size: Size | None = None, model: str | None = None, validation: int | None = None
 ) -> Suggestion:
     """Look at a folder of images and choose defaults for training on it.
 
@@ -48,7 +48,7 @@ def suggest(
 
     Args:
         folder: as `hcnn.data.datasets.load` takes it.
-        image_size: the side of the images, if the user gave one.
+        image_size: the side of the images, or (height, width), if the user gave one.
         model: the named network, if the user gave one.
         validation: number of images to hold out, if the user gave one.
 

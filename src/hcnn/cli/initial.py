@@ -1,10 +1,12 @@
 """`hcnn train --init`: the trained network that training starts from, and how it is trained further."""
 
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from hcnn.export.opening import open_network
 from hcnn.models.pretrained import list_pretrained
+from hcnn.models.records import network_kind
 from hcnn.models.registry import model_config, recommended_recipe
 from hcnn.runs.initial import Initial, initial_network, recorded_initial
 from hcnn.runs.settings import CONFIG
@@ -43,11 +45,28 @@ def find_initial(source: str, model: str | None, resumed: Path | None) -> Initia
     else:
         run = open_network(source)
         initial = initial_network(source, run.model, run.preprocessing)
-    if model is not None:
-        named, found = (replace(one, channels=1, classes=1) for one in (model_config(model), initial.config))
-        if named != found:
-            raise ValueError(f"--model: expected no other network than that of --init {source}, {found}; got {model!r}")
+    if model is not None and (differs := _differences(model_config(model), initial.config)):
+        raise ValueError(f"--model {model}: expected the network of --init {source}; different are {differs}")
     return initial
+
+
+def _differences(named: Any, found: Any) -> str:
+    """What distinguishes two configurations, apart from classes and channels."""
+    if type(named) is not type(found):
+        return f"the kinds of network ({network_kind(named)}, and there {network_kind(found)})"
+    pairs = {one.name: (getattr(named, one.name), getattr(found, one.name)) for one in fields(named)}
+    unequal = [name for name, (one, other) in pairs.items() if one != other and name not in ("channels", "classes")]
+    return ", ".join(f"{name} ({pairs[name][0]}, and there {pairs[name][1]})" for name in unequal)
+
+
+def describe_initial(initial: Initial, freeze: int, classes: tuple[str, ...]) -> str:
+    """A sentence on what training starts from."""
+    kept = initial.preprocessing.classes == classes
+    layer = "is kept, as the classes are the same" if kept else f"is made anew for {len(classes)} classes"
+    frozen = f"; layers 1 to {freeze} are frozen, with their running statistics" if freeze > 1 else ""
+    if freeze == 1:
+        frozen = "; layer 1 is frozen, with its running statistics"
+    return f"starting from {initial.source}: the class layer {layer}{frozen}"
 
 
 def further_recipe(initial: Initial) -> tuple[str, Recipe]:

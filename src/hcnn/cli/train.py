@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from hcnn.cli.initial import describe_initial
 from hcnn.cli.terminal import progress_bar, say
 from hcnn.cli.train_options import TrainOptions
 from hcnn.data import datasets
@@ -43,6 +44,8 @@ def train(options: TrainOptions, console: Console) -> None:
     splits = _splits(options, console)
     network = replace(options.network, channels=splits.train.images.shape[1], classes=len(splits.train.classes))
     base = options.output
+    if options.initial is not None and _is_first_process():
+        say(console, describe_initial(options.initial, rest.freeze, splits.train.classes))
     planned = []
     for seed in range(rest.seed, rest.seed + rest.seeds):
         settings = RunSettings(

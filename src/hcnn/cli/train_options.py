@@ -6,7 +6,7 @@ names, and on nothing else. Then model, recipe and data imply the defaults of ev
 
 from argparse import SUPPRESS, BooleanOptionalAction, Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -172,10 +172,6 @@ def _add_common(parser: Parser, group: Any) -> None:
         "Default: 0.",
     )  # fmt: skip
     add("--teacher", type=Path, metavar="RUN", help="Run folder of a trained network to distil from.")
-    add(
-        "--teach", default="none", metavar="NAME",
-        help="Named distillation: soft_targets, attention, attention_soft or fitnet. Default: none.",
-    )  # fmt: skip
 
 
 def _add_rare(group: Any) -> None:
@@ -187,6 +183,10 @@ def _add_rare(group: Any) -> None:
     add(
         "--test", action=switch,
         help="Measure the test set once, after training. Use --no-test while choosing settings. Default: on.",
+    )  # fmt: skip
+    add(
+        "--teach", default="none", metavar="NAME",
+        help="Named distillation: soft_targets, attention, attention_soft or fitnet. Default: none.",
     )  # fmt: skip
     add("--test-flips", action=switch, help="Also report test accuracy averaged with mirrored images.")
     add("--cuda-graph", action=switch, help="Record the training step as a CUDA graph; for one GPU.")
@@ -291,7 +291,10 @@ def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting]) ->
         model = given["model"] or DEFAULT_MODELS.get(data, "hcnn_small_cifar10")
         name, recipe = _recipe(model, given["recipe"])
     if initial is not None and not given["recipe"]:
+        suggested = recipe
         name, recipe = further_recipe(initial)
+        if image_size is not None:  # for the number of images in a folder
+            recipe = replace(recipe, batch_size=suggested.batch_size, epochs=suggested.epochs)
     changed = {name: value for name, value in given.items() if name in settings}
     return TrainOptions(
         data,

@@ -76,7 +76,7 @@ class RunSettings:
             return
         if self.recipe.first_layer != "random":
             raise ValueError(
-                f"first_layer: expected 'random' with init, which brings one; got {self.recipe.first_layer!r}"
+                f"first_layer: expected random with init; got {self.recipe.first_layer!r}"
             )
         ours: Any = self.network
         if type(ours) is not type(self.initial.config) or ours != replace(
