@@ -278,23 +278,18 @@ def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting]) ->
         one = output if given["seeds"] == 1 else output / f"seed-{seed}"
         initial = find_initial(source, given["model"], one if given["resume"] else None)
     if data not in NAMES and folder.is_dir():
-        found = suggest(
-            folder,
-            size or (initial and initial.preprocessing.size),
-            given["model"],
-            validation=0 if apart else given.get("validation"),
-        )
+        held = 0 if apart else given.get("validation")
+        found = suggest(folder, size or _image_size_of(initial), given["model"], held)
         model, image_size, reason = found.model, found.image_size, found.reason
-        validation = found.validation
-        name, recipe = _recipe(model, given["recipe"]) if given["recipe"] else (found.recipe_name, found.recipe)
+        validation, name, recipe = found.validation, found.recipe_name, found.recipe
+        if initial is not None:
+            name, further = further_recipe(initial)
+            recipe = replace(further, batch_size=recipe.batch_size, epochs=recipe.epochs)
     else:
         model = given["model"] or DEFAULT_MODELS.get(data, "hcnn_small_cifar10")
+        name, recipe = _recipe(model, None) if initial is None else further_recipe(initial)
+    if given["recipe"]:
         name, recipe = _recipe(model, given["recipe"])
-    if initial is not None and not given["recipe"]:
-        suggested = recipe
-        name, recipe = further_recipe(initial)
-        if image_size is not None:  # for the number of images in a folder
-            recipe = replace(recipe, batch_size=suggested.batch_size, epochs=suggested.epochs)
     changed = {name: value for name, value in given.items() if name in settings}
     return TrainOptions(
         data,
@@ -310,6 +305,12 @@ def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting]) ->
         _output(given, label or model),
         Namespace(**{key: value for key, value in given.items() if key not in settings}),
     )
+
+
+def _image_size_of(initial: Any) -> tuple[int, int] | None:
+    """The size of the images that an initial network was trained with."""
+    sides = () if initial is None else initial.preprocessing.size
+    return (sides[0], sides[1]) if len(sides) == 2 else None
 
 
 def _output(given: Mapping[str, Any], label: str) -> Path:
