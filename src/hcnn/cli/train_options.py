@@ -171,7 +171,6 @@ def _add_common(parser: Parser, group: Any) -> None:
         help="With --init: keep the weights and the running statistics of the first N layers (of a baseline, stages). "
         "Default: 0.",
     )  # fmt: skip
-    add("--teacher", type=Path, metavar="RUN", help="Run folder of a trained network to distil from.")
 
 
 def _add_rare(group: Any) -> None:
@@ -184,6 +183,7 @@ def _add_rare(group: Any) -> None:
         "--test", action=switch,
         help="Measure the test set once, after training. Use --no-test while choosing settings. Default: on.",
     )  # fmt: skip
+    add("--teacher", type=Path, metavar="RUN", help="Run folder of a trained network to distil from.")
     add(
         "--teach", default="none", metavar="NAME",
         help="Named distillation: soft_targets, attention, attention_soft or fitnet. Default: none.",
