@@ -227,8 +227,8 @@ def page(spec: dict[str, Any], title: str, lead: str) -> str:
         "lead": html.escape(printable(lead)),
         "style": _static("style.css"),
         "network": json.dumps(spec, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
-        "engine": _static("network.js") + _static("worker.js"),
-        "script": _static("page.js"),
+        "engine": _static("tiles.js", "network.js", "worker.js"),
+        "script": _static("pad.js", "page.js"),
     }
     return fill_template(_static("page.html"), parts)
 
@@ -245,7 +245,7 @@ def run_node(node: str, spec: dict[str, Any], images: Tensor) -> Tensor:
         "for(let i=0;i<bytes.length;i+=size)console.log(JSON.stringify(net.forward(bytes.subarray(i,i+size)).logits));"
     )
     with tempfile.TemporaryDirectory(prefix="hcnn-export-") as folder:
-        Path(folder, "network.js").write_text(_static("network.js"), encoding="utf-8")
+        Path(folder, "network.js").write_text(_static("tiles.js", "network.js"), encoding="utf-8")
         Path(folder, "spec.json").write_text(json.dumps(spec), encoding="utf-8")
         Path(folder, "images").write_bytes(images.numpy().tobytes())
         command = [node, "-e", script, str(images[0].numel())]
@@ -255,8 +255,9 @@ def run_node(node: str, spec: dict[str, Any], images: Tensor) -> Tensor:
     return torch.tensor([json.loads(line) for line in done.stdout.splitlines()])
 
 
-def _static(name: str) -> str:
-    return files("hcnn.export").joinpath("html", name).read_text(encoding="utf-8")
+def _static(*names: str) -> str:
+    folder = files("hcnn.export").joinpath("html")
+    return "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
 
 
 def attribute_axes(model: AttributeNetwork) -> list[dict[str, Sequence[Any]]]:

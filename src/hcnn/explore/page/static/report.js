@@ -22,10 +22,9 @@
   // The frame is as high as its page, and takes the pictures that are dropped or pasted beside it.
   const frame = document.getElementById("own");
   if (!frame) return;
-  const fit = () => { frame.style.height = `${frame.contentDocument.body.offsetHeight + 4}px`; };
-  const start = () => new ResizeObserver(fit).observe(frame.contentDocument.body);
-  if (frame.contentWindow.hcnnPage) start();
-  else frame.addEventListener("load", start);
+  addEventListener("message", ({ data, source }) => {
+    if (source === frame.contentWindow && data.hcnnHeight) frame.style.height = `${data.hcnnHeight + 2}px`;
+  });
   const give = (files, name) => {
     if (!files.length || !frame.contentWindow.hcnnPage) return;
     frame.contentWindow.hcnnPage.take(files, name);
