@@ -35,34 +35,14 @@ def train(options: TrainOptions, console: Console) -> None:
     rest = options.rest
     if rest.seeds < 1:
         raise ValueError(f"--seeds: expected 1 or more; got {rest.seeds}")
-    set_threads(rest.threads)
-    find_device(rest.device)  # before minutes of reading images
-    if rest.device == "cpu":
-        allocator.keep_freed_memory()
-    if rest.teacher is None and options.distillation != DistillationConfig():
-        raise ValueError("--teach and the settings of distillation need a --teacher: the folder of a finished run")
-    splits = _splits(options, console)
-    network = replace(options.network, channels=splits.train.images.shape[1], classes=len(splits.train.classes))
+    prepare_process(options)
+    splits = load_splits(options, console)
     base = options.output
     if options.initial is not None and _is_first_process():
         say(console, describe_initial(options.initial, rest.freeze, splits.train.classes))
     planned = []
     for seed in range(rest.seed, rest.seed + rest.seeds):
-        settings = RunSettings(
-            network,
-            options.recipe,
-            options.data,
-            seed,
-            rest.device,
-            rest.checkpoint_seconds,
-            rest.test_flips,
-            teacher=rest.teacher,
-            distillation=options.distillation,
-            graph=rest.cuda_graph,
-            validation_name=rest.validation_data,
-            initial=options.initial,
-            freeze=rest.freeze,
-        )
+        settings = run_settings(options, splits, seed)
         folder = base if rest.seeds == 1 else base / f"seed-{seed}"
         planned.append((folder, settings))
         if rest.seeds > 1 and _is_first_process():  # before hours go into the first
@@ -79,6 +59,38 @@ def train(options: TrainOptions, console: Console) -> None:
         say(console, f"wrote {base / 'seeds.json'}")
 
 
+def prepare_process(options: TrainOptions) -> None:
+    """Set threads and memory of this process, and refuse options before minutes of reading images."""
+    rest = options.rest
+    set_threads(rest.threads)
+    find_device(rest.device)
+    if rest.device == "cpu":
+        allocator.keep_freed_memory()
+    if rest.teacher is None and options.distillation != DistillationConfig():
+        raise ValueError("--teach and the settings of distillation need a --teacher: the folder of a finished run")
+
+
+def run_settings(options: TrainOptions, splits: Splits, seed: int) -> RunSettings:
+    """The settings of a run on these images."""
+    rest = options.rest
+    network = replace(options.network, channels=splits.train.images.shape[1], classes=len(splits.train.classes))
+    return RunSettings(
+        network,
+        options.recipe,
+        options.data,
+        seed,
+        rest.device,
+        rest.checkpoint_seconds,
+        rest.test_flips,
+        teacher=rest.teacher,
+        distillation=options.distillation,
+        graph=rest.cuda_graph,
+        validation_name=rest.validation_data,
+        initial=options.initial,
+        freeze=rest.freeze,
+    )
+
+
 def set_threads(threads: int | None) -> None:
     """Set the number of CPU threads, if one was asked for.
 
@@ -91,7 +103,8 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _splits(options: TrainOptions, console: Console) -> Splits:
+def load_splits(options: TrainOptions, console: Console) -> Splits:
+    """The images that the options name; says what was chosen for a folder, and which files were skipped."""
     rest = options.rest
     splits = datasets.load(
         options.data,

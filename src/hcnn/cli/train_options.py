@@ -40,6 +40,8 @@ class TrainOptions:
         initial: the trained network that training starts from, or None.
         output: the run folder; of several seeds, the folder of their run folders.
         rest: the other options as they were given.
+        given: names of the settings that were given.
+        words: as they were typed.
     """
 
     data: str
@@ -54,14 +56,17 @@ class TrainOptions:
     initial: Any
     output: Path
     rest: Any
+    given: frozenset[str] = frozenset()
+    words: tuple[str, ...] = ()
 
 
-def read(words: Sequence[str], description: str = "") -> TrainOptions:
-    """Read the words after `hcnn train`.
+def read(words: Sequence[str], description: str = "", command: str = "train") -> TrainOptions:
+    """Read the words after `hcnn train`, or after `hcnn tune`, which has the same options and some of its own.
 
     Args:
         words: as they were typed.
         description: for the help.
+        command: "train" or "tune".
 
     Returns:
         The options.
@@ -70,7 +75,7 @@ def read(words: Sequence[str], description: str = "") -> TrainOptions:
         ValueError: for unknown models, recipes and keys of --set, and values out of range.
         SystemExit: after help, and for words that cannot be parsed.
     """
-    parser, settings = make_parser(words, description)
+    parser, settings = make_parser(words, description, command)
     if "--help-all" in words:
         parser.parse_args(["--help"])
     given = vars(parser.parse(words))
@@ -80,22 +85,29 @@ def read(words: Sequence[str], description: str = "") -> TrainOptions:
         if name in given:
             raise ValueError(f"{name}: expected one value; it is given twice")
         given[name] = value
-    return _with_defaults(given, settings)
+    return replace(_with_defaults(given, settings), words=tuple(words))
 
 
-def make_parser(words: Sequence[str] = (), description: str = "") -> tuple[Parser, dict[str, Setting]]:
-    """The parser of `hcnn train`, with an option for every setting of the network and the recipe that are named.
+def make_parser(
+    words: Sequence[str] = (), description: str = "", command: str = "train"
+) -> tuple[Parser, dict[str, Setting]]:
+    """The parser of `hcnn train` or `hcnn tune`, with an option for every setting of the named network and recipe.
 
     Args:
         words: as they were typed; help among them is answered with the most used options.
         description: for the help.
+        command: "train" or "tune".
 
     Returns:
         The parser, and the settings by name.
     """
-    parser = Parser("train", description, usage="[DATA] [options]")
+    parser = Parser(command, description, usage="[DATA] [options]")
     parser.refused = {f"--{name}": why for name, why in REFUSED.items()}
     common = parser.add_argument_group("most used")
+    if command == "tune":
+        common.add_argument(
+            "--trials", type=int, default=9, metavar="N", help="Number of settings in the first round. Default: 9."
+        )
     _add_common(parser, common)
     if {"-h", "--help"} & {*words}:  # without the settings, which take PyTorch to list
         for name, text in _COMMON.items():
@@ -103,7 +115,7 @@ def make_parser(words: Sequence[str] = (), description: str = "") -> tuple[Parse
         parser.parse_args(["--help"])
     _add_rare(parser.add_argument_group("less used"))
     parser.set_defaults(test=True, test_flips=False, cuda_graph=False)
-    early = Parser("train")
+    early = Parser(command)
     early.add_argument("--model")
     early.add_argument("--recipe")
     early.add_argument("--init")
@@ -304,6 +316,7 @@ def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting]) ->
         initial,
         _output(given, label or model),
         Namespace(**{key: value for key, value in given.items() if key not in settings}),
+        frozenset(changed),
     )
 
 

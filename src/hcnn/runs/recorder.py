@@ -127,6 +127,7 @@ class Recorder:
         if self.data.validation is not None:
             result["validation_images"] = len(self.data.validation)
             result["validation_accuracy"] = best.accuracy
+            result["validation_loss"] = best.loss
             result["best_epoch"] = best.epoch
         if self.data.test is not None:
             result["test_images"] = len(self.data.test)
