@@ -75,9 +75,7 @@ class RunSettings:
                 raise ValueError(f"freeze: expected 0 without an initial network (init); got {self.freeze}")
             return
         if self.recipe.first_layer != "random":
-            raise ValueError(
-                f"first_layer: expected random with init; got {self.recipe.first_layer!r}"
-            )
+            raise ValueError(f"first_layer: expected random with init; got {self.recipe.first_layer!r}")
         ours: Any = self.network
         if type(ours) is not type(self.initial.config) or ours != replace(
             self.initial.config, channels=ours.channels, classes=ours.classes

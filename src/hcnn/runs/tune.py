@@ -112,7 +112,11 @@ def tune(
     check_fit(settings, data)
     find_device(settings.device)
     plan = plan_trials(settings, trials, len(data.train), fixed)
-    begun = {"trials": trials, "fixed": sorted(fixed), **run_config(settings, data, fit_run_preprocessing(settings.initial, data.train))}
+    begun = {
+        "trials": trials,
+        "fixed": sorted(fixed),
+        **run_config(settings, data, fit_run_preprocessing(settings.initial, data.train)),
+    }
     scores = _known_scores(folder, begun, resume=resume)
     going, rung, rungs = list(range(len(plan))), 1, rounds(len(plan))
     while True:
