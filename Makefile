@@ -4,10 +4,13 @@ PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# What the tests use of the optional dependencies.
+EXTRAS := data,export,hub,serve,tensorboard,triton
+comma := ,
 DEMO_READY := $(VENV)/demo-ready
 READY := $(VENV)/ready
 
-.PHONY: docs demo native sanitize test test-all matrix lint format types pytest clean help
+.PHONY: docs lock demo native sanitize test test-all matrix lint format types pytest clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +20,7 @@ help:
 	@echo "make matrix    the tests under other locales, terminals, time zones, thread counts, instruction sets and paths"
 	@echo "make native    compile the native kernels again, after their source has changed"
 	@echo "make sanitize  the native kernels under AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make lock      requirements.lock anew, from pyproject.toml and constraints.txt; needs uv"
 	@echo "make docs      the documentation into docs/_build/html; runs every example (HCNN_GALLERY=0: without running them)"
 	@echo "make format    let ruff rewrite what it can"
 	@echo "With another Python, in an environment of its own: make test PYTHON=python3.12"
@@ -33,7 +37,8 @@ $(DEMO_READY): constraints.txt pyproject.toml
 # The developers' tools go into the same environment, when a test or a check first asks for them.
 $(READY): $(DEMO_READY)
 	@echo "Installing the developers' tools (first time only)"
-	$(PIP) --editable '.[dev]'
+	$(PIP) 'pip>=25.1'  # the first that knows dependency groups
+	$(PIP) --editable '.[$(EXTRAS)]' --group dev
 	@touch $@
 
 demo: $(DEMO_READY)
@@ -77,8 +82,15 @@ DOCS := .venv-docs/bin
 .venv-docs/ready: docs/constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv-docs
 	$(DOCS)/python -m pip install --quiet --disable-pip-version-check --constraint docs/constraints.txt torch
-	$(DOCS)/python -m pip install --quiet --disable-pip-version-check --constraint docs/constraints.txt --editable '.[docs]'
+	$(DOCS)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	$(DOCS)/python -m pip install --quiet --disable-pip-version-check --constraint docs/constraints.txt --editable '.[examples,hub,serve]' --group docs
 	@touch $@
+
+# Every package that developers need, with hashes, for every platform; `uv pip sync requirements.lock` installs them.
+lock:
+	uv pip compile pyproject.toml $(foreach extra,$(subst $(comma), ,$(EXTRAS)),--extra $(extra)) --group dev \
+		--constraint constraints.txt --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet --output-file requirements.lock
 
 HCNN_GALLERY ?= 1
 docs: .venv-docs/ready

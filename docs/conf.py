@@ -34,6 +34,7 @@ smartquotes = False  # they would turn the two hyphens of `--output` into a dash
 html_theme = "furo"
 html_title = "hcnn"
 html_static_path = ["_static"]
+html_extra_path = ["generated/live"]  # pages that run a network in the browser
 html_css_files = ["hcnn.css"]
 html_math_renderer = "mathml"
 numfig = math_numfig = True  # equations count as (chapter.number)

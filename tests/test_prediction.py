@@ -19,8 +19,9 @@ from hcnn.data import datasets
 from hcnn.data.image_set import Splits
 from hcnn.data.image_sources import ImageSource
 from hcnn.export import export_safetensors
+from hcnn.export.opening import open_network
 from hcnn.models.configs import HierarchicalCNNConfig
-from hcnn.prediction import open_network, read_input
+from hcnn.prediction import read_input
 from hcnn.runs.load import load_run
 from hcnn.runs.settings import RunSettings
 from hcnn.runs.train import train_run

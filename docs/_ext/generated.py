@@ -1,14 +1,14 @@
 """Pages that are made from the package and from result files, so that no number in them is typed."""
 
-import importlib
 import math
-import pkgutil
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
+import api_pages
+import command_page
+import live_pages
 import torch
 from sphinx.application import Sphinx
 
@@ -21,7 +21,6 @@ from hcnn.functional import placement
 from hcnn.functional.attribute_conv.spectral import spectral_multiply_adds
 from hcnn.models.summary import summarize
 
-ORDER = ["functional", "layers", "models", "data", "training", "runs", "export", "explore", "bench", "storage"]
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?://|#)([^)\s]+)\)")
 KEPT = {".md", ".png", ".svg", ".csv", ".json"}
 
@@ -75,50 +74,6 @@ def counts_table() -> str:
         span = f"{layers[0]} … {layers[-1]}" if len(layers) > 1 else f"{layers[0]}"
         rows.append("| " + " | ".join((span, *row)) + " |")
     return "\n".join(rows) + "\n"
-
-
-def public_modules() -> tuple[list[str], list[str]]:
-    """Modules of the library, and those that could not be imported because an extra is not installed.
-
-    `hcnn.functional` describes everything that it offers on one page, and `hcnn.cli` is described by `hcnn --help`.
-    """
-    names = [
-        module.name
-        for module in pkgutil.walk_packages(hcnn.__path__, "hcnn.")
-        if not any(part.startswith("_") for part in module.name.split("."))
-        and not module.name.startswith(("hcnn.functional.", "hcnn.cli"))
-    ]
-    usable, missing = [], []
-    for name in names:
-        try:
-            module = importlib.import_module(name)
-        except ImportError:
-            missing.append(name)
-            continue
-        package, _, last = name.rpartition(".")
-        if getattr(sys.modules[package], last) is module:  # else a function of this name, on the page of the package
-            usable.append(name)
-    return usable, missing
-
-
-def api_page() -> str:
-    """The API reference: a section per folder of the package and a page per module, found in the package."""
-    usable, missing = public_modules()
-    folders: dict[str, list[str]] = {name: [] for name in ORDER}
-    for name in usable:
-        folder = name.split(".")[1]
-        folders.setdefault(folder if hasattr(sys.modules[f"hcnn.{folder}"], "__path__") else "", []).append(name)
-    page = "# API reference\n\nWhat `import hcnn` offers at its top level is described in one of these modules.\n"
-    for folder, names in folders.items():
-        if not names:
-            continue
-        listing = "\n".join(f"   {name}" for name in names)
-        page += f"\n## {f'`hcnn.{folder}`' if folder else 'Single modules'}\n"
-        page += f"\n```{{eval-rst}}\n.. autosummary::\n   :toctree: ../api\n\n{listing}\n```\n"
-    if missing:
-        page += "\nNot described here, because an extra was not installed when these pages were built: "
-        page += ", ".join(f"`{name}`" for name in missing) + ".\n"
-    return page
 
 
 def titled(text: str, folder: Path) -> str:
@@ -189,7 +144,12 @@ def write(app: Sphinx, config: Any) -> None:
     target.mkdir()
     (target / "models.txt").write_text(models_table())
     (target / "counts.txt").write_text(counts_table())
-    (target / "api.md").write_text(api_page())
+    (target / "cli.md").write_text(command_page.command_page())
+    for name, text in api_pages.api_pages().items():
+        path = target / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    live_pages.write_live_pages(target / "live")
     (target / "results.md").write_text(results_pages(source.parent / "results", target / "results"))
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,9 +11,7 @@ from hcnn.data.array_files import read_npy
 from hcnn.data.channels import Channels, channels_first
 from hcnn.data.image_files import read_image
 from hcnn.data.image_sources import ImageSource
-from hcnn.export.folded_weights import WEIGHTS as FOLDED
-from hcnn.export.folded_weights import load_folded
-from hcnn.runs.load import Run, load_named
+from hcnn.runs.load import Run
 
 
 @dataclass(frozen=True)
@@ -28,24 +25,6 @@ class Prediction:
 
     name: str
     best: tuple[tuple[str, float], ...]
-
-
-def open_network(where: Path) -> Run:
-    """Load a run folder, a model whose pretrained weights ship with the package, or exported folded weights.
-
-    Args:
-        where: a folder, a safetensors file, or a name of `hcnn.models.pretrained.list_pretrained`.
-
-    Returns:
-        The network with its preprocessing. `config` is empty for folded weights, which do not record their run.
-
-    Raises:
-        ValueError: if it is none of these, or damaged.
-
-    """
-    if where.suffix == ".safetensors" or (where / FOLDED).is_file():
-        return Run(where, *load_folded(where), {})
-    return load_named(where)
 
 
 def predict_stream(

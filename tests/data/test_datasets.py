@@ -349,7 +349,7 @@ def test_npz_files(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"images": np.zeros((2, 4, 4), np.uint8)}, r"a.npz: expected arrays images, labels and, .*; got images$"),
+        ({"images": np.zeros((2, 4, 4), np.uint8)}, r"a.npz: expected arrays images and labels, .*; got images$"),
         ({"images": np.zeros((2, 4, 4), np.uint8), "labels": [0, 1], "x": 0}, r"a.npz: .* got images, labels, x$"),
         ({"images": np.zeros((2, 4, 4)), "labels": [0, 1]}, r"a.npz: images: expected uint8 pixels"),
         (

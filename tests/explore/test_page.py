@@ -30,6 +30,7 @@ from hcnn.explore.page import server, views
 from hcnn.explore.page.rate_limit import RateLimit
 from hcnn.explore.page.report import write_report
 from hcnn.explore.study import StudySettings, run_study
+from hcnn.export.html_file import network_page
 from hcnn.runs.load import load_run
 from hcnn.runs.settings import RunSettings
 from hcnn.runs.train import train_run
@@ -473,7 +474,9 @@ def test_uploads_in_the_browser(site, chromium, tmp_path) -> None:
 def report(explorer, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     study = run_study(explorer, settings=StudySettings(40, 8, 8, 2, resamples=50))
-    return write_report(explorer, study, folder)
+    known = explorer.base
+    page, _ = network_page(explorer.run.model, known.images[:20], explorer.run.preprocessing, labels=known.labels[:20])
+    return write_report(explorer, study, folder, network_page=page)
 
 
 def test_the_report_escapes_names_and_stays_small(report) -> None:
@@ -500,4 +503,31 @@ def test_the_report_opens_from_disk(report, chromium, width) -> None:
     assert page.locator(".row.shuffled").is_visible()
     assert page.locator(".axis").first.inner_text() == "v3"
     page.wait_for_function("() => [...document.images].every(one => one.complete && one.naturalWidth > 0)")
+    visit.close(report.as_uri())
+
+
+@browser_test
+@pytest.mark.parametrize("where", ["report", "frame"])
+def test_the_report_classifies_an_image_of_the_reader(report, explorer, chromium, where) -> None:
+    visit = Visit(chromium)
+    page = visit.page
+    page.goto(report.as_uri())
+    frame = page.frame_locator("#own")
+    frame.locator(".score").first.wait_for()
+    assert page.locator("#own").evaluate("(one) => one.offsetHeight >= one.contentDocument.body.offsetHeight")
+    image = explorer.base.images[9]
+    buffer = io.BytesIO()
+    Image.fromarray(image[0].numpy()).save(buffer, "PNG")
+    inside = next(one for one in page.frames if one.parent_frame)
+    (page if where == "report" else inside).evaluate(
+        """(bytes) => {
+            const data = new DataTransfer();
+            data.items.add(new File([Uint8Array.from(bytes)], "mine.png", { type: "image/png" }));
+            document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, cancelable: true, bubbles: true }));
+        }""",
+        [*buffer.getvalue()],
+    )
+    inside.wait_for_function("() => document.getElementById('status').textContent.startsWith('mine.png')")
+    best = explorer.arrays_of(image[None])[0].softmax(1)[0].max()
+    assert f"{100 * best:.1f} %" in frame.locator("#status").text_content()
     visit.close(report.as_uri())

@@ -40,11 +40,20 @@ class Command:
     target: str
     details: str = ""
 
+    @property
+    def description(self) -> str:
+        """What stands above the options in its help."""
+        return f"{self.summary}\n\nExample: {self.example}\n{self.details}".rstrip()
+
+    def parser(self, name: str) -> Parser:
+        """The parser of all its options."""
+        parser = Parser(name, self.description)
+        self.add_options(parser)
+        return parser
+
     def read(self, name: str, words: Sequence[str]) -> Namespace:
         """The options in the words after the command's name."""
-        parser = Parser(name, f"{self.summary}\n\nExample: {self.example}\n{self.details}".rstrip())
-        self.add_options(parser)
-        return parser.parse(words)
+        return self.parser(name).parse(words)
 
     def run(self, options: Any, console: Console) -> None:
         """Carry it out."""
@@ -54,11 +63,15 @@ class Command:
 
 @dataclass(frozen=True)
 class TrainCommand(Command):
-    """`hcnn train`, whose options depend on the network and the data that it names."""
+    """`hcnn train` and `hcnn tune`, whose options depend on the network and the data that they name."""
+
+    def parser(self, name: str) -> Parser:
+        """The parser of all its options, with those of the default network and recipe."""
+        return train_options.make_parser((), self.description, name)[0]
 
     def read(self, name: str, words: Sequence[str]) -> Any:
-        """The options in the words after `train`."""
-        return train_options.read(words, f"{self.summary}\n\nExample: {self.example}\n{self.details}")
+        """The options in the words after the command's name."""
+        return train_options.read(words, self.description, name)
 
 
 def _demo(add: Parser) -> None:
@@ -264,6 +277,15 @@ COMMANDS: dict[str, Command] = {
         "train:train",
         "\nEvery setting of the network, the recipe and distillation can be changed with --set KEY=VALUE, or as an "
         "option of its own; --help-all lists them with their defaults for --model and --recipe.",
+    ),
+    "tune": TrainCommand(
+        "Search for a learning rate, weight decay, width and batch size on validation images.",
+        "hcnn tune photos/ --trials 9 --output runs/tune-photos",
+        lambda add: None,
+        "tune:tune",
+        "\nSuccessive halving: every round trains its trials anew, keeps the best third and triples the epochs. The "
+        "last round trains one network for all epochs, and its run folder is like any other. Settings that are given "
+        "keep their value. Test images are never read.",
     ),
     "evaluate": Command(
         "Measure how good trained networks are, and write a page that shows it.", "hcnn evaluate runs/demo --shifts",

@@ -14,7 +14,7 @@ from hcnn.evaluation import Evaluation, evaluate, measure_shifts, write_evaluati
 from hcnn.evaluation.report import as_json
 from hcnn.evaluation.shifts import ShiftScore
 from hcnn.export.check_images import load_run_data
-from hcnn.prediction import open_network
+from hcnn.export.opening import open_network
 from hcnn.runs.load import Run
 from hcnn.storage.atomic import ensure_writable
 from hcnn.training.evaluate import predict_logits

@@ -16,6 +16,8 @@ from hcnn.storage.atomic import ensure_writable
 from hcnn.text import printable
 from hcnn.training.device import find_device
 
+_PAGE_IMAGES = 32  # candidates for the examples of the page in the report
+
 
 def open_with_progress(
     run: Path, console: Console, *, data: str | None, data_dir: Path | None, **rest: Any
@@ -87,7 +89,7 @@ def explore(options: Namespace, console: Console) -> None:
         for name, draw in (("figure-3.png", figures.figure3), ("figure-4.png", figures.figure4)):
             draw(explorer, output / name)
             written.append(output / name)
-        written.append(write_report(explorer, study, output))
+        written.append(write_report(explorer, study, output, network_page=_network_page(explorer, study.info["run"])))
     title = printable(f"{options.run}: {study.info['queries']}, {len(explorer.base):,} images")
     table = Table(title=title, show_header=False)
     for sentence in findings(study):
@@ -97,6 +99,23 @@ def explore(options: Namespace, console: Console) -> None:
         say(console, f"{one.question} {one.short}. {one.reason}")
     for path in written:
         say(console, f"wrote {path}")
+
+
+def _network_page(explorer: Explorer, title: str) -> str:
+    """The page that classifies a reader's image within the report."""
+    from hcnn.export.html_file import network_page
+
+    known = explorer.base if explorer.held_out is None else explorer.held_out
+    text, _ = network_page(
+        explorer.run.model,
+        known.images[:_PAGE_IMAGES],
+        explorer.run.preprocessing,
+        labels=known.labels[:_PAGE_IMAGES],
+        title=title,
+        lead="Give the network a picture, or take one of these.",
+        what="report.html",
+    )
+    return text
 
 
 def _controls(options: Namespace, explorer: Explorer) -> dict[str, Source]:

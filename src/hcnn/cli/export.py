@@ -14,8 +14,8 @@ from hcnn.data.image_set import Splits
 from hcnn.export.c_program import header_path
 from hcnn.export.check_images import find_check_images, load_run_data
 from hcnn.export.folded_weights import CARD, WEIGHTS
+from hcnn.export.opening import open_network
 from hcnn.export.replace import check_replaceable
-from hcnn.prediction import open_network
 from hcnn.runs.load import Run
 from hcnn.storage.atomic import ensure_writable, write_atomically
 

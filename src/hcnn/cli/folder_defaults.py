@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hcnn.data.image_files import height_and_width
+from hcnn.data.image_files import Size, height_and_width
 from hcnn.data.image_folders import survey_folder
 from hcnn.models.registry import model_config, recommended_recipe
 from hcnn.training.recipe import Recipe
@@ -35,7 +35,9 @@ class Suggestion:
     reason: str
 
 
-def suggest(folder: Path, image_size: int | None = None, model: str | None = None) -> Suggestion:
+def suggest(
+    folder: Path, image_size: Size | None = None, model: str | None = None, validation: int | None = None
+) -> Suggestion:
     """Look at a folder of images and choose defaults for training on it.
 
     If all images have one size of at most 64 pixels a side, it is kept. Otherwise they are resized to squares whose
@@ -46,8 +48,9 @@ def suggest(folder: Path, image_size: int | None = None, model: str | None = Non
 
     Args:
         folder: as `hcnn.data.datasets.load` takes it.
-        image_size: the side of the images, if the user gave one.
+        image_size: the side of the images, or (height, width), if the user gave one.
         model: the named network, if the user gave one.
+        validation: number of images to hold out, if the user gave one.
 
     Returns:
         The choice.
@@ -70,8 +73,9 @@ def suggest(folder: Path, image_size: int | None = None, model: str | None = Non
     small = max(chosen) <= 16
     model = model or ("hcnn_digits" if small else "hcnn_small_cifar10")
     name = recommended_recipe(model_config(model), "digits" if small else "fast")
-    validation = 0 if survey.has_other_splits else min(survey.images // 5, survey.images - survey.classes)
-    recipe, train = get_recipe(name), survey.images - validation
+    if validation is None:
+        validation = 0 if survey.has_other_splits else min(survey.images // 5, survey.images - survey.classes)
+    recipe, train = get_recipe(name), max(1, survey.images - validation)
     # At least eight batches an epoch, where there are images for that: normalization and momentum want steps.
     batch = max(1, min(recipe.batch_size, train // 8 if train >= 16 else train))
     epochs = min(max(recipe.epochs, math.ceil(_STEPS / max(1, train // batch))), _EPOCHS_AT_MOST)

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from hcnn.cli.terminal import make_console, say
 from hcnn.data.image_sources import find_images
-from hcnn.prediction import Prediction, open_network, predict_stream
+from hcnn.export.opening import open_network
+from hcnn.prediction import Prediction, predict_stream
 from hcnn.text import csv_row, printable
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from hcnn.cli.initial import describe_initial
 from hcnn.cli.terminal import progress_bar, say
 from hcnn.cli.train_options import TrainOptions
 from hcnn.data import datasets
@@ -34,29 +35,14 @@ def train(options: TrainOptions, console: Console) -> None:
     rest = options.rest
     if rest.seeds < 1:
         raise ValueError(f"--seeds: expected 1 or more; got {rest.seeds}")
-    set_threads(rest.threads)
-    find_device(rest.device)  # before minutes of reading images
-    if rest.device == "cpu":
-        allocator.keep_freed_memory()
-    if rest.teacher is None and options.distillation != DistillationConfig():
-        raise ValueError("--teach and the settings of distillation need a --teacher: the folder of a finished run")
-    splits = _splits(options, console)
-    network = replace(options.network, channels=splits.train.images.shape[1], classes=len(splits.train.classes))
-    base = rest.output or Path("runs") / f"{Path(options.data).stem or 'data'}-{options.model}-{rest.seed}"
+    prepare_process(options)
+    splits = load_splits(options, console)
+    base = options.output
+    if options.initial is not None and _is_first_process():
+        say(console, describe_initial(options.initial, rest.freeze, splits.train.classes))
     planned = []
     for seed in range(rest.seed, rest.seed + rest.seeds):
-        settings = RunSettings(
-            network,
-            options.recipe,
-            options.data,
-            seed,
-            rest.device,
-            rest.checkpoint_seconds,
-            rest.test_flips,
-            teacher=rest.teacher,
-            distillation=options.distillation,
-            graph=rest.cuda_graph,
-        )
+        settings = run_settings(options, splits, seed)
         folder = base if rest.seeds == 1 else base / f"seed-{seed}"
         planned.append((folder, settings))
         if rest.seeds > 1 and _is_first_process():  # before hours go into the first
@@ -73,6 +59,38 @@ def train(options: TrainOptions, console: Console) -> None:
         say(console, f"wrote {base / 'seeds.json'}")
 
 
+def prepare_process(options: TrainOptions) -> None:
+    """Set threads and memory of this process, and refuse options before minutes of reading images."""
+    rest = options.rest
+    set_threads(rest.threads)
+    find_device(rest.device)
+    if rest.device == "cpu":
+        allocator.keep_freed_memory()
+    if rest.teacher is None and options.distillation != DistillationConfig():
+        raise ValueError("--teach and the settings of distillation need a --teacher: the folder of a finished run")
+
+
+def run_settings(options: TrainOptions, splits: Splits, seed: int) -> RunSettings:
+    """The settings of a run on these images."""
+    rest = options.rest
+    network = replace(options.network, channels=splits.train.images.shape[1], classes=len(splits.train.classes))
+    return RunSettings(
+        network,
+        options.recipe,
+        options.data,
+        seed,
+        rest.device,
+        rest.checkpoint_seconds,
+        rest.test_flips,
+        teacher=rest.teacher,
+        distillation=options.distillation,
+        graph=rest.cuda_graph,
+        validation_name=rest.validation_data,
+        initial=options.initial,
+        freeze=rest.freeze,
+    )
+
+
 def set_threads(threads: int | None) -> None:
     """Set the number of CPU threads, if one was asked for.
 
@@ -85,7 +103,8 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _splits(options: TrainOptions, console: Console) -> Splits:
+def load_splits(options: TrainOptions, console: Console) -> Splits:
+    """The images that the options name; says what was chosen for a folder, and which files were skipped."""
     rest = options.rest
     splits = datasets.load(
         options.data,
@@ -94,6 +113,8 @@ def _splits(options: TrainOptions, console: Console) -> Splits:
         validation=options.validation,
         on_bad=rest.bad_images,
     )
+    if rest.validation_data is not None:
+        splits = datasets.with_validation(splits, rest.validation_data, data_dir=rest.data_dir, on_bad=rest.bad_images)
     if options.reason:
         say(console, options.reason)
     for path, reason in splits.skipped:
@@ -141,20 +162,25 @@ def train_one(
     columns = (
         TextColumn("epoch {task.fields[epoch]}"),
         BarColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:6.2%}"),
+        TextColumn("loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:6.2%}{task.fields[validation]}"),
         TextColumn("{task.fields[speed]:,.0f} images/s"),
         TimeRemainingColumn(),
     )
     with progress_bar(console, *columns, shown=first) as bar:
         every = max(1, recipe.epochs // 5)
+        validation = ""  # of the last epoch that was measured
 
         def show(progress: Progress) -> None:
+            nonlocal validation
+            if progress.validation is not None:
+                validation = f"  validation {progress.validation:.2%}"
             now: dict[str, Any] = {
                 "total": progress.steps,
                 "completed": progress.step,
                 "epoch": f"{progress.epoch}/{progress.epochs}",
                 "loss": progress.loss,
                 "accuracy": progress.accuracy,
+                "validation": validation,
                 "speed": progress.images_per_second,
             }
             if bar.tasks:
@@ -165,7 +191,7 @@ def train_one(
                 say(
                     console,
                     f"epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.3f}  accuracy "
-                    f"{progress.accuracy:.2%}  {progress.images_per_second:,.0f} images/s  "
+                    f"{progress.accuracy:.2%}{validation}  {progress.images_per_second:,.0f} images/s  "
                     f"{progress.seconds_left:.0f} s left",
                 )
 
@@ -189,6 +215,8 @@ def _show_result(folder: Path, settings: RunSettings, splits: Splits, result: di
     table.add_row("training", f"{result['train_images']:,} images, {result['seconds']:.1f} s")
     if "validation_accuracy" in result:
         table.add_row("validation", f"{result['validation_accuracy']:.2%} of {result['validation_images']:,} images")
+    if "best_epoch" in result:
+        table.add_row("weights kept", f"epoch {result['best_epoch']}, the best on the validation images")
     if "test_accuracy" in result:
         table.add_row("test accuracy", f"{result['test_accuracy']:.2%} of {result['test_images']:,} images")
     if "test_accuracy_with_flips" in result:

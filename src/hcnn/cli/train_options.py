@@ -6,7 +6,7 @@ names, and on nothing else. Then model, recipe and data imply the defaults of ev
 
 from argparse import SUPPRESS, BooleanOptionalAction, Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +37,11 @@ class TrainOptions:
         image_size: side, or (height, width), to which a folder's images are resized, or None.
         validation: number of training images to set aside.
         reason: a sentence on what was chosen for a folder, or "".
+        initial: the trained network that training starts from, or None.
+        output: the run folder; of several seeds, the folder of their run folders.
         rest: the other options as they were given.
+        given: names of the settings that were given.
+        words: as they were typed.
     """
 
     data: str
@@ -49,15 +53,20 @@ class TrainOptions:
     image_size: int | tuple[int, int] | None
     validation: int
     reason: str
+    initial: Any
+    output: Path
     rest: Any
+    given: frozenset[str] = frozenset()
+    words: tuple[str, ...] = ()
 
 
-def read(words: Sequence[str], description: str = "") -> TrainOptions:
-    """Read the words after `hcnn train`.
+def read(words: Sequence[str], description: str = "", command: str = "train") -> TrainOptions:
+    """Read the words after `hcnn train`, or after `hcnn tune`, which has the same options and some of its own.
 
     Args:
         words: as they were typed.
         description: for the help.
+        command: "train" or "tune".
 
     Returns:
         The options.
@@ -66,9 +75,39 @@ def read(words: Sequence[str], description: str = "") -> TrainOptions:
         ValueError: for unknown models, recipes and keys of --set, and values out of range.
         SystemExit: after help, and for words that cannot be parsed.
     """
-    parser = Parser("train", description, usage="[DATA] [options]")
+    parser, settings = make_parser(words, description, command)
+    if "--help-all" in words:
+        parser.parse_args(["--help"])
+    given = vars(parser.parse(words))
+    refused = {option[2:].replace("-", "_"): why for option, why in parser.refused.items()}
+    for text in given.pop("set"):
+        name, value = read_assignment(text, settings, refused)
+        if name in given:
+            raise ValueError(f"{name}: expected one value; it is given twice")
+        given[name] = value
+    return replace(_with_defaults(given, settings), words=tuple(words))
+
+
+def make_parser(
+    words: Sequence[str] = (), description: str = "", command: str = "train"
+) -> tuple[Parser, dict[str, Setting]]:
+    """The parser of `hcnn train` or `hcnn tune`, with an option for every setting of the named network and recipe.
+
+    Args:
+        words: as they were typed; help among them is answered with the most used options.
+        description: for the help.
+        command: "train" or "tune".
+
+    Returns:
+        The parser, and the settings by name.
+    """
+    parser = Parser(command, description, usage="[DATA] [options]")
     parser.refused = {f"--{name}": why for name, why in REFUSED.items()}
     common = parser.add_argument_group("most used")
+    if command == "tune":
+        common.add_argument(
+            "--trials", type=int, default=9, metavar="N", help="Number of settings in the first round. Default: 9."
+        )
     _add_common(parser, common)
     if {"-h", "--help"} & {*words}:  # without the settings, which take PyTorch to list
         for name, text in _COMMON.items():
@@ -76,20 +115,12 @@ def read(words: Sequence[str], description: str = "") -> TrainOptions:
         parser.parse_args(["--help"])
     _add_rare(parser.add_argument_group("less used"))
     parser.set_defaults(test=True, test_flips=False, cuda_graph=False)
-    early = Parser("train")
+    early = Parser(command)
     early.add_argument("--model")
     early.add_argument("--recipe")
+    early.add_argument("--init")
     named, _ = early.parse_known_args(list(words))
-    settings = _add_settings(parser, common, named.model, named.recipe)
-    if "--help-all" in words:
-        parser.parse_args(["--help"])
-    given = vars(parser.parse(words))
-    for text in given.pop("set"):
-        name, value = read_assignment(text, settings, REFUSED)
-        if name in given:
-            raise ValueError(f"{name}: expected one value; it is given twice")
-        given[name] = value
-    return _with_defaults(given, settings)
+    return parser, _add_settings(parser, common, named.model, named.recipe, named.init)
 
 
 def _add_common(parser: Parser, group: Any) -> None:
@@ -122,12 +153,18 @@ def _add_common(parser: Parser, group: Any) -> None:
     )  # fmt: skip
     add(
         "--resume", action="store_true",
-        help="Resume from the newest valid checkpoint of the run folder, or start if there is none.",
+        help="Resume from the newest valid checkpoint of the run folder, or start if there is none. With more --epochs "
+        "than the run had, its schedule is computed anew for them.",
     )  # fmt: skip
     add(
         "--validation", type=int, metavar="N", default=SUPPRESS,
-        help="Training images to hold out and measure after each epoch; the same ones for every seed. Default: 0, or a "
-        "fifth of a folder without held-out images.",
+        help="Training images to hold out and measure after each epoch, the same ones for every seed; the weights of "
+        "the epoch that does best on them are kept. Default: 0, or a fifth of a folder without held-out images.",
+    )  # fmt: skip
+    add(
+        "--validation-data", metavar="PATH",
+        help="Validation images of your own, in place of --validation: a folder with a subfolder for each class, or an "
+        ".npz file.",
     )  # fmt: skip
     add(
         "--image-size", type=int, default=None, metavar="N",
@@ -135,10 +172,16 @@ def _add_common(parser: Parser, group: Any) -> None:
     )  # fmt: skip
     add("--device", default="cpu", help="PyTorch device; cuda is the GPU of the local rank. Default: cpu.")
     add("--threads", type=int, metavar="N", help="Number of CPU threads. Default: PyTorch's own choice.")
-    add("--teacher", type=Path, metavar="RUN", help="Run folder of a trained network to distil from.")
     add(
-        "--teach", default="none", metavar="NAME",
-        help="Named distillation: soft_targets, attention, attention_soft or fitnet. Default: none.",
+        "--init", default=None, metavar="SOURCE",
+        help="Start from a trained network: the name of one with pretrained weights, a run folder, a Hub folder, or "
+        "the weights file in either. Its settings and the standardization of its images are kept; the class layer is "
+        "made anew unless the classes are the same.",
+    )  # fmt: skip
+    add(
+        "--freeze", type=int, default=0, metavar="N",
+        help="With --init: keep the weights and the running statistics of the first N layers (of a baseline, stages). "
+        "Default: 0.",
     )  # fmt: skip
 
 
@@ -151,6 +194,11 @@ def _add_rare(group: Any) -> None:
     add(
         "--test", action=switch,
         help="Measure the test set once, after training. Use --no-test while choosing settings. Default: on.",
+    )  # fmt: skip
+    add("--teacher", type=Path, metavar="RUN", help="Run folder of a trained network to distil from.")
+    add(
+        "--teach", default="none", metavar="NAME",
+        help="Named distillation: soft_targets, attention, attention_soft or fitnet. Default: none.",
     )  # fmt: skip
     add("--test-flips", action=switch, help="Also report test accuracy averaged with mirrored images.")
     add("--cuda-graph", action=switch, help="Record the training step as a CUDA graph; for one GPU.")
@@ -165,17 +213,22 @@ def _add_rare(group: Any) -> None:
     )  # fmt: skip
 
 
-def _add_settings(parser: Parser, common: Any, model: str | None, recipe: str | None) -> dict[str, Setting]:
+def _add_settings(
+    parser: Parser, common: Any, model: str | None, recipe: str | None, init: str | None
+) -> dict[str, Setting]:
     """Declare an option for every setting of the network, the recipe and distillation; returns them."""
     from hcnn.models.registry import model_config
     from hcnn.training.distillation.config import DistillationConfig
 
     model = model or DEFAULT_MODELS["digits"]
-    sections = (
+    sections = [
         (f"network ({model})", model_config(model)),
         ("recipe", _recipe(model, recipe)[1]),
         ("distillation, with --teacher", DistillationConfig()),
-    )
+    ]
+    if init is not None:
+        sections = sections[1:]
+        parser.refused |= {one.option: "follows from --init and cannot be set" for one in _network_settings()}
     found: dict[str, Setting] = {}
     for title, config in sections:
         settings = {name: one for name, one in settings_of(type(config)).items() if name not in REFUSED}
@@ -187,6 +240,14 @@ def _add_settings(parser: Parser, common: Any, model: str | None, recipe: str | 
             add_setting(place, one, defaults[name], described=_COMMON.get(name))
         found |= settings
     return found
+
+
+def _network_settings() -> list[Setting]:
+    """The settings of all kinds of networks, those in `REFUSED` left out."""
+    from hcnn.models.registry import list_models, model_config
+
+    kinds = {type(model_config(name)) for name in list_models()}
+    return [one for kind in kinds for name, one in settings_of(kind).items() if name not in REFUSED]
 
 
 def _values(config: Any) -> dict[str, Any]:
@@ -210,6 +271,7 @@ def _recipe(model: str, name: str | None) -> tuple[str, Any]:
 def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting]) -> TrainOptions:
     """Fill in what was not given, as model, recipe and data imply it."""
     from hcnn.cli.folder_defaults import suggest
+    from hcnn.cli.initial import find_initial, further_recipe, source_label
     from hcnn.data.datasets import NAMES
     from hcnn.models.registry import model_config
     from hcnn.training.distillation.config import get_distillation
@@ -217,25 +279,54 @@ def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting]) ->
     data, size = given["data"], given["image_size"]
     folder = Path(data).expanduser()
     image_size: int | tuple[int, int] | None = size
+    apart = given["validation_data"] is not None
+    if apart and "validation" in given:
+        raise ValueError("--validation-data: expected no --validation beside it; got both")
     validation, reason = given.get("validation", 0), ""
+    source, seed, initial = given["init"], given["seed"], None
+    label = source and source_label(source)
+    if source is not None:
+        output = _output(given, label)
+        one = output if given["seeds"] == 1 else output / f"seed-{seed}"
+        initial = find_initial(source, given["model"], one if given["resume"] else None)
     if data not in NAMES and folder.is_dir():
-        found = suggest(folder, size, given["model"])
+        held = 0 if apart else given.get("validation")
+        found = suggest(folder, size or _image_size_of(initial), given["model"], held)
         model, image_size, reason = found.model, found.image_size, found.reason
-        validation = given.get("validation", found.validation)
-        name, recipe = _recipe(model, given["recipe"]) if given["recipe"] else (found.recipe_name, found.recipe)
+        validation, name, recipe = found.validation, found.recipe_name, found.recipe
+        if initial is not None:
+            name, further = further_recipe(initial)
+            recipe = replace(further, batch_size=recipe.batch_size, epochs=recipe.epochs)
     else:
         model = given["model"] or DEFAULT_MODELS.get(data, "hcnn_small_cifar10")
+        name, recipe = _recipe(model, None) if initial is None else further_recipe(initial)
+    if given["recipe"]:
         name, recipe = _recipe(model, given["recipe"])
     changed = {name: value for name, value in given.items() if name in settings}
     return TrainOptions(
         data,
-        model,
+        label or model,
         name,
-        with_settings(model_config(model), changed),
+        initial.config if initial else with_settings(model_config(model), changed),
         with_settings(recipe, changed),
         with_settings(get_distillation(given["teach"]), changed),
         image_size,
         validation,
         reason,
+        initial,
+        _output(given, label or model),
         Namespace(**{key: value for key, value in given.items() if key not in settings}),
+        frozenset(changed),
     )
+
+
+def _image_size_of(initial: Any) -> tuple[int, int] | None:
+    """The size of the images that an initial network was trained with."""
+    sides = () if initial is None else initial.preprocessing.size
+    return (sides[0], sides[1]) if len(sides) == 2 else None
+
+
+def _output(given: Mapping[str, Any], label: str) -> Path:
+    """The run folder: the one given, or one named for the data, the network and the seed."""
+    data = Path(given["data"]).stem or "data"
+    return given["output"] or Path("runs") / f"{data}-{label}-{given['seed']}"

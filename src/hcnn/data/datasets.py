@@ -5,20 +5,18 @@ validation set is taken from the training set only.
 """
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from hcnn.data.array_files import read_npz
-from hcnn.data.channels import Channels
 from hcnn.data.cifar import CIFAR10, CIFAR100, CifarSpec, read_cifar
 from hcnn.data.image_files import OnBad, Size, height_and_width
 from hcnn.data.image_files import read_image as read_image  # part of this module too: it reads as `load` does
 from hcnn.data.image_folders import read_folder
 from hcnn.data.image_set import ImageSet, Splits, from_arrays
+from hcnn.data.npz_sets import read_splits
 from hcnn.data.splits import DIGITS_SPLIT, set_aside, stratified_split
 from hcnn.storage.atomic import StrPath
 from hcnn.text import similar_names
@@ -53,8 +51,8 @@ def load(
       grey or RGB. Palette images count as colour. A file is bad if it is transparent, has several pages, cannot be
       decoded, has another suffix, is larger than 64 megapixels, or is not a regular file. Links are followed. Hidden
       files are ignored.
-    - **an .npz file**: `images`, `labels` and optionally `classes`, `test_images`, `test_labels`, and `channels`, which
-      is "first" or "last" where the shape does not tell; see `hcnn.data.image_set.from_arrays`.
+    - **an .npz file**: arrays of images and labels, under the names that `hcnn.data.npz_sets.read_splits` knows, among
+      them those of MedMNIST and Keras.
 
     Args:
         name_or_path: one of the names, or a path (``./digits`` for a folder of that name).
@@ -102,6 +100,48 @@ def load(
             f"are {got}. Only folders of image files are resized and converted"
         )
     return set_aside(splits, validation, seed)
+
+
+def with_validation(
+    splits: Splits, path: StrPath, *, data_dir: StrPath | None = None, on_bad: OnBad = "refuse"
+) -> Splits:
+    """The same splits with validation images that are kept elsewhere.
+
+    Args:
+        splits: training and test images.
+        path: a folder of images with a subfolder for each class, or an .npz file. If it has parts, its validation
+            images are taken. A folder's images get the size and the channels of the training images.
+        data_dir: see `load`.
+        on_bad: see `load`.
+
+    Returns:
+        Splits with these validation images, labelled by the names of their classes.
+
+    Raises:
+        ValueError: if `splits` has validation images already, or the classes are others.
+
+    """
+    if splits.validation is not None:
+        raise ValueError(f"{path}: expected data without validation images; {splits.validation.name} has some")
+    channels, *size = splits.train.images.shape[1:]
+    folder = Path(path).expanduser().is_dir()
+    found = load(
+        path,
+        data_dir=data_dir,
+        image_size=(size[0], size[1]) if folder and len(size) == 2 else None,
+        channels=channels if folder else None,
+        on_bad=on_bad,
+    )
+    if found.validation is None and found.test is not None:
+        raise ValueError(f"{path}: expected validation images, or images without parts; it has train and test images")
+    chosen, classes = found.validation or found.train, splits.train.classes
+    unknown, missing = (sorted(set(a) - set(b)) for a, b in ((chosen.classes, classes), (classes, chosen.classes)))
+    if unknown or missing:
+        which = [f"{verb} {', '.join(names[:10])}" for verb, names in (("has", unknown), ("lacks", missing)) if names]
+        raise ValueError(f"{path}: expected the classes of {splits.train.name}; it {' and '.join(which)}")
+    order = torch.tensor([classes.index(name) for name in chosen.classes])
+    validation = ImageSet(chosen.images, order[chosen.labels], classes, f"{path}", allow_empty=True)
+    return Splits(splits.train, validation, splits.test, splits.skipped + found.skipped)
 
 
 # ---------------------------------------------------------------------------------------------------- sources
@@ -165,29 +205,7 @@ def _npz(path: Path) -> Splits:
             f"{path}: expected a folder of images or an .npz file. Pickles can run code and are never opened: save "
             "plain arrays with numpy.savez(path, images=images, labels=labels)"
         )
-    arrays = read_npz(path)
-    names = set(arrays) - {"classes", "channels"}
-    if names not in ({"images", "labels"}, {"images", "labels", "test_images", "test_labels"}):
-        raise ValueError(
-            f"{path}: expected arrays images, labels and, if wanted, classes, channels, and test_images with "
-            f"test_labels; got {', '.join(arrays) or 'none'}"
-        )
-    classes = [_text(one) for one in arrays["classes"].ravel().tolist()] if "classes" in arrays else None
-    channels: Any = _text(arrays["channels"].tolist()) if "channels" in arrays else "auto"
-    train = _npz_set(path, arrays, "", channels, classes)
-    return Splits(train, test=_npz_set(path, arrays, "test_", channels, train.classes) if len(names) > 2 else None)
-
-
-def _npz_set(
-    path: Path, arrays: dict[str, np.ndarray], prefix: str, channels: Channels, classes: Sequence[str] | None
-) -> ImageSet:
-    images, labels = arrays[f"{prefix}images"], arrays[f"{prefix}labels"]
-    name = f"{path}: {prefix}images"
-    return from_arrays(images, labels, classes, channels=channels, name=name, allow_empty=bool(prefix))
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return read_splits(path)
 
 
 def _existing(name_or_path: StrPath) -> Path:

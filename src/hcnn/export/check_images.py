@@ -81,7 +81,10 @@ def load_run_data(run: Run, data: str | None = None, data_dir: StrPath | None = 
     name = data or run.config.get("data")
     if name is None:
         raise ValueError(f"{run.folder}: the network has no record of its data; name a data set with --data")
-    held = 0 if data else read_result(run.folder).get("validation_images", 0)
+    apart = None if data else run.config.get("validation_data")
+    if apart is not None and not isinstance(apart, str):
+        raise ValueError(f"{run.folder}: validation_data: expected a path; got {str(apart)[:60]!r}")
+    held = 0 if data or apart else read_result(run.folder).get("validation_images", 0)
     options = {"data_dir": data_dir, **folder_options(name, run.preprocessing)}
     try:
         try:
@@ -90,6 +93,8 @@ def load_run_data(run: Run, data: str | None = None, data_dir: StrPath | None = 
             if not held or "the data has a validation set" not in str(error):
                 raise
             splits = datasets.load(name, **options)
+        if apart is not None:
+            splits = datasets.with_validation(splits, apart, data_dir=data_dir)
     except (ValueError, OSError, ImportError) as error:
         raise ValueError(f"{name}: the images cannot be read ({error}); name another data set with --data") from error
     shape = (run.model.config.channels, *run.preprocessing.size)

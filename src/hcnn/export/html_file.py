@@ -24,6 +24,7 @@ from hcnn.storage.atomic import StrPath, write_atomically
 from hcnn.text import fill_template, printable
 
 EXAMPLES = 8
+LEAD = "This page holds a hierarchical attribute CNN and runs it on your device. Give it a picture."
 
 
 def export_html(
@@ -58,6 +59,39 @@ def export_html(
         ValueError: if the network has other axes or channels, or the difference is above 1e-5; nothing is written.
 
     """
+    text, difference = network_page(model, images, preprocessing, labels=labels, title=title, what=str(path))
+    write_atomically(path, text.encode())
+    return difference
+
+
+def network_page(
+    model: AttributeNetwork,
+    images: Tensor,
+    preprocessing: Preprocessing,
+    *,
+    labels: Tensor | None = None,
+    title: str = "hcnn",
+    lead: str = LEAD,
+    what: str = "html page",
+) -> tuple[str, float | None]:
+    """The text of the file that `export_html` writes; `hcnn explore` puts it into its report.
+
+    Args:
+        model: a trained network.
+        images: uint8 (n, c, *u) to check the page with.
+        preprocessing: standardization and class names.
+        labels: classes of the images (n,), for examples.
+        title: heading of the page.
+        lead: the sentences beneath the heading.
+        what: what the page is called in errors.
+
+    Returns:
+        The HTML, and the largest difference from the network's logits as in `export_html`.
+
+    Raises:
+        ValueError: if the network has other axes or channels, or the difference is above 1e-5.
+
+    """
     network = PlainNetwork(model, preprocessing)
     spec = network_spec(network, preprocessing) | {"arrays": attribute_axes(model)}
     difference = None
@@ -66,11 +100,10 @@ def export_html(
         def run(pixels: Tensor) -> Tensor:
             return run_node(node, spec, (pixels * 255).round().to(torch.uint8))
 
-        difference = check_outputs(run, model, preprocessing, images, str(path))
+        difference = check_outputs(run, model, preprocessing, images, what)
     if labels is not None:
         spec["examples"] = examples(network, images, labels, preprocessing.classes)
-    write_atomically(path, page(spec, title).encode())
-    return difference
+    return page(spec, title, lead), difference
 
 
 def network_spec(network: PlainNetwork, preprocessing: Preprocessing) -> dict[str, Any]:
@@ -186,16 +219,16 @@ def examples(network: PlainNetwork, images: Tensor, labels: Tensor, classes: Seq
     ]
 
 
-def page(spec: dict[str, Any], title: str) -> str:
+def page(spec: dict[str, Any], title: str, lead: str) -> str:
     """The HTML file of a network."""
     parts = {
         "mark": SIGNATURE,
         "title": html.escape(printable(title)),
-        "lead": "This page holds a hierarchical attribute CNN and runs it on your device. Give it a picture.",
+        "lead": html.escape(printable(lead)),
         "style": _static("style.css"),
         "network": json.dumps(spec, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
-        "engine": _static("network.js") + _static("worker.js"),
-        "script": _static("page.js"),
+        "engine": _static("tiles.js", "network.js", "worker.js"),
+        "script": _static("pad.js", "page.js"),
     }
     return fill_template(_static("page.html"), parts)
 
@@ -212,7 +245,7 @@ def run_node(node: str, spec: dict[str, Any], images: Tensor) -> Tensor:
         "for(let i=0;i<bytes.length;i+=size)console.log(JSON.stringify(net.forward(bytes.subarray(i,i+size)).logits));"
     )
     with tempfile.TemporaryDirectory(prefix="hcnn-export-") as folder:
-        Path(folder, "network.js").write_text(_static("network.js"), encoding="utf-8")
+        Path(folder, "network.js").write_text(_static("tiles.js", "network.js"), encoding="utf-8")
         Path(folder, "spec.json").write_text(json.dumps(spec), encoding="utf-8")
         Path(folder, "images").write_bytes(images.numpy().tobytes())
         command = [node, "-e", script, str(images[0].numel())]
@@ -222,8 +255,9 @@ def run_node(node: str, spec: dict[str, Any], images: Tensor) -> Tensor:
     return torch.tensor([json.loads(line) for line in done.stdout.splitlines()])
 
 
-def _static(name: str) -> str:
-    return files("hcnn.export").joinpath("html", name).read_text(encoding="utf-8")
+def _static(*names: str) -> str:
+    folder = files("hcnn.export").joinpath("html")
+    return "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
 
 
 def attribute_axes(model: AttributeNetwork) -> list[dict[str, Sequence[Any]]]:

@@ -1,13 +1,13 @@
 """What every network of this package offers, the paper's and the baselines alike."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.models.counts import LayerRow, ParameterCount
-from hcnn.models.transfer import classifier_name, replace_classifier
+from hcnn.models.transfer import classifier_name, frozen_modules, replace_classifier
 
 
 class Network(nn.Module):
@@ -16,7 +16,9 @@ class Network(nn.Module):
     Attributes:
         config: what it was made from; it has channels, classes and spatial_axes at least.
         preprocessing: how its input is made of pixels, where it was loaded with trained weights; else None.
-        stages: the modules whose outputs hints and attention are taken from, first to last.
+        stages: the modules whose outputs hints and attention are taken from, first to last; `freeze` counts them.
+        stage_ends: modules outside of the stages that follow the first of them, the second, and so on.
+        frozen: how many stages `freeze` keeps as they are.
         array_count: how many arrays x_1, x_2, … with named attributes it gives; 0 for a baseline.
 
     """
@@ -24,6 +26,8 @@ class Network(nn.Module):
     config: Any
     preprocessing: Preprocessing | None = None
     stages: tuple[str, ...] = ()
+    stage_ends: tuple[str, ...] = ()
+    frozen: int = 0
     array_count: int = 0
 
     def get_classifier(self) -> nn.Module:
@@ -55,6 +59,41 @@ class Network(nn.Module):
 
         """
         replace_classifier(self, classes)
+
+    def freeze(self, depth: int) -> None:
+        """Keep the stages 1 … `depth`, and what lies before and between them, as they are.
+
+        Their weights get no gradients, and their running statistics stay too, because they compute in eval mode from
+        now on. The stages of an attribute network are its layers W_1 … W_{J-1}.
+
+        Args:
+            depth: 0 … number of stages; 0 frees all of them again.
+
+        Raises:
+            ValueError: if there are not so many stages.
+
+        Example:
+            >>> from hcnn import create_model
+            >>> model = create_model("resnet20_digits")
+            >>> model.freeze(len(model.stages))
+            >>> [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+            ['linear.weight', 'linear.bias']
+
+        """
+        if not 0 <= depth <= len(self.stages):
+            raise ValueError(f"freeze: expected a depth from 0 to {len(self.stages)}; got {depth}")
+        self.frozen = depth
+        self.requires_grad_(True)
+        for module in frozen_modules(self, depth):
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of everything that is not frozen; frozen modules stay in eval mode."""
+        super().train(mode)
+        for module in frozen_modules(self, self.frozen):
+            module.eval()
+        return self
 
     def inference(self) -> "Network":
         """The network as it is deployed, in eval mode: with equal outputs, and nothing that only training needs."""

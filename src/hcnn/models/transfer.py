@@ -114,6 +114,21 @@ def replace_classifier(model: Any, classes: int) -> None:
         (owner._parameters if leaf in owner._parameters else owner._buffers)[leaf] = parameter
     kept = {key: value for key, value in model.__dict__.items() if key.endswith("_hooks")}
     model.__dict__.update({**adapted.__dict__, **kept})
+    model.train(model.training)  # frozen modules stay in eval mode
+
+
+def frozen_modules(model: Any, depth: int) -> list[nn.Module]:
+    """The first `depth` stages of a network, and the modules before and between them."""
+    if depth == 0:
+        return []
+    names = [*model.stages[:depth], *model.stage_ends[:depth]]
+    first = {name.split(".")[0] for name in model.stages}
+    before = []
+    for name, module in model.named_children():
+        if name in first:
+            break
+        before.append(module)
+    return [*before, *(model.get_submodule(name) for name in names)]
 
 
 def parameter_groups(
@@ -121,12 +136,14 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Parameter groups for any PyTorch optimizer, whose learning rate falls with the distance from the class layer.
 
-    The parameters of the last stage learn at `lr`; those d stages before it at ``lr · layer_decay^d``. Weights with
-    more than one axis decay; normalizations, biases and the logit scale do not.
+    The parameters of the last stage, and of what follows it, learn at `lr`; those d stages before it at
+    ``lr · layer_decay^d``. What lies before the first stage, such as the first convolution of a residual network,
+    learns at the rate of the first stage. Weights with more than one axis decay; normalizations, biases and the logit
+    scale do not.
 
     Args:
         model: a network of this package.
-        lr: learning rate of the last stage and of what lies outside of the stages.
+        lr: learning rate of the last stage and of what follows it.
         layer_decay: factor for each stage further down, in (0, 1].
         weight_decay: of weights with more than one axis.
 
@@ -146,14 +163,17 @@ def parameter_groups(
     if not 0 < layer_decay <= 1:
         raise ValueError(f"layer_decay: expected a number above 0, at most 1; got {layer_decay}")
     stages: Sequence[str] = getattr(model, "stages", ())
+    depths = {
+        id(parameter): depth
+        for depth in reversed(range(len(stages)))
+        for module in frozen_modules(model, depth + 1)
+        for parameter in module.parameters()
+    }
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        inside = [index for index, stage in enumerate(stages) if name.startswith(f"{stage}.")]
-        first = _before_stages(model, name, stages)
-        depth = inside[0] if inside else (0 if first else len(stages) - 1)
-        groups.setdefault((depth, parameter.ndim > 1), []).append(parameter)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            depth = depths.get(id(parameter), len(stages) - 1)
+            groups.setdefault((depth, parameter.ndim > 1), []).append(parameter)
     return [
         {
             "params": parameters,
@@ -162,13 +182,6 @@ def parameter_groups(
         }
         for (depth, wide), parameters in sorted(groups.items())
     ]
-
-
-def _before_stages(model: nn.Module, name: str, stages: Sequence[str]) -> bool:
-    """Whether a parameter outside of the stages was registered before the first of them, as a first convolution is."""
-    order = [one for one, _ in model.named_parameters()]
-    of_stages = [index for index, one in enumerate(order) if any(one.startswith(f"{stage}.") for stage in stages)]
-    return bool(of_stages) and order.index(name) < of_stages[0]
 
 
 def _other_channels(old: Tensor, shape: torch.Size) -> Tensor:

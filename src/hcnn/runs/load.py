@@ -59,16 +59,34 @@ def load_run(folder: Path) -> Run:
         raise ValueError(f"{where}: format: expected 1, the only one so far; got {str(config['format'])[:60]!r}")
     if not isinstance(config.get("data", ""), str):
         raise ValueError(f"{where}: data: expected a name or a path; got {str(config['data'])[:60]!r}")
+    model = load_recorded(config, folder / WEIGHTS, where)
+    return Run(folder, model, model.preprocessing, config)
+
+
+def load_recorded(config: dict[str, Any], weights: Path, where: str) -> Any:
+    """The network of a record, with its weights from a file.
+
+    Args:
+        config: the contents of a run's config.json.
+        weights: a safetensors file.
+        where: what the record is and where from; it opens the error text.
+
+    Returns:
+        The network in eval mode, with its preprocessing.
+
+    Raises:
+        ValueError: if record or weights are damaged, or do not fit each other.
+    """
     network, preprocessing = network_config(config, where), preprocessing_of(config, where)
-    state, _ = load_weights(folder / WEIGHTS)
+    state, _ = load_weights(weights)
     check_size(network, state, where)
     with drawn_from(torch.Generator()):  # the weights are replaced; the global random state is left alone
         with torch.device("meta"):  # another network may be too large to build
-            match_state(build(network).state_dict(), state, str(folder / WEIGHTS))
+            match_state(build(network).state_dict(), state, str(weights))
         model = build(network)
     model.load_state_dict(state)
     model.preprocessing = preprocessing
-    return Run(folder, model.eval(), preprocessing, config)
+    return model.eval()
 
 
 def load_named(run: StrPath) -> Run:
@@ -86,6 +104,9 @@ def load_named(run: StrPath) -> Run:
     if not Path(run).exists() and str(run) in list_pretrained():
         found = load_pretrained(str(run))
         return Run(Path(run), found.model, found.preprocessing, found.record["config"])
+    if not Path(run).exists():
+        names = ", ".join(list_pretrained())
+        raise ValueError(f"{run}: expected a run folder, or a network with pretrained weights ({names}); there is none")
     return load_run(Path(run))
 
 

@@ -13,6 +13,7 @@ from hcnn.data.preprocessing import Preprocessing
 from hcnn.models.baselines import BaselineConfig
 from hcnn.models.records import network_kind
 from hcnn.models.registry import NetworkConfig
+from hcnn.runs.initial import Initial
 from hcnn.storage.records import read_object
 from hcnn.storage.safetensors import shortened
 from hcnn.training.device import settle_precision
@@ -43,6 +44,9 @@ class RunSettings:
         graph: record the training step as a CUDA graph; changes the last bits of results at most.
         teacher: the run folder of a network to learn from, or None.
         distillation: what the network learns from the teacher.
+        validation_name: path of the validation images, where they do not belong to the data itself.
+        initial: the trained network that it starts from, or None to start from random weights.
+        freeze: how many stages of the initial network stay as they are, see `hcnn.Network.freeze`.
     """
 
     network: NetworkConfig
@@ -55,12 +59,28 @@ class RunSettings:
     graph: bool = False
     teacher: Path | None = None
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    validation_name: str | None = None
+    initial: Initial | None = None
+    freeze: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
             raise ValueError(f"seed: expected a whole number from 0 to 2**63 - 1; got {self.seed!r}")
         if not (is_number(self.checkpoint_seconds) and self.checkpoint_seconds >= 0):
             raise ValueError(f"checkpoint_seconds: expected 0 or more; got {self.checkpoint_seconds!r}")
+        if not isinstance(self.freeze, int) or isinstance(self.freeze, bool) or self.freeze < 0:
+            raise ValueError(f"freeze: expected a number of layers, 0 or more; got {self.freeze!r}")
+        if self.initial is None:
+            if self.freeze:
+                raise ValueError(f"freeze: expected 0 without an initial network (init); got {self.freeze}")
+            return
+        if self.recipe.first_layer != "random":
+            raise ValueError(f"first_layer: expected random with init; got {self.recipe.first_layer!r}")
+        ours: Any = self.network
+        if type(ours) is not type(self.initial.config) or ours != replace(
+            self.initial.config, channels=ours.channels, classes=ours.classes
+        ):
+            raise ValueError(f"network: expected that of {self.initial.source}, {self.initial.config}; got {ours}")
 
 
 def run_config(settings: RunSettings, data: Splits, preprocessing: Preprocessing) -> dict[str, Any]:
@@ -76,12 +96,17 @@ def run_config(settings: RunSettings, data: Splits, preprocessing: Preprocessing
             "preprocessing": asdict(preprocessing),
             "seed": settings.seed,
             **_teacher_record(settings),
+            **_validation_record(settings, data),
+            **({} if settings.initial is None else {"init": settings.initial.record(settings.freeze)}),
         }
     )
 
 
-def check_same_run(folder: Path, known: dict[str, Any], config: dict[str, Any]) -> None:
-    """Refuse a folder whose config.json, `known`, belongs to another run.
+def check_same_run(folder: Path, known: dict[str, Any], config: dict[str, Any]) -> int | None:
+    """Refuse a folder whose config.json, `known`, belongs to another run; a run may get more epochs.
+
+    Returns:
+        None for the same run; where `config` has more epochs, how many it had.
 
     Raises:
         ValueError: says what differs.
@@ -89,9 +114,21 @@ def check_same_run(folder: Path, known: dict[str, Any], config: dict[str, Any]) 
     recipe = known.get("recipe")
     if isinstance(recipe, dict):  # an earlier version wrote fewer fields, which acted as their defaults do now
         known = {**known, "recipe": {**_as_json(asdict(Recipe())), **recipe}}
-    different = _differences(known, {"teaching": None, **config}, "")
+    absent = dict.fromkeys(("teaching", "init", "validation_data", "validation_sha256"))
+    different = _differences(known, {**absent, **config}, "")
+    different = [name for name in different if name != "init.source"]  # the same weights, from another place
+    more = "recipe.epochs" in different
+    if more:
+        before, now = known["recipe"].get("epochs"), config["recipe"]["epochs"]
+        if not isinstance(before, int) or before > now:
+            raise ValueError(f"{folder} holds a run of {before} epochs: expected --epochs {before} or more; got {now}")
+        different.remove("recipe.epochs")
     if different:
-        raise ValueError(f"{folder} holds another run: its {', '.join(different)} differ; give another --output")
+        allowed = " (more --epochs would do)" if more else ""
+        raise ValueError(
+            f"{folder} holds another run: its {', '.join(different)} differ{allowed}; give another --output"
+        )
+    return known["recipe"]["epochs"] if more else None
 
 
 def _differences(known: Any, config: dict[str, Any], prefix: str) -> list[str]:
@@ -163,3 +200,10 @@ def _teacher_record(settings: RunSettings) -> dict[str, Any]:
     known = read_object(settings.teacher / CONFIG)
     teacher = {"network": known["network"], "model": known["model"], "weights_sha256": digest}
     return {"teacher": teacher, "teaching": asdict(settings.distillation)}
+
+
+def _validation_record(settings: RunSettings, data: Splits) -> dict[str, Any]:
+    """Which validation images, where they were named; others follow from the data."""
+    if settings.validation_name is None or data.validation is None:
+        return {}
+    return {"validation_data": settings.validation_name, "validation_sha256": data.validation.digest()}

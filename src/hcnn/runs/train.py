@@ -20,10 +20,10 @@ from typing import Any, Literal
 import torch
 
 from hcnn.data.image_set import Splits
-from hcnn.data.preprocessing import fit_preprocessing
 from hcnn.layers.randomness import drawn_from
 from hcnn.models.factory import build
 from hcnn.runs.allocator import memory_advice
+from hcnn.runs.initial import first_network, fit_run_preprocessing
 from hcnn.runs.interrupts import Interrupted, StopRequest
 from hcnn.runs.load import read_result
 from hcnn.runs.recorder import Recorder
@@ -47,9 +47,11 @@ from hcnn.storage.records import read_object
 from hcnn.storage.run_lock import RunLock
 from hcnn.storage.safetensors import shortened
 from hcnn.storage.state_tree import flatten_state, unflatten_state
+from hcnn.training.best_epoch import BestEpoch
 from hcnn.training.device import find_device
 from hcnn.training.distributed import process_group, rank_and_size, share
 from hcnn.training.progress import Diverged, Progress
+from hcnn.training.recipe import learning_rate
 from hcnn.training.trainer import Trainer
 
 
@@ -64,8 +66,13 @@ def train_run(
 ) -> dict[str, Any]:
     """Train into a run folder, alone or as one process of a group that torchrun started.
 
-    Accuracy on the validation set, if there is one, is measured after each epoch; the test set is read once, at the
-    end. A run that is refused leaves the folder as it was.
+    Accuracy on the validation set, if there is one, is measured after each epoch, and the weights of the epoch that
+    does best on it are the result; without one they are those of the last epoch. The test set is read once, at the end.
+    A run that is refused leaves the folder as it was.
+
+    A run may be resumed with more epochs than it began with, whether it is finished or not. The schedule is then
+    computed for the new number, as if the run had had it from the start, and the learning rate resumes where that
+    schedule is at the present step.
 
     Args:
         folder: the run folder; it is created if it does not exist.
@@ -80,7 +87,8 @@ def train_run(
         The contents of result.json.
 
     Raises:
-        ValueError: if the folder holds another run, or device, data, network, recipe and teacher do not fit together.
+        ValueError: if the folder holds another run, or device, data, network, recipe, teacher and initial network do
+            not fit together.
         RunFolderBusy: if another process is training in the folder.
         OSError: if the folder cannot be written, or the disk has no room for the checkpoints.
         Diverged: if the loss, the weights or the logits become NaN or infinite; names the last good checkpoint.
@@ -96,9 +104,9 @@ def train_run(
         if found["result"] is not None:
             return found["result"]
         settings = replace(settings, recipe=replace(settings.recipe, precision=found["precision"]))
-        preprocessing = fit_preprocessing(data.train)
+        preprocessing = fit_run_preprocessing(settings.initial, data.train)
         with memory_advice(settings.recipe), drawn_from(torch.Generator().manual_seed(settings.seed)):
-            model = build(settings.network).to(device)
+            model = first_network(settings.network, settings.initial, settings.freeze, data.train.classes).to(device)
             distillation = None if settings.teacher is None else load_distillation(settings, model, preprocessing)
             trainer = Trainer(
                 model,
@@ -114,7 +122,11 @@ def train_run(
         state: dict[str, Any] | None = None
         seconds = 0.0
         if first is not None:  # nothing is written before this line
-            check_room(folder, trainer)
+            check_room(folder, trainer, best=data.validation is not None)
+            if settings.initial and settings.initial.network is None and load_newest(folder)[0] is None:
+                raise ValueError(
+                    f"{folder}: no checkpoint to resume from; to start anew, {settings.initial.source} is needed"
+                )
             folder = ensure_writable(folder)
             stack.enter_context(RunLock(folder))
             if _known_config(folder) != first.known:
@@ -125,16 +137,21 @@ def train_run(
             if first.note:
                 say(first.note)
             state, seconds = _newest(folder, trainer, say)
+            if first.epochs_before is not None:
+                _extend(folder, trainer, first, say)
         if group is not None:  # all processes start from rank 0's weights, to the bit
             trainer.load_state(share(state or trainer.state(), group, device))
-        recorder = Recorder(folder, trainer, settings, data, seconds) if rank == 0 else None
+        best = BestEpoch()
+        if state is not None and "best" in state:
+            best.load_state_dict(state["best"])
+        recorder = Recorder(folder, trainer, settings, data, seconds, best) if rank == 0 else None
         try:
             with memory_advice(settings.recipe):
                 for progress in trainer.run():
                     trainer.stop_requested = stop.number is not None
                     stopping = progress.stop or (group is None and trainer.stop_requested)
                     if recorder:
-                        recorder.after_step(progress, stopping=stopping)
+                        progress = recorder.after_step(progress, stopping=stopping)
                     if on_step and rank == 0:
                         on_step(progress)
                     if stopping:
@@ -156,6 +173,7 @@ class CheckedRun:
         config: the contents of config.json.
         known: what config.json holds already, or None.
         result: that of a run that is finished already, or None.
+        epochs_before: number of epochs that the run had, where it gets more of them; else None.
     """
 
     precision: Literal["float32", "bfloat16"]
@@ -163,6 +181,7 @@ class CheckedRun:
     config: dict[str, Any]
     known: dict[str, Any] | None
     result: dict[str, Any] | None
+    epochs_before: int | None = None
 
 
 def check_run(folder: Path, settings: RunSettings, data: Splits, *, resume: bool = False) -> CheckedRun:
@@ -183,7 +202,7 @@ def check_run(folder: Path, settings: RunSettings, data: Splits, *, resume: bool
         ValueError: if device, data, network, recipe or teacher do not fit, or the folder holds something else.
     """
     check_fit(settings, data)
-    device, preprocessing = find_device(settings.device), fit_preprocessing(data.train)
+    device, preprocessing = find_device(settings.device), fit_run_preprocessing(settings.initial, data.train)
     known = _known_config(folder)
     if known is not None and not resume:
         state = "a finished" if (folder / RESULT).exists() else "an unfinished"
@@ -193,13 +212,15 @@ def check_run(folder: Path, settings: RunSettings, data: Splits, *, resume: bool
         with drawn_from(torch.Generator()):
             load_distillation(settings, build(settings.network), preprocessing)
     config = run_config(settings, data, preprocessing)
-    result = None
+    result = epochs_before = None
     if known is not None:
-        check_same_run(folder, known, config)
+        epochs_before = check_same_run(folder, known, config)
         result = read_result(folder) or None
+        if result and result.get("epochs", settings.recipe.epochs) < settings.recipe.epochs:
+            result = None  # the run has got more epochs since
     precision = settings.recipe.precision
     assert precision != "auto"
-    return CheckedRun(precision, note, config, known, result)
+    return CheckedRun(precision, note, config, known, result, epochs_before)
 
 
 def _known_config(folder: Path) -> dict[str, Any] | None:
@@ -222,8 +243,13 @@ def _known_config(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def check_room(folder: Path, trainer: Trainer) -> None:
+def check_room(folder: Path, trainer: Trainer, *, best: bool = False) -> None:
     """Refuse a disk without room for the checkpoints that a run keeps, the one being written, and the weights.
+
+    Args:
+        folder: the run folder.
+        trainer: of the run.
+        best: whether checkpoints keep the weights of the best epoch too.
 
     Raises:
         OSError: with the number of bytes needed and free.
@@ -232,6 +258,7 @@ def check_room(folder: Path, trainer: Trainer) -> None:
     moments = 2 if trainer.recipe.optimizer == "adamw" else 1  # which the optimizer creates in its first step
     size = sum(value.nbytes for value in tensors.values())
     size += moments * sum(value.nbytes for value in trainer.optimizer.parameters)
+    size += sum(value.nbytes for value in trainer.result_state().values()) if best else 0
     copies = 1 if any((folder / "checkpoints").glob("step-*.json")) else 3
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(place).free
@@ -257,3 +284,19 @@ def _newest(folder: Path, trainer: Trainer, say: Callable[[str], None]) -> tuple
     truncate_log(folder / METRICS, size)
     say(f"resuming from {checkpoint.path}, step {checkpoint.step} of {trainer.steps}")
     return state, seconds
+
+
+def _extend(folder: Path, trainer: Trainer, checked: CheckedRun, say: Callable[[str], None]) -> None:
+    """Record that a run gets more epochs, and say at which rate it resumes."""
+    recipe, before = trainer.recipe, checked.epochs_before
+    assert checked.known is not None
+    assert before is not None
+    record = {"from_epochs": before, "to_epochs": recipe.epochs, "step": trainer.step}
+    config = checked.config | {"extended": [*checked.known.get("extended", []), record]}
+    write_json(folder / CONFIG, config)
+    rate = learning_rate(recipe, trainer.step, trainer.steps)
+    last = learning_rate(replace(recipe, epochs=before), max(trainer.step - 1, 0), trainer.batches * before)
+    say(
+        f"extended from {before} to {recipe.epochs} epochs: the {recipe.schedule} schedule is now that of "
+        f"{recipe.epochs} epochs, and the learning rate resumes at {rate:.4g} (it was {last:.4g})"
+    )

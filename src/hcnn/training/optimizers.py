@@ -1,5 +1,6 @@
 """The optimizers of a recipe, as torch ships them, behind one small interface whose state is plain data."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from hcnn.training.recipe import Recipe
 
 
 class RecipeOptimizer:
-    """SGD, AdamW or Muon over a network's parameters, with one learning rate.
+    """SGD, AdamW or Muon over a network's parameters that get gradients, with one learning rate.
 
     Weights with more than one axis decay; normalizations, biases and the logit scale do not. Muon orthogonalizes
     matrices, so a filter bank (k, …) is shown to it as a matrix (k, everything else); parameters with fewer than two
@@ -18,6 +19,7 @@ class RecipeOptimizer:
     Args:
         model: the network.
         recipe: names the optimizer and its settings.
+        factors: of the learning rate, by parameter; 1 for all others.
         capturable: `step` takes its rate as a tensor on the device and never waits for it, as a CUDA graph wants.
 
     Example:
@@ -33,7 +35,14 @@ class RecipeOptimizer:
     # A Muon step changes a weight matrix by lr in spectral norm; vectors want about the rate plain SGD would take.
     SIDE_RATE = 2.0
 
-    def __init__(self, model: nn.Module, recipe: Recipe, *, capturable: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        factors: Mapping[nn.Parameter, float] | None = None,
+        *,
+        capturable: bool = False,
+    ) -> None:
         self.capturable, self._lr = capturable, recipe.lr
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         wide = [p for p in self.parameters if p.ndim > 1]
@@ -43,47 +52,48 @@ class RecipeOptimizer:
         adam: dict[str, Any] = {"betas": (recipe.momentum, 0.99)}
         if capturable:  # the fused ones read a rate that is a tensor where it lies
             sgd["fused"] = adam["fused"] = adam["capturable"] = True
-        decayed: list[dict[str, Any]] = [
-            {"params": wide, "weight_decay": recipe.weight_decay},
-            {"params": narrow, "weight_decay": 0.0},
-        ]
+        factors = factors or {}
+        decayed = [*_groups(wide, factors, weight_decay=recipe.weight_decay), *_groups(narrow, factors)]
+        self._optimizers: list[torch.optim.Optimizer] = []
+        self._rates = [1.0]
         if recipe.optimizer == "sgd":
-            self._optimizers: list[torch.optim.Optimizer] = [torch.optim.SGD(decayed, lr=recipe.lr, **sgd)]
-            self._rates = [1.0]
+            self._optimizers.append(torch.optim.SGD(decayed, lr=recipe.lr, **sgd))
         elif recipe.optimizer == "adamw":
-            self._optimizers = [torch.optim.AdamW(decayed, lr=recipe.lr, **adam)]
-            self._rates = [1.0]
+            self._optimizers.append(torch.optim.AdamW(decayed, lr=recipe.lr, **adam))
         else:
             self._matrices = [(p, nn.Parameter(p.detach().view(len(p), -1))) for p in wide]  # shares p's memory
-            matrices = [matrix for _, matrix in self._matrices]
-            muon = torch.optim.Muon(
-                matrices,
-                lr=recipe.lr,
-                weight_decay=recipe.weight_decay,
-                momentum=recipe.momentum,
-                nesterov=recipe.nesterov,
-            )
-            self._optimizers = [muon, torch.optim.SGD(narrow, lr=recipe.lr, **sgd)]
-            self._rates = [1.0, self.SIDE_RATE]
+            settings: dict[str, Any] = {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
+            of_matrices = {matrix: factors.get(p, 1.0) for p, matrix in self._matrices}
+            self._rates = []
+            if wide:  # where layers are frozen, there may be none
+                groups = _groups([*of_matrices], of_matrices, weight_decay=recipe.weight_decay)
+                self._optimizers.append(torch.optim.Muon(groups, lr=recipe.lr, **settings))
+                self._rates.append(1.0)
+            if narrow:
+                self._optimizers.append(torch.optim.SGD(_groups(narrow, factors), lr=recipe.lr, **sgd))
+                self._rates.append(self.SIDE_RATE)
+        # Kept here, because the groups of an optimizer are replaced by those of a checkpoint.
+        self._factors = [[group.pop("factor") for group in one.param_groups] for one in self._optimizers]
 
     def step(self, lr: float | Tensor) -> None:
         """Update the parameters from their gradients at this learning rate."""
         for parameter, matrix in self._matrices:
             matrix.grad = None if parameter.grad is None else parameter.grad.reshape(matrix.shape)
-        for optimizer, rate in zip(self._optimizers, self._rates, strict=True):
+        for optimizer, rate, factors in zip(self._optimizers, self._rates, self._factors, strict=True):
             if isinstance(lr, Tensor) and isinstance(optimizer, torch.optim.Muon):
-                self._step_muon(optimizer, lr)
+                self._step_muon(optimizer, factors, lr)
                 continue
-            for group in optimizer.param_groups:
-                group["lr"] = lr * rate
+            for group, factor in zip(optimizer.param_groups, factors, strict=True):
+                group["lr"] = lr * (rate * factor)
             optimizer.step()
 
     @torch.no_grad()
-    def _step_muon(self, muon: torch.optim.Muon, lr: Tensor) -> None:
+    def _step_muon(self, muon: torch.optim.Muon, factors: list[float], lr: Tensor) -> None:
         """Muon reads its rate on the host, but is linear in it: step at the recipe's rate, then go as far as wanted."""
         matrices = [matrix.detach() for _, matrix in self._matrices]
         before = [matrix.clone() for matrix in matrices]
-        muon.param_groups[0]["lr"] = self._lr
+        for group, factor in zip(muon.param_groups, factors, strict=True):
+            group["lr"] = self._lr * factor
         muon.step()
         for matrix, old in zip(matrices, before, strict=True):
             torch.lerp(old, matrix, lr / self._lr, out=matrix)
@@ -109,6 +119,16 @@ class RecipeOptimizer:
             optimizer.load_state_dict(one)
             for group in optimizer.param_groups if self.capturable else ():
                 group |= {"fused": optimizer.defaults.get("fused"), "capturable": optimizer.defaults.get("capturable")}
+
+
+def _groups(
+    parameters: Sequence[nn.Parameter], factors: Mapping[nn.Parameter, float], weight_decay: float = 0.0
+) -> list[dict[str, Any]]:
+    """Parameter groups by the factor of the learning rate."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        groups.setdefault(factors.get(parameter, 1.0), []).append(parameter)
+    return [{"params": found, "weight_decay": weight_decay, "factor": factor} for factor, found in groups.items()]
 
 
 class WeightAverage:

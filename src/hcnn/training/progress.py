@@ -23,6 +23,7 @@ class Progress:
         seconds_left: estimate for the whole run.
         epoch_done: the metrics of the epoch that just ended, or None.
         stop: some process was asked to stop.
+        validation: accuracy on the validation images after this epoch, where there are some and the epoch is done.
     """
 
     epoch: int
@@ -35,3 +36,4 @@ class Progress:
     seconds_left: float
     epoch_done: dict[str, Any] | None
     stop: bool
+    validation: float | None = None

@@ -30,6 +30,8 @@ class Recipe:
         momentum: momentum of SGD and Muon, and the first β of AdamW.
         nesterov: whether SGD and Muon use Nesterov's form of momentum.
         weight_decay: λ of the gradient ``λ w`` (decoupled in AdamW and Muon), on convolution and linear weights only.
+        layer_decay: factor on the learning rate for each stage further from the classes, see `hcnn.parameter_groups`;
+            1 for the same rate everywhere.
         schedule: "one_cycle" (linear rise over `warmup`, then half a cosine to 0), "cosine" (the same with the rise
             over `warmup`, kept short), or "step".
         warmup: fraction of all steps in which the learning rate rises; ignored by "step".
@@ -60,6 +62,7 @@ class Recipe:
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 2e-4
+    layer_decay: float = 1.0
     schedule: Literal["one_cycle", "cosine", "step"] = "one_cycle"
     warmup: float = 0.2
     milestones: tuple[int, ...] = ()
@@ -86,6 +89,8 @@ class Recipe:
         for name in ("warmup", "momentum", "label_smoothing", "ema"):
             if not (is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1):
                 raise ValueError(f"{name}: expected a number in [0, 1); got {getattr(self, name)!r}")
+        if not (is_number(self.layer_decay) and 0 < self.layer_decay <= 1):
+            raise ValueError(f"layer_decay: expected a number above 0, at most 1; got {self.layer_decay!r}")
         if not (is_number(self.weight_decay) and self.weight_decay >= 0):
             raise ValueError(f"weight_decay: expected 0 or more; got {self.weight_decay!r}")
         if not all(is_number(one) and one >= 0 for one in (*self.milestones, *self.factors)):

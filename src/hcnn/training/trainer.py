@@ -20,6 +20,7 @@ from hcnn.data.preprocessing import Preprocessing
 from hcnn.data.splits import epoch_order
 from hcnn.layers.normalization import synchronize
 from hcnn.layers.randomness import drawn_from
+from hcnn.models.transfer import parameter_groups
 from hcnn.training.cuda_graph import CapturedStep
 from hcnn.training.device import settle_precision
 from hcnn.training.distributed import average_gradients, rank_and_size
@@ -55,6 +56,8 @@ class Trainer:
         group: the processes that train together, or None.
         graph: record the step as a CUDA graph; only for a single process on a CUDA device.
         distillation: a teacher; its loss takes the place of the loss against the labels.
+        weights: of the images (n,), positive; the loss of an image is multiplied by its weight. None for equal ones.
+        part: the images are part of a training set that comes bit by bit, and may show one class only.
 
     Raises:
         ValueError: if there are fewer images than one batch, the batch cannot be divided evenly, the images show one
@@ -73,6 +76,8 @@ class Trainer:
         group: dist.ProcessGroup | None = None,
         graph: bool = False,
         distillation: DistillationLoss | None = None,
+        weights: Tensor | None = None,
+        part: bool = False,
     ) -> None:
         if graph and (images.device.type != "cuda" or group is not None):
             raise ValueError(
@@ -87,7 +92,11 @@ class Trainer:
                 f"batch_size: {recipe.batch_size} does not divide into {self.processes} processes "
                 f"times {recipe.accumulate} accumulated parts"
             )
-        check_learnable(images, labels, preprocessing.classes)
+        if weights is not None and (weights.shape != labels.shape or distillation is not None):
+            raise ValueError(f"weights: expected {tuple(labels.shape)} without a teacher; got {tuple(weights.shape)}")
+        if not part:
+            check_learnable(images, labels, preprocessing.classes)
+        self.weights = weights
         self.model, self.images, self.labels = model, images, labels
         self.preprocessing, self.recipe, self.seed, self.group = preprocessing, recipe, seed, group
         self.device = images.device
@@ -108,7 +117,9 @@ class Trainer:
         if graph and (distillation is not None or self.draws):
             raise ValueError("graph: a step with a teacher or with dropout depends on the host and cannot be recorded")
         learned = nn.ModuleList([model, distillation.regressors]) if distillation else model
-        self.optimizer = RecipeOptimizer(learned, recipe, capturable=graph)
+        groups = parameter_groups(model, 1.0, layer_decay=recipe.layer_decay)
+        factors = {parameter: group["lr"] for group in groups for parameter in group["params"]}
+        self.optimizer = RecipeOptimizer(learned, recipe, factors, capturable=graph)
         self._captured = CapturedStep(self._compute)
         # What a step reads from the host beside its images; a graph reads it from here.
         self._rate, self._stop = (torch.zeros((), device=self.device) for _ in range(2))
@@ -260,6 +271,9 @@ class Trainer:
             epoch=epoch,
             index=index,
         )
+        if self.weights is not None:  # cross-entropy is linear in the targets
+            smooth = self.recipe.label_smoothing
+            targets = (targets * (1 - smooth) + smooth / targets.shape[1]) * self.weights[index, None]
         if (size := image_size(self.recipe, self.step, self.steps)) is not None:
             x = F.interpolate(x, [size] * (x.ndim - 2), mode=("linear", "bilinear", "trilinear")[x.ndim - 3])
         if self.recipe.channels_last and x.ndim == 4:
@@ -290,7 +304,8 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             logits = self.forward(x)
         logits = logits.float()
-        loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+        smooth = recipe.label_smoothing if self.weights is None else 0.0  # else it is in the targets
+        loss = F.cross_entropy(logits, targets, label_smoothing=smooth)
         if self.distillation is not None:
             loss = self.distillation.loss(
                 x, logits, loss, epoch=self.step // self.batches, progress=self.step / self.steps

@@ -22,6 +22,9 @@ from hcnn.text import printable
 
 _LIMIT = 20_000_000  # bytes
 _APPROXIMATE = " In this network, which pads with zeros, such a move is an approximation."
+_OWN = """<h2>Your own image</h2>
+<p class="note">The network of this report runs here, on your device. You can also drop or paste a picture anywhere.</p>
+<iframe id="own" title="Your own image: the network of this report" srcdoc="{page}"></iframe>"""
 _SIDE = 64  # pixels of a small picture at most
 _FIGURES = {
     "consistency.png": "How often the nearest image has the query's class, by depth, without and with a translation. "
@@ -43,7 +46,13 @@ def static(name: str) -> str:
 
 
 def write_report(
-    explorer: Explorer, study: Study, folder: Path, *, queries: Sequence[int] | None = None, k: int = 5
+    explorer: Explorer,
+    study: Study,
+    folder: Path,
+    *,
+    queries: Sequence[int] | None = None,
+    k: int = 5,
+    network_page: str | None = None,
 ) -> Path:
     """Write report.html into a folder that holds the figures of a study.
 
@@ -53,6 +62,8 @@ def write_report(
         folder: the folder with the study's PNGs; those that are there become part of the report.
         queries: images whose views become part of it; one of each of four classes if None.
         k: neighbours per row.
+        network_page: an HTML page that runs the network in a browser (`hcnn.export.html_file.network_page`), which
+            becomes part of the report, so that it answers for a reader's own image.
 
     Returns:
         The file.
@@ -77,7 +88,7 @@ def write_report(
         "thumbs": {image: _uri(small_png(explorer.image(image))) for image in sorted(shown)},
         "views": views,
     }
-    text = render(study, data, folder).encode()
+    text = render(study, data, folder, network_page).encode()
     if len(text) > _LIMIT:
         raise ValueError(f"report: {len(text):,} bytes with {len(queries)} queries; expected at most {_LIMIT:,}")
     path = folder / "report.html"
@@ -85,20 +96,22 @@ def write_report(
     return path
 
 
-def render(study: Study, data: Mapping[str, Any], folder: Path) -> str:
+def render(study: Study, data: Mapping[str, Any], folder: Path, network_page: str | None = None) -> str:
     """The HTML of a report.
 
     Args:
         study: the results.
         data: classes, thumbnails and views, as report.js reads them.
         folder: the folder with the study's PNGs.
+        network_page: a page to put in a frame of its own, or None.
 
     Returns:
         A page that contains everything it shows.
 
     """
     figures = [
-        f'<div class="figure"><img alt="{html.escape(text)}" src="{_uri((folder / name).read_bytes())}"></div>'
+        f'<div class="figure" tabindex="0" role="group" aria-label="{name[:-4]}">'
+        f'<img alt="{html.escape(text)}" src="{_uri((folder / name).read_bytes())}"></div>'
         f'<p class="note">{html.escape(text)}</p>'
         for name, text in _FIGURES.items()
         if (folder / name).is_file()
@@ -115,6 +128,7 @@ def render(study: Study, data: Mapping[str, Any], folder: Path) -> str:
         queried=html.escape(printable(f"{study.info['queries']}; {study.info['images']:,} images are searched")),
         style=static("style.css"),
         answers=answered,
+        own="" if network_page is None else _OWN.format(page=html.escape(network_page)),
         exact="" if study.info["boundary"] == "circular" else _APPROXIMATE,
         figures="\n".join(figures),
         count=len(sentences),

@@ -135,10 +135,13 @@
     await classify(bytesOf(shrink(image, image.width, image.height)), name);
   }
 
-  const first = (files) => [...files].find((file) => file.type.startsWith("image/")) ?? files[0];
+  function take(files, name) { // the first picture of what was dropped or pasted
+    const file = [...files].find((one) => one.type.startsWith("image/")) ?? files[0];
+    if (file) open(file, name ?? file.name);
+  }
   for (const input of [at("file"), at("camera")]) {
     input.addEventListener("change", () => {
-      if (input.files.length) open(input.files[0], input.files[0].name);
+      take(input.files);
       input.value = ""; // the same file may be chosen again
     });
   }
@@ -147,11 +150,9 @@
   addEventListener("drop", (event) => {
     event.preventDefault();
     document.body.classList.remove("drop");
-    if (event.dataTransfer.files.length) open(first(event.dataTransfer.files), first(event.dataTransfer.files).name);
+    take(event.dataTransfer.files);
   });
-  addEventListener("paste", (event) => {
-    if (event.clipboardData.files.length) open(first(event.clipboardData.files), "pasted picture");
-  });
+  addEventListener("paste", (event) => take(event.clipboardData.files, "pasted picture"));
   const decode = (text) => Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
   spec.examples.forEach(({ bytes, label }) => {
     const show = decode(bytes), small = paint(document.createElement("canvas"), show);
@@ -160,64 +161,22 @@
   });
 
   // -------------------------------------------------------------------------------------------------------- drawing
-  const paper = at("paper"), pen = paper.getContext("2d", { willReadFrequently: true });
-  let last = null, cursor = [140, 140], settle = 0;
-  function clear() {
-    pen.fillStyle = spec.channels === 1 ? "#000" : "#fff";
-    pen.fillRect(0, 0, paper.width, paper.height);
-  }
-  function stroke(x, y) {
-    pen.strokeStyle = spec.channels === 1 ? "#fff" : at("ink").value;
-    pen.lineWidth = 24;
-    pen.lineCap = pen.lineJoin = "round";
-    pen.beginPath();
-    pen.moveTo(...(last ?? [x, y]));
-    pen.lineTo(x, y);
-    pen.stroke();
-    last = [x, y];
-    clearTimeout(settle);
-    settle = setTimeout(classifyDrawing, 150);
-  }
-  // Grey networks learn centred figures that fill the image, as scanned digits do: the drawing is brought to that form.
-  function classifyDrawing() {
-    const side = paper.width;
-    if (spec.channels !== 1) return classify(bytesOf(shrink(paper, side, side)), "your drawing");
-    const pixels = pen.getImageData(0, 0, side, side).data;
-    let [left, top, right, bottom] = [side, side, -1, -1];
-    for (let y = 0; y < side; y++) for (let x = 0; x < side; x++) if (pixels[4 * (y * side + x)] > 64) {
-      [left, top, right, bottom] = [Math.min(left, x), Math.min(top, y), Math.max(right, x), Math.max(bottom, y)];
-    }
-    if (right < 0) return null;
-    const w = right - left + 1, h = bottom - top + 1, size = Math.max(w, h);
-    const framed = Object.assign(document.createElement("canvas"), { width: size, height: size });
-    const brush = framed.getContext("2d");
-    brush.fillRect(0, 0, size, size);
-    brush.drawImage(paper, left, top, w, h, (size - w) / 2, (size - h) / 2, w, h);
-    return classify(bytesOf(shrink(framed, size, size)), "your drawing");
-  }
-  function place(event) {
-    const box = paper.getBoundingClientRect();
-    return [((event.clientX - box.left) * paper.width) / box.width, ((event.clientY - box.top) * paper.height) / box.height];
-  }
-  paper.addEventListener("pointerdown", (event) => { paper.setPointerCapture(event.pointerId); last = null; stroke(...place(event)); });
-  paper.addEventListener("pointermove", (event) => { if (event.buttons) stroke(...place(event)); });
-  paper.addEventListener("pointerup", () => { last = null; });
-  paper.addEventListener("keydown", (event) => {
-    const step = { ArrowLeft: [-8, 0], ArrowRight: [8, 0], ArrowUp: [0, -8], ArrowDown: [0, 8] }[event.key];
-    if (!step) return;
-    event.preventDefault();
-    cursor = cursor.map((one, i) => Math.min(paper.width - 8, Math.max(8, one + step[i])));
-    if (event.shiftKey) stroke(...cursor);
-    else last = [...cursor];
+  const paper = at("paper"), grey = spec.channels === 1;
+  const pad = hcnnPad(paper, at("cursor"), {
+    grey, ink: () => at("ink").value,
+    done: (drawing) => classify(bytesOf(shrink(drawing, drawing.width, drawing.height)), "your drawing"),
   });
-  at("clear").addEventListener("click", clear);
+  at("clear").addEventListener("click", pad.clear);
+  at("inks").hidden = grey;
+  function showPad(open) {
+    at("pad").hidden = !open;
+    at("image").classList.toggle("drawing", open);
+    at("draw").setAttribute("aria-expanded", String(open));
+  }
   at("draw").addEventListener("click", () => {
-    at("pad").hidden = !at("pad").hidden;
-    at("draw").setAttribute("aria-expanded", String(!at("pad").hidden));
+    showPad(at("pad").hidden);
     if (!at("pad").hidden) paper.focus();
   });
-  if (spec.channels === 1) at("inks").hidden = true;
-  clear();
 
   // --------------------------------------------------------------------------------------------------------- inside
   const attributes = () => spec.arrays[depth - 1];
@@ -320,5 +279,10 @@
   at("reset").addEventListener("click", () => { shifts = shifts.map(() => 0); setSliders(); showScoresAgain(); showArray(); });
   setDepth(Math.min(spec.arrays.length, Math.ceil((spec.arrays.length + 1) / 2)));
   if (spec.examples.length) at("examples").querySelector("button").click();
-  window.hcnnPage = { classify, ask }; // for programs that drive the page
+  showPad(location.hash === "#drawing");
+  if (parent !== window) { // in a frame of another page, which makes the frame as high as this page is
+    at("within").open = false;
+    new ResizeObserver(() => parent.postMessage({ hcnnHeight: document.body.offsetHeight }, "*")).observe(document.body);
+  }
+  window.hcnnPage = { classify, ask, take }; // for programs that drive the page
 })();

@@ -18,4 +18,19 @@
   depth.value = String(data.depth);
   for (const menu of [query, depth]) menu.addEventListener("change", draw);
   draw();
+
+  // The frame is as high as its page, and takes the pictures that are dropped or pasted beside it.
+  const frame = document.getElementById("own");
+  if (!frame) return;
+  addEventListener("message", ({ data, source }) => {
+    if (source === frame.contentWindow && data.hcnnHeight) frame.style.height = `${data.hcnnHeight + 2}px`;
+  });
+  const give = (files, name) => {
+    if (!files.length || !frame.contentWindow.hcnnPage) return;
+    frame.contentWindow.hcnnPage.take(files, name);
+    frame.scrollIntoView({ block: "start" });
+  };
+  addEventListener("dragover", (event) => event.preventDefault());
+  addEventListener("drop", (event) => { event.preventDefault(); give(event.dataTransfer.files); });
+  addEventListener("paste", (event) => give(event.clipboardData.files, "pasted picture"));
 })();

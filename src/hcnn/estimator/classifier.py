@@ -1,0 +1,316 @@
+"""`HCNNClassifier`: fitting, predicting, and the settings of a scikit-learn estimator."""
+
+from dataclasses import asdict, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
+from sklearn.utils.validation import check_array, validate_data
+from torch import Tensor
+
+from hcnn.data.channels import Channels
+from hcnn.data.preprocessing import fit_float_preprocessing
+from hcnn.data.splits import stratified_split
+from hcnn.estimator.fitting import Fitted, Held, train_until_best
+from hcnn.estimator.inputs import images_of, network_config, recipe_for, weights_of
+from hcnn.estimator.predicting import FittedNetwork
+from hcnn.layers.randomness import drawn_from
+from hcnn.models.attribute_network import AttributeNetwork
+from hcnn.models.configs import HierarchicalCNNConfig
+from hcnn.models.factory import build
+from hcnn.training.device import find_device
+from hcnn.training.recipe import Recipe
+from hcnn.training.trainer import Trainer
+
+_VALIDATION = 4  # a stream of random numbers of its own, see hcnn.data.splits
+_NESTED = "network__"
+
+
+class HCNNClassifier(FittedNetwork):
+    """A hierarchical attribute CNN with the interface of scikit-learn.
+
+    Images come as (n, height, width), as (n, channels, height, width) or (n, height, width, channels), or as
+    (n, features) with `image_shape` given. They are standardized per channel, so their scale does not matter.
+    `transform` returns the output of the layer before the classes, averaged over space: (n, K/4 · K/2 · K).
+
+    Args:
+        model: a named network, see `hcnn.list_models`, or "auto": hcnn_digits up to 16 pixels a side, above
+            hcnn_small_cifar10.
+        network: fields of the network's configuration to replace, for example ``{"width": 16}``. In searches each is a
+            parameter of its own, such as ``network__width``.
+        image_shape: for X of two axes: (height, width), (channels, height, width), or "row" for one row of any length.
+        channels: whether the channels of X of four axes come "first" or "last"; "auto" decides by the shape, and
+            refuses where it cannot, see `hcnn.data.channels.channels_first`.
+        recipe: a named recipe, or a `hcnn.training.recipe.Recipe`.
+        epochs: number of epochs. Default: the recipe's.
+        batch_size: images per step, at most as many as there are to train on. Default: the recipe's.
+        lr: learning rate. Default: the recipe's.
+        class_weight: weights of the classes, a dict from label to weight; "balanced" gives every class the same weight
+            in all, however many images it has. None: all images count the same.
+        early_stopping: set training images aside for validation, keep the weights of the epoch that does best on
+            them, and stop after `n_iter_no_change` epochs in a row that were not better.
+        validation_fraction: fraction of the images that early stopping sets aside.
+        n_iter_no_change: number of epochs that early stopping waits for an improvement.
+        warm_start: whether `fit` starts from the weights of the fit before, where there was one, in place of random
+            ones.
+        random_state: seed for initialization, data order, augmentation and the choice of validation images, in
+            threads too. Unless it is None, no global random state is read or changed.
+        device: a torch device.
+
+    Attributes:
+        classes_: the labels.
+        weights_: weights of the folded network, NumPy arrays by name.
+        training_weights_: state of the network before it was folded, from which `warm_start` and `partial_fit` start.
+        network_config_: configuration of the network, a dict.
+        n_iter_: number of epochs that were trained, with those of earlier fits where this one started from them.
+        loss_curve_: mean training loss, epoch by epoch.
+        validation_scores_: accuracy on the validation images, epoch by epoch.
+
+    Raises:
+        ValueError: in `fit` and `predict`, for shapes that do not fit, NaN, regression targets, labels of a single
+            class, or columns that are not those of `fit`.
+
+    Example:
+        >>> X = np.zeros((40, 8, 8)); X[::2, 2:6] = 1
+        >>> y = np.arange(40) % 2
+        >>> model = HCNNClassifier(network={"width": 4}, epochs=5, batch_size=8, random_state=0).fit(X, y)
+        >>> model.score(X, y)
+        1.0
+
+    """
+
+    def __init__(
+        self,
+        model: str = "auto",
+        *,
+        network: dict[str, Any] | None = None,
+        image_shape: tuple[int, ...] | str | None = None,
+        channels: Channels = "auto",
+        recipe: str | Recipe = "digits",
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        lr: float | None = None,
+        class_weight: dict[Any, float] | str | None = None,
+        early_stopping: bool = True,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        device: str = "cpu",
+    ) -> None:
+        # scikit-learn wants one argument for each setting, stored as it came, and no check before fit.
+        self.model = model
+        self.network = network
+        self.image_shape = image_shape
+        self.channels: Channels = channels
+        self.recipe = recipe
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.class_weight = class_weight
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.device = device
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The settings by name; `deep` adds those of the network, as ``network__width``."""
+        found = super().get_params(deep)
+        nested = self.network if deep and isinstance(self.network, dict) else {}
+        return found | {_NESTED + name: value for name, value in nested.items()}
+
+    def set_params(self, **params: Any) -> Self:
+        """Change settings by name, among them fields of the network such as ``network__width``.
+
+        Raises:
+            ValueError: if there is no such setting.
+        """
+        nested = {name.removeprefix(_NESTED): params.pop(name) for name in [*params] if name.startswith(_NESTED)}
+        if unknown := sorted(nested.keys() - HierarchicalCNNConfig.__dataclass_fields__.keys()):
+            raise ValueError(f"network: expected fields of HierarchicalCNNConfig; got {', '.join(unknown)}")
+        super().set_params(**params)
+        if nested:
+            self.network = {**(self.network or {}), **nested}
+        return self
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None) -> Self:
+        """Train a network, a new one unless `warm_start` says otherwise.
+
+        Args:
+            X: images, numbers without NaN.
+            y: labels (n,) of any kind.
+            sample_weight: how much each image counts (n,), 0 or more.
+            X_val: images for validation, in place of those that `early_stopping` would set aside.
+            y_val: their labels.
+
+        Returns:
+            This estimator.
+        """
+        X, y = validate_data(self, X, y, dtype="numeric", allow_nd=True, ensure_min_samples=2)
+        if X.ndim > 2:  # rows of an image are no features
+            delattr(self, "n_features_in_")
+        check_classification_targets(y)
+        classes, indices = np.unique(y, return_inverse=True)
+        if len(classes) < 2:
+            (only,) = classes.tolist()
+            raise ValueError(f"y: expected labels of at least two classes; all {len(y)} are {only!r}")
+        again = self.warm_start and hasattr(self, "training_weights_")
+        if again and not np.array_equal(self.classes_, classes):
+            raise ValueError(f"y: expected the classes {self.classes_} of the fit before (warm_start); got {classes}")
+        self.classes_ = classes
+        part, weights = weights_of(sample_weight, self.class_weight, X, y)
+        images = images_of(X, self.image_shape, self.channels)[part]
+        labels = torch.from_numpy(indices.astype(np.int64))[part]
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        rest, held = self._set_aside(labels, seed, X_val, y_val)
+        config = network_config(self.model, self.network, tuple(images.shape[1:]), len(classes))
+        if again:
+            self._check_same_network(config)
+        else:
+            self._start(images[rest])
+        network, preprocessing = self._build(config, seed, again=again), self._preprocessing(images)
+        device = find_device(self.device)
+        validation = images[held], labels[held]
+        if X_val is not None:
+            validation = self._own_validation(X_val, y_val)
+        trainer = Trainer(
+            network,
+            images[rest].to(device),
+            labels[rest].to(device),
+            preprocessing,
+            recipe_for(self.recipe, self._changes(), images[rest]),
+            seed=seed,
+            weights=None if weights is None else weights[rest].to(device),
+        )
+        apart = Held(
+            preprocessing.standardize(validation[0]).to(device),
+            validation[1].to(device),
+            None if weights is None or X_val is not None else weights[held].to(device),
+        )
+        self._keep(network, config, train_until_best(trainer, apart, self.n_iter_no_change))
+        return self
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+        """Train for one epoch on images that are part of a larger set, starting from the weights so far.
+
+        The images are standardized by the mean and deviation of those of the first call. The learning rate is the
+        recipe's highest, nothing is set aside, and the optimizer starts anew in each call.
+
+        Args:
+            X: images, numbers without NaN.
+            y: labels (n,), which need not show every class.
+            classes: all labels; wanted in the first call.
+            sample_weight: how much each image counts (n,), 0 or more.
+
+        Returns:
+            This estimator.
+        """
+        first = not hasattr(self, "training_weights_")
+        X, y = validate_data(self, X, y, reset=first, dtype="numeric", allow_nd=True)
+        if first and X.ndim > 2:
+            delattr(self, "n_features_in_")
+        check_classification_targets(y)
+        _check_partial_fit_first_call(self, classes)
+        part, weights = weights_of(sample_weight, self._class_weights(), X, y)
+        images = images_of(X, self.image_shape, self.channels, None if first else len(self.mean_))[part]
+        labels = self._indices(y, "y")[part]
+        config = network_config(self.model, self.network, tuple(images.shape[1:]), len(self.classes_))
+        if first:
+            self._start(images)
+        else:
+            self._check_same_network(config)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        network, device = self._build(config, seed, again=not first), find_device(self.device)
+        recipe = recipe_for(self.recipe, self._changes(), images)
+        batch = len(images) // -(-len(images) // recipe.batch_size)  # no image is left over, or few
+        recipe = replace(
+            recipe, epochs=1, batch_size=batch, accumulate=1, schedule="step", milestones=(), factors=(), ema=0.0
+        )
+        trainer = Trainer(
+            network,
+            images.to(device),
+            labels.to(device),
+            self._preprocessing(images),
+            recipe,
+            seed=(seed + self.n_iter_) % 2**31,
+            weights=None if weights is None else weights.to(device),
+            part=True,
+        )
+        empty = Held(images[:0], labels[:0])
+        self._keep(network, config, train_until_best(trainer, empty, 1))
+        return self
+
+    def _changes(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("epochs", "batch_size", "lr")}
+
+    def _class_weights(self) -> Any:
+        if isinstance(self.class_weight, str):
+            raise ValueError(f"class_weight: {self.class_weight!r} needs all images; give partial_fit a dict, or None")
+        return self.class_weight
+
+    def _indices(self, y: Any, name: str) -> Tensor:
+        """Positions of labels in `classes_`."""
+        known = {label: index for index, label in enumerate(self.classes_.tolist())}
+        labels = np.asarray(y).tolist()
+        if other := sorted({str(label) for label in labels if label not in known}):
+            raise ValueError(f"{name}: expected labels among {self.classes_}; got {', '.join(other[:10])}")
+        return torch.tensor([known[label] for label in labels], dtype=torch.int64)
+
+    def _own_validation(self, X_val: Any, y_val: Any) -> tuple[Tensor, Tensor]:
+        array = check_array(X_val, dtype="numeric", allow_nd=True, input_name="X_val")
+        images = images_of(array, self.image_shape, self.channels, len(self.mean_), name="X_val")
+        labels = self._indices(y_val, "y_val")
+        if len(labels) != len(images):
+            raise ValueError(f"y_val: expected {len(images)} labels, one for each image of X_val; got {len(labels)}")
+        return images, labels
+
+    def _check_same_network(self, config: HierarchicalCNNConfig) -> None:
+        changed = [name for name, value in asdict(config).items() if self.network_config_[name] != value]
+        if changed:
+            raise ValueError(f"network: expected that of the fit before, whose weights are kept; {changed} differ")
+
+    def _start(self, images: Tensor) -> None:
+        """Forget earlier fits."""
+        preprocessing = fit_float_preprocessing(images, [str(one) for one in self.classes_])
+        self.mean_, self.std_ = np.array(preprocessing.mean), np.array(preprocessing.std)
+        self.loss_curve_: list[float] = []
+        self.validation_scores_: list[float] = []
+        self.n_iter_ = 0
+
+    def _build(self, config: HierarchicalCNNConfig, seed: int, *, again: bool) -> AttributeNetwork:
+        """A network to train, with the weights so far or random ones."""
+        with drawn_from(torch.Generator().manual_seed(seed)):
+            network = build(config).to(find_device(self.device))
+        if again:
+            network.load_state_dict({name: torch.tensor(value) for name, value in self.training_weights_.items()})
+        return network
+
+    def _keep(self, network: AttributeNetwork, config: HierarchicalCNNConfig, fitted: Fitted) -> None:
+        """Store what training gave as plain arrays and numbers."""
+        network.load_state_dict(fitted.weights)
+        self.loss_curve_ += fitted.losses
+        self.validation_scores_ += fitted.scores
+        self.n_iter_ = len(self.loss_curve_)
+        self.network_config_ = asdict(config)
+        self.training_weights_ = {name: value.cpu().numpy().copy() for name, value in network.state_dict().items()}
+        self.weights_ = {name: value.cpu().numpy() for name, value in network.fold().state_dict().items()}
+
+    def _set_aside(self, labels: Tensor, seed: int, X_val: Any, y_val: Any) -> tuple[Tensor, Tensor]:
+        """Training and validation indices; too few images leave no validation set."""
+        if (X_val is None) != (y_val is None):
+            raise ValueError("X_val and y_val: expected both, or neither")
+        if not self.early_stopping:
+            if X_val is not None:
+                raise ValueError("X_val: expected early_stopping=True, which validation images are for")
+            return torch.arange(len(labels)), torch.arange(0)
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction: expected a number between 0 and 1; got {self.validation_fraction}")
+        if self.n_iter_no_change < 1:
+            raise ValueError(f"n_iter_no_change: expected 1 or more; got {self.n_iter_no_change}")
+        room = len(labels) - int((torch.bincount(labels) > 0).sum())
+        count = 0 if X_val is not None else min(round(self.validation_fraction * len(labels)), room)
+        return stratified_split(labels, count, _VALIDATION, seed)

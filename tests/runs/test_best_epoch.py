@@ -1,0 +1,164 @@
+"""Validation images choose the epoch whose weights are kept, and a run may get more epochs; both survive a kill."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import hcnn
+from hcnn.data.image_set import ImageSet, Splits
+from hcnn.runs.curves import learning_curves
+from hcnn.runs.load import load_run
+from hcnn.runs.settings import RunSettings
+from hcnn.runs.train import train_run
+from hcnn.storage.safetensors import load_weights
+from hcnn.training.evaluate import predict_logits
+from hcnn.training.progress import Progress
+from hcnn.training.recipe import Recipe, learning_rate
+
+
+class Killed(Exception):
+    pass
+
+
+def shades(count: int, seed: int) -> ImageSet:
+    """Dark and light noise, hard to tell apart, so that accuracy goes up and down."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 2
+    pixels = torch.randn(count, 1, 8, 8, generator=random) * 60 + 120 + 12 * labels[:, None, None, None]
+    return ImageSet(pixels.clamp(0, 255).to(torch.uint8), labels, ("dark", "light"), f"shades-{seed}")
+
+
+DATA = Splits(shades(24, 0), shades(30, 1))
+
+
+def settings(epochs: int = 6, **changed: Any) -> RunSettings:
+    network = hcnn.model_config("hcnn_digits", width=4, rank=2, depth=4, downsample=(), classes=2)
+    recipe = Recipe(**{"epochs": epochs, "batch_size": 4, "lr": 0.5, "ema": 0.8, **changed})
+    return RunSettings(network, recipe, "shades", checkpoint_seconds=0)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def killed_at(step: int) -> Any:
+    def stop(progress: Progress) -> None:
+        if progress.step == step:
+            raise Killed
+
+    return stop
+
+
+def final(folder: Path) -> dict[str, bytes]:
+    newest = max((folder / "checkpoints").glob("*.safetensors"))
+    return {
+        "weights": (folder / "weights.safetensors").read_bytes(),
+        "log": (folder / "metrics.jsonl").read_bytes(),
+        "state": newest.read_bytes(),
+        "config": (folder / "config.json").read_bytes(),
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("best") / "run"
+    train_run(folder, settings(), DATA)
+    return folder
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.8])
+def test_the_weights_are_those_of_the_best_epoch_and_the_records_say_so(tmp_path, ema) -> None:
+    seen: list[Progress] = []
+    result = train_run(tmp_path / "run", settings(ema=ema), DATA, on_step=seen.append)
+    log = rows(tmp_path / "run")
+    best = max(log, key=lambda row: (row["validation_accuracy"], -row["validation_loss"]))
+    assert best["epoch"] < 6, "the test is of no use if the last epoch is the best"
+    assert result["best_epoch"] == best["epoch"]
+    assert result["validation_accuracy"] == best["validation_accuracy"]
+    kind = "moving average after epoch" if ema else "epoch"
+    assert result["weights"] == f"{kind} {best['epoch']}, the best on the validation images"
+    assert [one.validation for one in seen if one.epoch_done] == [row["validation_accuracy"] for row in log]
+    assert all(one.validation is None for one in seen if not one.epoch_done)
+    run = load_run(tmp_path / "run")
+    assert DATA.validation is not None
+    logits = predict_logits(run.model, run.preprocessing.standardize(DATA.validation.images))
+    hits = (logits.argmax(1) == DATA.validation.labels).float().mean().item()
+    assert hits == pytest.approx(best["validation_accuracy"], abs=1e-6)
+
+
+def test_without_validation_images_the_last_epoch_is_kept(tmp_path) -> None:
+    result = train_run(tmp_path / "run", settings(), Splits(DATA.train))
+    assert result["weights"] == "moving average"
+    assert "best_epoch" not in result
+    assert "validation_accuracy" not in rows(tmp_path / "run")[0]
+
+
+@pytest.mark.parametrize("step", [5, 13, 24, 36])  # within epochs, after one, and after the last step
+def test_the_best_epoch_survives_a_kill(tmp_path, whole, step) -> None:
+    with pytest.raises(Killed):
+        train_run(tmp_path / "run", settings(), DATA, on_step=killed_at(step))
+    train_run(tmp_path / "run", settings(), DATA, resume=True)
+    assert final(tmp_path / "run") == final(whole)
+
+
+def test_curves_show_the_validation_images(whole, tmp_path) -> None:
+    pytest.importorskip("matplotlib")
+    learning_curves(whole / "metrics.jsonl", tmp_path / "with.png")
+    bare = [{key: value for key, value in row.items() if "validation" not in key} for row in rows(whole)]
+    (tmp_path / "bare.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bare))
+    learning_curves(tmp_path / "bare.jsonl", tmp_path / "without.png")
+    assert (tmp_path / "with.png").read_bytes() != (tmp_path / "without.png").read_bytes()
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_gets_more_epochs(tmp_path, finished) -> None:
+    folder, said = tmp_path / "run", []
+    if finished:
+        train_run(folder, settings(4), DATA)
+    else:
+        with pytest.raises(Killed):
+            train_run(folder, settings(4), DATA, on_step=killed_at(13))
+    result = train_run(folder, settings(8), DATA, resume=True, say=said.append)
+    log = rows(folder)
+    assert [row["epoch"] for row in log] == [*range(1, 9)]
+    at = 24 if finished else 13
+    assert result["extended"] == [{"from_epochs": 4, "to_epochs": 8, "step": at}]
+    assert json.loads((folder / "config.json").read_text())["extended"] == result["extended"]
+    assert result["epochs"] == 8
+    rate = learning_rate(settings(8).recipe, at, 48)
+    assert any(f"the learning rate resumes at {rate:.4g}" in line for line in said), said
+    assert log[-1]["lr"] == learning_rate(settings(8).recipe, 47, 48)
+    again = train_run(folder, settings(8), DATA, resume=True)
+    assert again == result  # it is finished now
+    assert train_run(folder, settings(10), DATA, resume=True)["extended"][1]["from_epochs"] == 8
+
+
+def test_an_extended_run_survives_a_kill(tmp_path) -> None:
+    for name, steps in (("whole", ()), ("killed", (25, 33, 48))):
+        folder = tmp_path / name
+        train_run(folder, settings(4), DATA)
+        for step in steps:
+            with pytest.raises(Killed):
+                train_run(folder, settings(8), DATA, resume=True, on_step=killed_at(step))
+            assert json.loads((folder / "result.json").read_text())["epochs"] == 4
+            load_weights(folder / "weights.safetensors")  # still those of the shorter run
+        train_run(folder, settings(8), DATA, resume=True)
+    assert final(tmp_path / "killed") == final(tmp_path / "whole")
+
+
+def test_what_cannot_be_changed_is_named(tmp_path) -> None:
+    folder = tmp_path / "run"
+    train_run(folder, settings(4), DATA)
+    before = final(folder)
+    with pytest.raises(ValueError, match="holds a run of 4 epochs: expected --epochs 4 or more; got 3"):
+        train_run(folder, settings(3), DATA, resume=True)
+    with pytest.raises(ValueError, match=r"its recipe\.lr differ \(more --epochs would do\)"):
+        train_run(folder, settings(8, lr=0.1), DATA, resume=True)
+    other = Splits(DATA.train, shades(30, 2))
+    with pytest.raises(ValueError, match="its validation_data, validation_sha256 differ"):
+        train_run(folder, replace(settings(8), validation_name="mine"), other, resume=True)
+    assert final(folder) == before

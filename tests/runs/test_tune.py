@@ -1,0 +1,150 @@
+"""The search for settings: what it compares, what it records, and that it survives a kill."""
+
+import csv
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import hcnn
+from hcnn.data.image_set import ImageSet, Splits
+from hcnn.runs import tune as tune_module
+from hcnn.runs.load import load_run
+from hcnn.runs.settings import RunSettings
+from hcnn.runs.train import train_run
+from hcnn.runs.tune import Tuning, plan_trials, tune
+from hcnn.training.progress import Diverged, Progress
+from hcnn.training.recipe import Recipe
+
+
+class Killed(Exception):
+    pass
+
+
+def shades(count: int, seed: int) -> ImageSet:
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 2
+    pixels = torch.randn(count, 1, 8, 8, generator=random) * 60 + 120 + 20 * labels[:, None, None, None]
+    return ImageSet(pixels.clamp(0, 255).to(torch.uint8), labels, ("dark", "light"), f"shades-{seed}")
+
+
+DATA = Splits(shades(32, 0), shades(40, 1), shades(20, 2))
+
+
+def settings(**changed: Any) -> RunSettings:
+    network = hcnn.model_config("hcnn_digits", width=4, rank=2, depth=4, downsample=(), classes=2)
+    return RunSettings(network, Recipe(**{"epochs": 9, "batch_size": 8, "lr": 0.2, **changed}), "shades")
+
+
+def record(folder: Path) -> dict[str, Any]:
+    known = json.loads((folder / "tune.json").read_text(encoding="utf-8"))
+    for score in known["scores"]:
+        del score["seconds"]
+    del known["best"]["seconds"]
+    return known
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[Path, Tuning]:
+    folder = tmp_path_factory.mktemp("tune") / "search"
+    return folder, tune(folder, settings(), DATA, trials=4)
+
+
+def test_every_round_keeps_the_best_third_and_triples_the_epochs(whole) -> None:
+    folder, found = whole
+    rounds = [[score for score in found.scores if score.rung == rung] for rung in (1, 2, 3)]
+    assert [(len(one), one[0].epochs) for one in rounds] == [(4, 1), (2, 3), (1, 9)]
+    for earlier, later in itertools.pairwise(rounds):
+        threshold = min(score.accuracy for score in earlier if score.trial in {one.trial for one in later})
+        assert all(score.accuracy <= threshold for score in earlier if score.trial not in {one.trial for one in later})
+    assert found.best == rounds[2][0]
+    assert found.folder == folder / "rung-3" / f"trial-{found.best.trial}"
+    assert found.settings.recipe.lr == found.best.settings["lr"]
+    result = json.loads((found.folder / "result.json").read_text(encoding="utf-8"))
+    assert result["epochs"] == 9
+    assert "test_accuracy" not in result
+    assert load_run(found.folder).config["model"]["width"] == found.best.settings["width"]
+    rows = list(csv.DictReader((folder / "tune.csv").read_text(encoding="utf-8").splitlines()))
+    assert [row["validation_accuracy"] for row in rows] == [str(score.accuracy) for score in found.scores]
+
+
+def test_trials_lie_around_the_settings_and_the_first_has_them() -> None:
+    plan = plan_trials(settings(), 20, 32)
+    assert plan[0] == {"lr": 0.2, "weight_decay": 2e-4, "width": 4, "batch_size": 8}
+    assert len({json.dumps(one) for one in plan}) == 20
+    assert all(0.2 / 8.1 < one["lr"] < 0.2 * 4.1 for one in plan)
+    assert {one["width"] for one in plan} == {4, 8}  # 2 would be too small for these layers
+    assert {one["batch_size"] for one in plan} == {4, 8}  # 16 would be half of the images
+    assert plan_trials(settings(), 20, 32) == plan
+    assert plan_trials(replace(settings(), seed=1), 20, 32)[1:] != plan[1:]
+    assert {*plan_trials(settings(), 3, 32, ["lr", "width"])[2]} == {"weight_decay", "batch_size"}
+    assert "weight_decay" not in plan_trials(settings(weight_decay=0.0), 3, 32)[0]
+
+
+@pytest.mark.parametrize("kills", [(2,), (5, 30, 3, 9)])  # steps after each start
+def test_a_search_survives_a_kill(whole, tmp_path, kills) -> None:
+    folder = tmp_path / "search"
+
+    def killed_after(steps: int) -> Callable[[Progress], None]:
+        left = itertools.repeat(None, steps - 1)
+
+        def stop(progress: Progress) -> None:
+            if next(left, progress) is progress:
+                raise Killed
+
+        return stop
+
+    for steps in kills:
+        with pytest.raises(Killed):
+            tune(folder, settings(), DATA, trials=4, resume=True, on_step=killed_after(steps))
+    found = tune(folder, settings(), DATA, trials=4, resume=True)
+    assert record(folder) == record(whole[0])
+    for name in ("weights.safetensors", "metrics.jsonl"):
+        assert (found.folder / name).read_bytes() == (whole[1].folder / name).read_bytes()
+    seen: list[Progress] = []
+    assert tune(folder, settings(), DATA, trials=4, resume=True, on_step=seen.append).best == found.best
+    assert seen == []
+
+
+def test_a_trial_that_diverges_is_out(tmp_path, monkeypatch) -> None:
+    def train(folder: Path, own: RunSettings, *others: Any, **named: Any) -> dict[str, Any]:
+        if own.recipe.lr == 0.2:
+            raise Diverged("the loss became inf")
+        return train_run(folder, own, *others, **named)
+
+    monkeypatch.setattr(tune_module, "train_run", train)
+    found = tune(tmp_path / "search", settings(epochs=2), DATA, trials=3, fixed=["width", "batch_size", "weight_decay"])
+    assert [score.loss is None for score in found.scores] == [True, False, False, False]
+    assert found.best.trial != 0
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="every trial of round 1 diverged"):
+        tune(tmp_path / "all", settings(lr=1e25), DATA, trials=2)
+
+
+def test_refusals_leave_nothing(tmp_path, whole) -> None:
+    folder = tmp_path / "search"
+    with pytest.raises(ValueError, match="shades: expected validation images"):
+        tune(folder, settings(), Splits(DATA.train))
+    with pytest.raises(ValueError, match="trials: expected 2 or more; got 1"):
+        tune(folder, settings(), DATA, trials=1)
+    with pytest.raises(ValueError, match="expected something to search among lr, weight_decay, width, batch_size"):
+        tune(folder, settings(), DATA, fixed=["lr", "weight_decay", "width", "batch_size"])
+    with pytest.raises(ValueError, match=r"fixed: expected names among .*; got depth"):
+        tune(folder, settings(), DATA, fixed=["depth"])
+    with pytest.raises(ValueError, match="40 is more than the 32 training images"):
+        tune(folder, settings(batch_size=40), DATA)
+    assert not folder.exists()
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="expected a new or empty folder, or one that holds a search"):
+        tune(tmp_path, settings(), DATA, resume=True)
+    before = (whole[0] / "tune.json").read_bytes()
+    with pytest.raises(ValueError, match="already holds a search; add --resume"):
+        tune(whole[0], settings(), DATA, trials=4)
+    with pytest.raises(ValueError, match="holds another search: its trials, recipe differ"):
+        tune(whole[0], settings(lr=0.1), DATA, trials=5, resume=True)
+    assert (whole[0] / "tune.json").read_bytes() == before

@@ -1,0 +1,176 @@
+"""How `HCNNClassifier` trains: weights, own validation images, further fits, parts of a set, searches and ensembles."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.ensemble import AdaBoostClassifier
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
+
+from hcnn.estimator import HCNNClassifier
+
+TINY = {"width": 4, "depth": 4, "rank": 4, "downsample": ()}
+
+
+def shades(count: int, seed: int = 0, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Noise that is a little lighter in one half or the other."""
+    random, y = np.random.default_rng(seed), np.arange(count) % 2
+    X = random.normal(size=(count, 8, 8)) * spread
+    X[y == 1, :4] += 1
+    X[y == 0, 4:] += 1
+    return X, np.array(["low", "high"])[y]
+
+
+def tiny(**settings: Any) -> HCNNClassifier:
+    return HCNNClassifier(**{"network": TINY, "batch_size": 8, "epochs": 4, "random_state": 0, **settings})
+
+
+def equal(first: HCNNClassifier, second: HCNNClassifier) -> bool:
+    return all(np.array_equal(first.weights_[name], second.weights_[name]) for name in first.weights_)
+
+
+def test_equal_weights_are_no_weights_and_zero_takes_an_image_out() -> None:
+    X, y = shades(48)
+
+    def fit(count: int, weights: np.ndarray | None = None) -> HCNNClassifier:
+        return tiny(early_stopping=False).fit(X[:count], y[:count], weights)
+
+    assert equal(fit(48), fit(48, np.full(48, 3.0)))
+    assert equal(fit(40), fit(48, (np.arange(48) < 40).astype(float)))
+    assert not equal(fit(48), fit(48, np.linspace(0.1, 1, 48)))
+
+
+def test_the_scale_of_weights_does_not_matter() -> None:
+    X, y = shades(40)
+    weights = np.linspace(0.5, 2, 40)
+    first, second = (tiny().fit(X, y, weights * scale).predict_proba(X) for scale in (1, 1000))
+    assert np.allclose(first, second, atol=1e-4)
+
+
+def test_weights_decide_between_contradicting_labels() -> None:
+    X, y = shades(32)
+    both, labels = np.concatenate([X, X]), np.concatenate([y, np.where(y == "low", "high", "low")])
+    for heavy in (0, 1):
+        weights = np.where(np.arange(64) // 32 == heavy, 1.0, 0.05)
+        model = tiny(epochs=15, early_stopping=False).fit(both, labels, weights)
+        assert (model.predict(X) == labels[32 * heavy : 32 * heavy + 32]).mean() > 0.8
+
+
+def test_class_weights() -> None:
+    X, y = shades(44)
+    few = np.concatenate([np.flatnonzero(y == "low"), np.flatnonzero(y == "high")[:5]])
+    balanced = tiny(class_weight="balanced").fit(X[few], y[few])
+    counts = {"low": 27 / (2 * 22), "high": 27 / (2 * 5)}
+    assert equal(balanced, tiny(class_weight=counts).fit(X[few], y[few]))
+    assert not equal(balanced, tiny().fit(X[few], y[few]))
+    only = tiny(class_weight={"low": 1000, "high": 0.001}, epochs=8).fit(X, y)
+    assert (only.predict(X) == "low").mean() > 0.9
+
+
+def test_own_validation_images_choose_the_epoch() -> None:
+    X, y = shades(32, spread=2.5)
+    X_val, y_val = shades(24, seed=1, spread=2.5)
+    model = tiny(epochs=12, n_iter_no_change=12).fit(X, y, X_val=X_val, y_val=y_val)
+    assert len(model.validation_scores_) == len(model.loss_curve_) == model.n_iter_ == 12
+    assert model.score(X_val, y_val) == pytest.approx(max(model.validation_scores_))
+    assert len(set(model.validation_scores_)) > 1
+    without = tiny(epochs=12, early_stopping=False).fit(X, y)
+    assert without.loss_curve_ == model.loss_curve_  # nothing was set aside
+
+
+def test_the_losses_fall() -> None:
+    losses = tiny(epochs=6).fit(*shades(40)).loss_curve_
+    assert len(losses) == 6
+    assert losses[-1] < losses[0]
+
+
+def test_log_probabilities_stay_finite() -> None:
+    X, y = shades(40)
+    model = tiny().fit(X, y)
+    assert np.allclose(np.exp(model.predict_log_proba(X)), model.predict_proba(X))
+    model.weights_ = {name: value * 30 for name, value in model.weights_.items()}
+    assert np.isfinite(model.predict_log_proba(X * 100)).all()
+
+
+def test_a_warm_start_starts_from_the_weights_so_far() -> None:
+    X, y = shades(40)
+    model = tiny(warm_start=True, epochs=3, lr=1e-9).fit(X, y)
+    before = {name: value.copy() for name, value in model.training_weights_.items()}
+    losses = [*model.loss_curve_]
+    model.fit(X, y)
+    filters = [name for name in before if name.endswith((".g", ".h", ".w", ".weight"))]
+    assert filters
+    assert all(np.allclose(model.training_weights_[name], before[name], atol=1e-6) for name in filters)
+    assert model.loss_curve_[:3] == losses
+    assert model.n_iter_ == len(model.loss_curve_) > 3
+    assert tiny(epochs=3, lr=1e-9).fit(X, y).fit(X, y).n_iter_ == 3
+    with pytest.raises(ValueError, match=r"y: expected the classes .* of the fit before \(warm_start\); got"):
+        model.fit(X, np.arange(40) % 3)
+    with pytest.raises(ValueError, match=r"network: expected that of the fit before.*\['width'\] differ"):
+        model.set_params(network__width=8).fit(X, y)
+
+
+def test_parts_of_a_set_are_learned_one_by_one() -> None:
+    X, y = shades(60)
+    model = tiny()
+    with pytest.raises(ValueError, match="classes must be passed on the first call to partial_fit"):
+        model.partial_fit(X[:20], y[:20])
+    for _ in range(8):
+        for start in (0, 20, 40):
+            model.partial_fit(X[start : start + 20], y[start : start + 20], classes=["high", "low"])
+    assert model.n_iter_ == len(model.loss_curve_) == 24
+    assert model.score(*shades(60, seed=1)) > 0.8
+    model.partial_fit(X[y == "low"][:1], ["low"])  # a part may be one image of one class
+    with pytest.raises(ValueError, match=r"y: expected labels among .*; got other"):
+        model.partial_fit(X[:2], ["low", "other"])
+    with pytest.raises(ValueError, match="class_weight: 'balanced' needs all images"):
+        tiny(class_weight="balanced").partial_fit(X, y, classes=["high", "low"])
+
+
+def test_fields_of_the_network_are_parameters() -> None:
+    model = tiny()
+    assert model.get_params()["network__width"] == 4
+    assert "network__width" not in model.get_params(deep=False)
+    model.set_params(network__width=8, network__inner_elu=True, lr=0.1)
+    assert model.network == {**TINY, "width": 8, "inner_elu": True}
+    assert TINY["width"] == 4
+    with pytest.raises(ValueError, match="network: expected fields of HierarchicalCNNConfig; got wdith"):
+        model.set_params(network__wdith=8)
+    X, y = shades(40)
+    search = GridSearchCV(tiny(epochs=1), {"network__width": [4, 8]}, cv=2).fit(X, y)
+    assert {one["network__width"] for one in search.cv_results_["params"]} == {4, 8}
+    assert search.best_estimator_.network_config_["width"] == search.best_params_["network__width"]
+    steps = make_pipeline(MinMaxScaler(), tiny(epochs=1, image_shape=(8, 8)))
+    search = GridSearchCV(steps, {"hcnnclassifier__network__width": [4]}, cv=2).fit(X.reshape(40, 64), y)
+    assert search.best_estimator_[-1].network_config_["width"] == 4
+
+
+def test_boosting() -> None:
+    X, y = shades(60, spread=2.0)
+    base = tiny(image_shape=(8, 8), early_stopping=False, epochs=6)
+    boosted = AdaBoostClassifier(base, n_estimators=2, random_state=0).fit(X.reshape(60, 64), y)
+    assert len(boosted.estimators_) == 2
+    assert not equal(*boosted.estimators_)
+    assert boosted.score(X.reshape(60, 64), y) > 0.7
+
+
+@pytest.mark.parametrize(
+    ("settings", "arguments", "message"),
+    [
+        ({}, {"sample_weight": np.zeros(20)}, "at least one (image|non-zero number)"),
+        ({}, {"sample_weight": -np.ones(20)}, "Negative values in data passed to `sample_weight`"),
+        ({}, {"sample_weight": np.ones(19)}, r"sample_weight.shape == \(19,\), expected \(20,\)"),
+        ({}, {"X_val": shades(4)[0]}, "X_val and y_val: expected both, or neither"),
+        ({"early_stopping": False}, {"X_val": shades(4)[0], "y_val": shades(4)[1]}, "expected early_stopping=True"),
+        ({}, {"X_val": shades(4)[0], "y_val": ["low"] * 3}, "y_val: expected 4 labels, one for each image .*; got 3"),
+        ({}, {"X_val": shades(4)[0], "y_val": ["deep"] * 4}, "y_val: expected labels among .*; got deep"),
+        ({}, {"X_val": np.zeros((4, 3, 8, 8)), "y_val": ["low"] * 4}, "X_val: expected images of 1 channels"),
+        ({"class_weight": {"low": 1, "deep": 2}}, {}, "The classes, .*high.*, are not in class_weight"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_explained(settings, arguments, message) -> None:
+    X, y = shades(20)
+    with pytest.raises(ValueError, match=message):
+        tiny(**settings).fit(X, y, **arguments)
