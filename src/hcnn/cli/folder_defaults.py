@@ -12,6 +12,8 @@ from hcnn.training.recipes import get_recipe
 
 SMALLEST, LARGEST, SHARED_AT_MOST = 8, 32, 64
 _STEPS, _EPOCHS_AT_MOST = 1000, 200
+_STEPS_OF_AN_EPOCH, _BATCH_AT_LEAST = 16, 8
+_FEW = 1000  # training images
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Suggestion:
         recipe_name: the named recipe that it was made from.
         validation: number of training images to hold out.
         reason: a sentence for the user.
+        hint: what would probably be better, or "".
     """
 
     image_size: tuple[int, int]
@@ -33,6 +36,7 @@ class Suggestion:
     recipe_name: str
     validation: int
     reason: str
+    hint: str = ""
 
 
 def suggest(
@@ -43,7 +47,7 @@ def suggest(
     If all images have one size of at most 64 pixels a side, it is kept. Otherwise they are resized to squares whose
     side is the median of their shorter sides, rounded down to a multiple of 8, between 8 and 32: the sizes for which
     the named networks were made. Up to 16 pixels the network is hcnn_digits, above that hcnn_small_cifar10. A folder
-    with few images gets smaller batches and more epochs, so that training takes about 1,000 steps. If a folder has
+    with few images gets smaller batches, a lower learning rate and more epochs, see `for_few_images`. If a folder has
     neither validation nor test images, a fifth of its images is held out for validation.
 
     Args:
@@ -76,13 +80,40 @@ def suggest(
     if validation is None:
         validation = 0 if survey.has_other_splits else min(survey.images // 5, survey.images - survey.classes)
     recipe, train = get_recipe(name), max(1, survey.images - validation)
-    # At least eight batches an epoch, where there are images for that: normalization and momentum want steps.
-    batch = max(1, min(recipe.batch_size, train // 8 if train >= 16 else train))
-    epochs = min(max(recipe.epochs, math.ceil(_STEPS / max(1, train // batch))), _EPOCHS_AT_MOST)
+    recipe = for_few_images(recipe, train)
     reason = (
         f"{folder.name}: {survey.images:,} training images of {survey.classes} classes, "
         f"{'grey' if survey.grey else 'colour'}, resized to {chosen[0]}x{chosen[1]} ({why})"
     )
     if validation:
         reason += f"; {validation:,} of them held out for validation"
-    return Suggestion(chosen, model, replace(recipe, batch_size=batch, epochs=epochs), name, validation, reason)
+    hint = ""
+    if model == "hcnn_small_cifar10" and train < _FEW:
+        hint = (
+            f"hint: with fewer than {_FEW:,} training images, starting from trained weights is usually better: "
+            "--init hcnn_small_cifar10 (results/small-sets has figures)"
+        )
+    return Suggestion(chosen, model, recipe, name, validation, reason, hint)
+
+
+def for_few_images(recipe: Recipe, images: int) -> Recipe:
+    """The recipe for a training set, which may be too small for the batches of the recipe.
+
+    An epoch has at least 16 steps where batches of 8 images allow it, and the whole training at least 1,000 steps, in
+    at most 200 epochs. The learning rate falls with the square root of the batch size.
+
+    Args:
+        recipe: for many images.
+        images: number of training images.
+
+    Example:
+        >>> recipe = for_few_images(get_recipe("fast"), 400)
+        >>> recipe.batch_size, recipe.lr, recipe.epochs
+        (25, 0.025, 63)
+        >>> for_few_images(get_recipe("fast"), 50_000) == get_recipe("fast")
+        True
+    """
+    batch = min(recipe.batch_size, max(images // _STEPS_OF_AN_EPOCH, _BATCH_AT_LEAST), max(images, 1))
+    lr = recipe.lr if batch == recipe.batch_size else float(f"{recipe.lr * math.sqrt(batch / recipe.batch_size):.2g}")
+    epochs = min(max(recipe.epochs, math.ceil(_STEPS / max(1, images // batch))), _EPOCHS_AT_MOST)
+    return replace(recipe, batch_size=batch, lr=lr, epochs=epochs)

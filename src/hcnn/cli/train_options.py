@@ -293,6 +293,8 @@ def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting]) ->
         held = 0 if apart else given.get("validation")
         found = suggest(folder, size or _image_size_of(initial), given["model"], held)
         model, image_size, reason = found.model, found.image_size, found.reason
+        if initial is None and found.hint:
+            reason += f"\n  {found.hint}"
         validation, name, recipe = found.validation, found.recipe_name, found.recipe
         if initial is not None:
             name, further = further_recipe(initial)
