@@ -19,6 +19,7 @@ FLOORS = [
     {"export", "explore", "bench", "evaluation"},
     {"prediction", "estimator"},
     {"cli"},
+    {"front"},
 ]
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
 

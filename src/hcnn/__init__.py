@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hcnn.front import TrainedNetwork, load, train
     from hcnn.functional import attribute_conv, marginal, patch_moments, translate
     from hcnn.layers import AttributeBlock, AttributeConv, FactorizedConv, LogFrequency
     from hcnn.models.attribute_network import AttributeArray, AttributeNetwork
@@ -41,18 +42,21 @@ __all__ = [
     "MultiscaleHierarchicalCNN",
     "MultiscaleHierarchicalCNNConfig",
     "Network",
+    "TrainedNetwork",
     "adapt",
     "attribute_conv",
     "count_parameters",
     "create_model",
     "list_models",
     "list_pretrained",
+    "load",
     "load_pretrained",
     "marginal",
     "model_config",
     "model_spec",
     "parameter_groups",
     "patch_moments",
+    "train",
     "translate",
 ]
 # Loaded when first asked for, so that `hcnn --help` and `hcnn --version` do not wait for PyTorch.
@@ -60,6 +64,7 @@ _HOMES = (
     *("hcnn.functional", "hcnn.layers"),
     *(f"hcnn.models.{name}" for name in ("attribute_network", "counts", "factory", "multiscale", "pretrained")),
     *("hcnn.models.features", "hcnn.models.registry", "hcnn.models.transfer"),
+    "hcnn.front",
 )
 _SUBPACKAGES = ("functional", "layers", "models")
 

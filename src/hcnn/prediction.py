@@ -26,6 +26,16 @@ class Prediction:
     name: str
     best: tuple[tuple[str, float], ...]
 
+    @property
+    def label(self) -> str:
+        """The most likely class."""
+        return self.best[0][0]
+
+    @property
+    def probability(self) -> float:
+        """Its probability."""
+        return self.best[0][1]
+
 
 def predict_stream(
     run: Run,
@@ -61,20 +71,21 @@ def predict_stream(
             inputs.append(read_input(source, run, channels))
         except (ValueError, OSError) as error:
             if on_bad is None:
-                yield from _classify(model, names, inputs, run, top)
+                yield from classify(model, names, inputs, run, top)
                 raise
             on_bad(str(error))
             continue
         names.append(source.name)
         if len(inputs) == batch_size:
-            yield from _classify(model, names, inputs, run, top)
+            yield from classify(model, names, inputs, run, top)
             names, inputs = [], []
-    yield from _classify(model, names, inputs, run, top)
+    yield from classify(model, names, inputs, run, top)
 
 
-def _classify(
+def classify(
     model: torch.nn.Module, names: list[str], inputs: list[Tensor], run: Run, top: int
 ) -> Iterator[Prediction]:
+    """The predictions for standardized inputs (1, c, *u), in one batch."""
     if not inputs:
         return
     with torch.no_grad():
@@ -110,7 +121,26 @@ def read_input(source: ImageSource, run: Run, channels: Channels = "auto") -> Te
             raise ValueError(f"{path}: expected a .npy array of shape {shape}, as the network has no image size")
         image = _read_source(source, (shape[1], shape[2]), shape[0])
         return run.preprocessing.standardize(image[None])
-    array = read_npy(path)
+    return standardize_array(read_npy(path), run, channels, path)
+
+
+def standardize_array(array: np.ndarray, run: Run, channels: Channels, path: str) -> Tensor:
+    """Standardize one input of a network that came as an array.
+
+    Args:
+        array: bytes, or numbers from 0 to 1, of the size that the network was trained with.
+        run: the network and its preprocessing.
+        channels: where the channels are.
+        path: what to call the array in error messages.
+
+    Returns:
+        A standardized input (1, c, *u).
+
+    Raises:
+        ValueError: if it cannot be used, naming it.
+
+    """
+    shape = (run.model.config.channels, *run.preprocessing.size)
     wrong = f"{path}: expected pixels of shape {shape} (channels, then space) or {(*shape[1:], shape[0])}"
     if not len(shape) - 1 <= array.ndim <= len(shape):
         raise ValueError(f"{wrong}; got {array.shape}")
@@ -134,4 +164,5 @@ def _read_source(source: ImageSource, size: tuple[int, int], channels: int) -> T
     try:
         return read_image(source.data, size=size, channels=channels)
     except ValueError as error:  # which cannot know where the bytes came from
-        raise ValueError(f"standard input: {error}") from error
+        name = "standard input" if source.name == "-" else source.name
+        raise ValueError(f"{name}: {error}") from error

@@ -10,7 +10,7 @@ from hcnn.bench.published import SYSTEMS
 from hcnn.bench.results import read_results
 from hcnn.bench.throughput import compared_networks, load_throughput, measure_all, save_throughput
 from hcnn.cli.terminal import say
-from hcnn.cli.train import set_threads
+from hcnn.cli.train_plan import set_threads
 
 
 def compare(options: Namespace, console: Console) -> None:

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.table import Table
 
 from hcnn.cli.terminal import progress_bar, say, status
-from hcnn.cli.train import set_threads
+from hcnn.cli.train_plan import set_threads
 from hcnn.explore import AttributeSource, Explorer, Source, channels_like, open_explorer
 from hcnn.runs.load import load_named, load_run
 from hcnn.storage.atomic import ensure_writable

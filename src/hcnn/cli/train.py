@@ -1,7 +1,6 @@
 """`hcnn train`: one run or several seeds, with progress, a table of results, and plots."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,14 @@ from rich.table import Table
 from hcnn.cli.initial import describe_initial
 from hcnn.cli.terminal import progress_bar, say
 from hcnn.cli.train_options import TrainOptions
-from hcnn.data import datasets
+from hcnn.cli.train_plan import load_splits, prepare_process, run_settings
 from hcnn.data.image_set import Splits
-from hcnn.data.splits import fewer
-from hcnn.runs import allocator
 from hcnn.runs.load import load_run
 from hcnn.runs.seeds import summarize_seeds
 from hcnn.runs.settings import CONFIG, METRICS, RESULT, WEIGHTS, RunSettings
 from hcnn.runs.train import check_run, train_run
 from hcnn.storage.atomic import write_json
 from hcnn.text import printable
-from hcnn.training.device import find_device
-from hcnn.training.distillation.config import DistillationConfig
 from hcnn.training.progress import Progress
 
 _ACCURACIES = ("validation_accuracy", "test_accuracy", "test_accuracy_with_flips")
@@ -36,20 +31,20 @@ def train(options: TrainOptions, console: Console) -> None:
     if rest.seeds < 1:
         raise ValueError(f"--seeds: expected 1 or more; got {rest.seeds}")
     prepare_process(options)
-    splits = load_splits(options, console)
-    base = options.output
-    if options.initial is not None and _is_first_process():
+    base, first = options.output, _is_first_process()
+    splits = load_splits(options, lambda line: say(console, line))
+    if options.initial is not None and first:
         say(console, describe_initial(options.initial, rest.freeze, splits.train.classes))
     planned = []
     for seed in range(rest.seed, rest.seed + rest.seeds):
         settings = run_settings(options, splits, seed)
         folder = base if rest.seeds == 1 else base / f"seed-{seed}"
         planned.append((folder, settings))
-        if rest.seeds > 1 and _is_first_process():  # before hours go into the first
+        if rest.seeds > 1 and first:  # before hours go into the first
             check_run(folder, settings, splits, resume=rest.resume)
     names = (options.model, options.recipe_name)
     results = [train_one(folder, settings, splits, console, names, resume=rest.resume) for folder, settings in planned]
-    if rest.seeds > 1 and _is_first_process():
+    if rest.seeds > 1 and first:
         summary = summarize_seeds(results)
         write_json(base / "seeds.json", summary)
         for key in _ACCURACIES:
@@ -57,71 +52,6 @@ def train(options: TrainOptions, console: Console) -> None:
                 one = summary[key]
                 say(console, f"{key.replace('_', ' ')}: {one['mean']:.2%} ± {one['std']:.2%}, {rest.seeds} seeds")
         say(console, f"wrote {base / 'seeds.json'}")
-
-
-def prepare_process(options: TrainOptions) -> None:
-    """Set threads and memory of this process, and refuse options before minutes of reading images."""
-    rest = options.rest
-    set_threads(rest.threads)
-    find_device(rest.device)
-    if rest.device == "cpu":
-        allocator.keep_freed_memory()
-    if rest.teacher is None and options.distillation != DistillationConfig():
-        raise ValueError("--teach and the settings of distillation need a --teacher: the folder of a finished run")
-
-
-def run_settings(options: TrainOptions, splits: Splits, seed: int) -> RunSettings:
-    """The settings of a run on these images."""
-    rest = options.rest
-    network = replace(options.network, channels=splits.train.images.shape[1], classes=len(splits.train.classes))
-    return RunSettings(
-        network,
-        options.recipe,
-        options.data,
-        seed,
-        rest.device,
-        rest.checkpoint_seconds,
-        rest.test_flips,
-        teacher=rest.teacher,
-        distillation=options.distillation,
-        graph=rest.cuda_graph,
-        validation_name=rest.validation_data,
-        initial=options.initial,
-        freeze=rest.freeze,
-    )
-
-
-def set_threads(threads: int | None) -> None:
-    """Set the number of CPU threads, if one was asked for.
-
-    Raises:
-        ValueError: if there is no such number of threads.
-    """
-    if threads is not None:
-        if threads < 1:
-            raise ValueError(f"--threads: expected 1 or more; got {threads}")
-        torch.set_num_threads(threads)
-
-
-def load_splits(options: TrainOptions, console: Console) -> Splits:
-    """The images that the options name; says what was chosen for a folder, and which files were skipped."""
-    rest = options.rest
-    splits = datasets.load(
-        options.data,
-        data_dir=rest.data_dir,
-        image_size=options.image_size,
-        validation=options.validation,
-        on_bad=rest.bad_images,
-    )
-    if rest.validation_data is not None:
-        splits = datasets.with_validation(splits, rest.validation_data, data_dir=rest.data_dir, on_bad=rest.bad_images)
-    if options.reason:
-        say(console, options.reason)
-    for path, reason in splits.skipped:
-        say(console, f"skipped {path}: {reason}")
-    if not rest.test:
-        splits = replace(splits, test=None)
-    return splits if rest.train_images is None else fewer(splits, rest.train_images)
 
 
 def _is_first_process() -> bool:

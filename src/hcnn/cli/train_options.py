@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hcnn.cli.options import Parser, Setting, add_setting, read_assignment, settings_of, with_settings
+from hcnn.text import suggest_name
 
 DEFAULT_MODELS = {"digits": "hcnn_digits", "cifar10": "hcnn_small_cifar10", "cifar100": "hcnn_cifar100"}
 REFUSED: dict[str, str] = dict.fromkeys(("channels", "classes"), "follows from the data and cannot be set")
@@ -86,6 +87,36 @@ def read(words: Sequence[str], description: str = "", command: str = "train") ->
             raise ValueError(f"{name}: expected one value; it is given twice")
         given[name] = value
     return replace(_with_defaults(given, settings), words=tuple(words))
+
+
+def from_keywords(data: str, given: Mapping[str, Any]) -> TrainOptions:
+    """The options of `hcnn.train`, by the names that they have on the command line.
+
+    Args:
+        data: name of the data set, or a path.
+        given: values by option, with underscores.
+
+    Returns:
+        The options.
+
+    Raises:
+        ValueError: for an unknown option (similar ones are suggested), or a value out of range.
+    """
+    words = [f"--{name}={given[name]}" for name in ("model", "recipe", "init") if given.get(name) is not None]
+    parser, settings = make_parser(words)
+    found = vars(parser.parse([*words, "--", data]))
+    for name in ("set", "seeds"):  # of the command only
+        del found[name]
+    refused = {option[2:].replace("-", "_"): why for option, why in parser.refused.items()}
+    for name, value in given.items():
+        if name in refused:
+            raise ValueError(f"{name}: {refused[name]}")
+        if name not in (known := {*found, *settings, "validation"}):
+            raise ValueError(f"train: unknown option {name!r}; {suggest_name(name, known)}")
+        if value is not None and name in ("output", "teacher", "data_dir"):
+            value = Path(value)
+        found[name] = value
+    return _with_defaults({**found, "seeds": 1}, settings)
 
 
 def make_parser(

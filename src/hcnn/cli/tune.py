@@ -12,8 +12,8 @@ from rich.table import Table
 
 from hcnn.cli.initial import describe_initial
 from hcnn.cli.terminal import progress_bar, say
-from hcnn.cli.train import load_splits, prepare_process, run_settings
 from hcnn.cli.train_options import TrainOptions
+from hcnn.cli.train_plan import load_splits, prepare_process, run_settings
 from hcnn.runs.settings import WEIGHTS
 from hcnn.runs.tune import RECORD, SEARCHED, TABLE, Score, Tuning
 from hcnn.runs.tune import tune as search
@@ -28,11 +28,11 @@ def tune(options: TrainOptions, console: Console) -> None:
     if rest.seeds != 1:
         raise ValueError("--seeds: expected none; a search compares its trials with one seed, --seed")
     prepare_process(options)
-    splits = load_splits(options, console)
+    splits = load_splits(options, lambda line: say(console, line))
     extra: dict[str, Any] = {}
     if splits.validation is None and not hasattr(rest, "validation"):
         extra["validation"] = len(splits.train) // 5
-        splits = load_splits(replace(options, validation=extra["validation"]), console)
+        splits = load_splits(replace(options, validation=extra["validation"]), lambda line: say(console, line))
         say(console, f"{extra['validation']:,} training images are held out for validation")
     folder = rest.output or options.output.with_name(f"tune-{options.output.name}")
     if options.initial is not None:

@@ -81,6 +81,7 @@ def load_folded(path: StrPath) -> tuple[AttributeNetwork, Preprocessing]:
             match_state(_folded(config, path).state_dict(), state, str(path))
         model = _folded(config, path)
     model.load_state_dict(state)
+    model.preprocessing = preprocessing
     return model.eval(), preprocessing
 
 

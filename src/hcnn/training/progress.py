@@ -1,5 +1,7 @@
 """The progress of training after a step, and the error that ends it."""
 
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,3 +39,31 @@ class Progress:
     epoch_done: dict[str, Any] | None
     stop: bool
     validation: float | None = None
+
+
+class Steps(Iterator[Progress]):
+    """The steps of training, which are done as they are asked for; it warns if nobody ever asks.
+
+    Args:
+        steps: does a step for each `next`.
+
+    Example:
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     del (steps := [Steps(iter(()))])[0]
+        >>> print(caught[0].message)
+        nothing was trained: run() does a step for each iteration; use it in a loop, or call fit()
+
+    """
+
+    def __init__(self, steps: Iterator[Progress]) -> None:
+        self._steps, self._begun = steps, False
+
+    def __next__(self) -> Progress:
+        self._begun = True
+        return next(self._steps)
+
+    def __del__(self) -> None:
+        if not self._begun:
+            text = "nothing was trained: run() does a step for each iteration; use it in a loop, or call fit()"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)

@@ -26,7 +26,7 @@ from hcnn.training.device import settle_precision
 from hcnn.training.distributed import average_gradients, rank_and_size
 from hcnn.training.first_step import WHITENED_IMAGES, check_learnable, prepare_network, try_step
 from hcnn.training.optimizers import RecipeOptimizer, WeightAverage
-from hcnn.training.progress import Diverged, Progress
+from hcnn.training.progress import Diverged, Progress, Steps
 from hcnn.training.recipe import Recipe, image_size, learning_rate
 
 
@@ -191,15 +191,18 @@ class Trainer:
         return epochs
 
     def run(self) -> Iterator[Progress]:
-        """Train to the end, yielding after every step.
+        """Train to the end, step by step, as the result is iterated; `fit` does it in one call.
 
-        Yields:
-            What is known after each step.
+        Returns:
+            What is known after each step. A `RuntimeWarning` says so if it is never iterated.
 
         Raises:
             Diverged: when the loss is NaN or infinite (looked at every step on a CPU, every 50th on a GPU, where each
                 look waits for it).
         """
+        return Steps(self._steps())
+
+    def _steps(self) -> Iterator[Progress]:
         self.model.train()
         start, first, epoch_start, epoch_first = time.perf_counter(), self.step, time.perf_counter(), self.step
         while self.step < self.steps:

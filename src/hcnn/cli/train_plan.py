@@ -1,0 +1,80 @@
+"""From the options of `hcnn train` to data and settings of a run, for the commands and for `hcnn.train`."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from hcnn.cli.train_options import TrainOptions
+from hcnn.data import datasets
+from hcnn.data.image_set import Splits
+from hcnn.data.splits import fewer
+from hcnn.runs import allocator
+from hcnn.runs.settings import RunSettings
+from hcnn.training.device import find_device
+from hcnn.training.distillation.config import DistillationConfig
+
+
+def prepare_process(options: TrainOptions) -> None:
+    """Set threads and memory of this process, and refuse options before minutes of reading images."""
+    rest = options.rest
+    set_threads(rest.threads)
+    find_device(rest.device)
+    if rest.device == "cpu":
+        allocator.keep_freed_memory()
+    if rest.teacher is None and options.distillation != DistillationConfig():
+        raise ValueError("--teach and the settings of distillation need a --teacher: the folder of a finished run")
+
+
+def run_settings(options: TrainOptions, splits: Splits, seed: int) -> RunSettings:
+    """The settings of a run on these images."""
+    rest = options.rest
+    network = replace(options.network, channels=splits.train.images.shape[1], classes=len(splits.train.classes))
+    return RunSettings(
+        network,
+        options.recipe,
+        options.data,
+        seed,
+        rest.device,
+        rest.checkpoint_seconds,
+        rest.test_flips,
+        teacher=rest.teacher,
+        distillation=options.distillation,
+        graph=rest.cuda_graph,
+        validation_name=rest.validation_data,
+        initial=options.initial,
+        freeze=rest.freeze,
+    )
+
+
+def set_threads(threads: int | None) -> None:
+    """Set the number of CPU threads, if one was asked for.
+
+    Raises:
+        ValueError: if there is no such number of threads.
+    """
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"--threads: expected 1 or more; got {threads}")
+        torch.set_num_threads(threads)
+
+
+def load_splits(options: TrainOptions, say: Callable[[str], None]) -> Splits:
+    """The images that the options name; says what was chosen for a folder, and which files were skipped."""
+    rest = options.rest
+    splits = datasets.load(
+        options.data,
+        data_dir=rest.data_dir,
+        image_size=options.image_size,
+        validation=options.validation,
+        on_bad=rest.bad_images,
+    )
+    if rest.validation_data is not None:
+        splits = datasets.with_validation(splits, rest.validation_data, data_dir=rest.data_dir, on_bad=rest.bad_images)
+    if options.reason:
+        say(options.reason)
+    for path, reason in splits.skipped:
+        say(f"skipped {path}: {reason}")
+    if not rest.test:
+        splits = replace(splits, test=None)
+    return splits if rest.train_images is None else fewer(splits, rest.train_images)
