@@ -1,10 +1,21 @@
-"""Names from outside: suggestions for a misspelt one, a form that is safe to print on one line, and rows of CSV."""
+"""Names and numbers from outside: suggestions for misspelt names, a form that is safe to print, and rows of CSV."""
 
 import csv
 import difflib
 import io
+import math
 import unicodedata
 from collections.abc import Iterable, Mapping
+
+
+def is_number(value: object) -> bool:
+    """Whether a setting is a finite number.
+
+    Example:
+        >>> is_number(0.5), is_number(float("nan")), is_number("0.5"), is_number(True)
+        (True, False, False, False)
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def suggest_name(name: str, known: Iterable[str], count: int = 3) -> str:

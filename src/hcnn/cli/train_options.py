@@ -204,6 +204,11 @@ def _add_common(parser: Parser, group: Any) -> None:
     add("--device", default="cpu", help="PyTorch device; cuda is the GPU of the local rank. Default: cpu.")
     add("--threads", type=int, metavar="N", help="Number of CPU threads. Default: PyTorch's own choice.")
     add(
+        "--attribute", action="append", dest="attributes", metavar="TIE", default=SUPPRESS,
+        help="Tie a property of images to an attribute: hue=v3@3 makes hue a translation of x_3 along v3. Can be "
+        "repeated, and continued with :weight=W, :range=LOW..HIGH and :period=P. Makes the network periodic.",
+    )  # fmt: skip
+    add(
         "--init", default=None, metavar="SOURCE",
         help="Start from a trained network: the name of one with pretrained weights, a run folder, a Hub folder, or "
         "the weights file in either. Its settings and the standardization of its images are kept; the class layer is "
@@ -267,8 +272,9 @@ def _add_settings(
             raise ValueError(f"{title}: expected settings of different names; got {sorted(twice)} twice")
         defaults, group = _values(config), parser.add_argument_group(title)
         for name, one in settings.items():
-            place = common if name in _COMMON else group
-            add_setting(place, one, defaults[name], described=_COMMON.get(name))
+            if name != "attributes":  # which is --attribute
+                place = common if name in _COMMON else group
+                add_setting(place, one, defaults[name], described=_COMMON.get(name))
         found |= settings
     return found
 
@@ -336,6 +342,8 @@ def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting]) ->
     if given["recipe"]:
         name, recipe = _recipe(model, given["recipe"])
     changed = {name: value for name, value in given.items() if name in settings}
+    if changed.get("attributes") and "boundary" in settings:  # a translation is exact in a periodic network only
+        changed.setdefault("boundary", "circular")
     return TrainOptions(
         data,
         label or model,

@@ -1,87 +1,13 @@
-"""Translations of invariant arrays along an attribute: smoothing, whole and fractional shifts, and shuffled orders."""
+"""Translations of invariant arrays along an attribute, and shuffled orders of its values: the control."""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from hcnn.functional.shifts import phases, shift, smooth
 
-def smooth(arrays: Tensor, axis: int) -> Tensor:
-    """Average consecutive samples along an attribute, periodically: ``y(v) = (x(v) + x(v+1)) / 2``.
-
-    Paper, section 5.3: high frequencies are eliminated before a translation is computed. Law: smoothing commutes with
-    every translation, and removes the highest frequency of an even axis, so that fractional shifts keep all distances.
-
-    Args:
-        arrays: any array.
-        axis: dimension of the attribute.
-
-    Returns:
-        An array of the same shape.
-
-    Example:
-        >>> smooth(torch.tensor([0.0, 2.0, 4.0, 2.0]), 0)
-        tensor([1., 3., 3., 1.])
-
-    """
-    return (arrays + arrays.roll(-1, axis)) / 2
-
-
-def shift(arrays: Tensor, axis: int, amount: float) -> Tensor:
-    """Translate along an attribute, periodically: ``y(v) = x(v - amount)``.
-
-    A whole amount rolls the array exactly. A fractional one interpolates with the Fourier transform: every frequency is
-    rotated by its phase; the highest one of an even axis, whose phase is not determined, is multiplied by the cosine.
-
-    Args:
-        arrays: any array of floats.
-        axis: dimension of the attribute.
-        amount: τ, of either sign, in values of the attribute.
-
-    Returns:
-        An array of the same shape.
-
-    Raises:
-        ValueError: if the amount is not finite.
-
-    Example:
-        >>> shift(torch.tensor([1.0, 2.0, 3.0, 4.0]), 0, 1)
-        tensor([4., 1., 2., 3.])
-        >>> wave = torch.cos(torch.arange(8) * torch.pi / 4)
-        >>> torch.allclose(shift(wave, 0, 0.5), torch.cos((torch.arange(8) - 0.5) * torch.pi / 4), atol=1e-6)
-        True
-
-    """
-    if not math.isfinite(amount):
-        raise ValueError(f"shift: expected a finite amount; got {amount}")
-    if float(amount).is_integer():
-        return arrays.roll(int(amount), axis)
-    size = arrays.shape[axis]
-    spectrum = torch.fft.rfft(arrays, dim=axis)
-    turned = spectrum.movedim(axis, -1) * phases([amount], size, spectrum.device)[0].to(spectrum.dtype)
-    return torch.fft.irfft(turned.movedim(-1, axis), n=size, dim=axis)
-
-
-def phases(amounts: Sequence[float], size: int, device: torch.device | str = "cpu") -> Tensor:
-    """The factors by which a translation multiplies the frequencies of a real array, as `shift` does.
-
-    Args:
-        amounts: translations.
-        size: values of the attribute.
-        device: the device of the result.
-
-    Returns:
-        complex128 (amounts, size // 2 + 1).
-
-    """
-    frequency = torch.arange(size // 2 + 1, dtype=torch.float64, device=device)
-    angle = -2 * torch.pi / size * torch.as_tensor(amounts, dtype=torch.float64, device=device)[:, None] * frequency
-    result = torch.polar(torch.ones_like(angle), angle)
-    if size % 2 == 0:
-        result[:, -1] = result[:, -1].real.to(result.dtype)
-    return result
+__all__ = ["phases", "shift", "shuffled_orders", "smooth"]
 
 
 def shuffled_orders(size: int, count: int, seed: int = 0) -> list[list[int]]:

@@ -17,7 +17,7 @@ from hcnn.runs.settings import CONFIG, RESULT, WEIGHTS
 from hcnn.storage.atomic import StrPath
 from hcnn.storage.records import read_object
 from hcnn.storage.safetensors import load_weights, match_state
-from hcnn.training.recipe import is_number
+from hcnn.text import is_number
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from hcnn.models.registry import NetworkConfig
 from hcnn.runs.initial import Initial
 from hcnn.storage.records import read_object
 from hcnn.storage.safetensors import shortened
+from hcnn.text import is_number
 from hcnn.training.device import settle_precision
 from hcnn.training.distillation.config import DistillationConfig
-from hcnn.training.recipe import Recipe, is_number
+from hcnn.training.recipe import Recipe
 
 WEIGHTS, CONFIG, METRICS, TIMING, RESULT = (
     "weights.safetensors",

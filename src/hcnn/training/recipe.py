@@ -5,17 +5,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hcnn.data.augment import Augmentation
+from hcnn.text import is_number
+from hcnn.training.attribute_ties import AttributeTie, as_ties
 from hcnn.training.device import PRECISIONS, Precision
-
-
-def is_number(value: object) -> bool:
-    """Whether a setting is a finite number.
-
-    Example:
-        >>> is_number(0.5), is_number(float("nan")), is_number("0.5"), is_number(True)
-        (True, False, False, False)
-    """
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -53,6 +45,9 @@ class Recipe:
             normalized by its own statistics.
         compile: compile the network with `torch.compile`.
         channels_last: keep images in channels-last memory format.
+        attributes: properties of the input that are to be translations along attributes.
+        attribute_warmup: fraction of all steps in which the weights of `attributes` and of `topography` rise from 0.
+        topography: weight of a penalty that makes neighbouring values of every attribute alike; 0 for none.
     """
 
     epochs: int = 30
@@ -78,6 +73,9 @@ class Recipe:
     accumulate: int = 1
     compile: bool = False
     channels_last: bool = False
+    attributes: tuple[AttributeTie, ...] = ()
+    attribute_warmup: float = 0.0
+    topography: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):
@@ -86,13 +84,17 @@ class Recipe:
                 raise ValueError(f"{name}: expected a whole number, 1 or more; got {value!r}")
         if not (is_number(self.lr) and self.lr > 0):
             raise ValueError(f"lr: expected a positive number; got {self.lr!r}")
-        for name in ("warmup", "momentum", "label_smoothing", "ema"):
+        object.__setattr__(self, "attributes", as_ties(self.attributes))
+        for name in ("warmup", "momentum", "label_smoothing", "ema", "attribute_warmup"):
             if not (is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1):
                 raise ValueError(f"{name}: expected a number in [0, 1); got {getattr(self, name)!r}")
         if not (is_number(self.layer_decay) and 0 < self.layer_decay <= 1):
             raise ValueError(f"layer_decay: expected a number above 0, at most 1; got {self.layer_decay!r}")
-        if not (is_number(self.weight_decay) and self.weight_decay >= 0):
-            raise ValueError(f"weight_decay: expected 0 or more; got {self.weight_decay!r}")
+        for name in ("weight_decay", "topography"):
+            if not (is_number(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"{name}: expected 0 or more; got {getattr(self, name)!r}")
+        if self.compile and (self.attributes or self.topography):
+            raise ValueError("compile: attributes and topography look into the layers, which are not compiled")
         if not all(is_number(one) and one >= 0 for one in (*self.milestones, *self.factors)):
             raise ValueError(
                 f"milestones and factors: expected numbers of 0 or more; got {self.milestones} and {self.factors}"

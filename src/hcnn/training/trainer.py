@@ -7,7 +7,7 @@ step, gives the same bits as one that was never interrupted.
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +21,7 @@ from hcnn.data.splits import epoch_order
 from hcnn.layers.normalization import synchronize
 from hcnn.layers.randomness import drawn_from
 from hcnn.models.transfer import parameter_groups
+from hcnn.training.attribute_loss import ArrayLoss
 from hcnn.training.cuda_graph import CapturedStep
 from hcnn.training.device import settle_precision
 from hcnn.training.distributed import average_gradients, rank_and_size
@@ -106,8 +107,12 @@ class Trainer:
         self.precision, _ = settle_precision(
             recipe.precision, self.device, attributes=getattr(model, "array_count", 0) > 0
         )
+        self.arrays = None
+        if recipe.attributes or recipe.topography:
+            pixels = (float(images.min()), float(images.max()))
+            self.arrays = ArrayLoss(model, recipe.attributes, recipe.topography, preprocessing, pixels)
         count = min(2, len(images), recipe.batch_size // self.processes // recipe.accumulate)
-        x, _ = self._inputs(torch.arange(count, device=self.device), 0)
+        x, *_ = self._inputs(torch.arange(count, device=self.device), 0)
         try_step(model, x, len(preprocessing.classes), bfloat16=self.precision == "bfloat16")
         prepare_network(model, preprocessing.standardize(images[:WHITENED_IMAGES]), recipe)
         synchronize(model, group)
@@ -122,12 +127,12 @@ class Trainer:
         self.optimizer = RecipeOptimizer(learned, recipe, factors, capturable=graph)
         self._captured = CapturedStep(self._compute)
         # What a step reads from the host beside its images; a graph reads it from here.
-        self._rate, self._stop = (torch.zeros((), device=self.device) for _ in range(2))
+        self._rate, self._stop, self._strength = (torch.zeros((), device=self.device) for _ in range(3))
         self.average = WeightAverage(model, recipe.ema) if recipe.ema else None
         self.stop_requested = False
-        # loss · images, hits, images of the epoch so far, over all processes
+        # loss · images, hits, images of the epoch so far, over all processes; then the equivariance error of each tie
         wide = torch.float32 if self.device.type == "mps" else torch.float64  # which MPS devices do not have
-        self.sums = torch.zeros(3, dtype=wide, device=self.device)
+        self.sums = torch.zeros(3 + len(recipe.attributes), dtype=wide, device=self.device)
         self._order: tuple[int, Tensor] = (-1, labels)
 
     def state(self) -> dict[str, Any]:
@@ -215,7 +220,7 @@ class Trainer:
             self.step += 1
             done = batch + 1 == self.batches
             if self.device.type == "cpu" or done or self.step % 50 == 0:
-                loss, _, stop = numbers.tolist()
+                loss, _, stop, *_ = numbers.tolist()
                 if not math.isfinite(loss) or not math.isfinite(float(self.sums[0])):
                     raise Diverged(
                         f"the loss became {loss} at step {self.step} of {self.steps}, learning rate {rate:g}"
@@ -227,6 +232,9 @@ class Trainer:
             mean_loss, accuracy = (self.sums[:2] / self.sums[2]).tolist() if done or self._looks() else (math.nan, 0.0)
             now = time.perf_counter()
             row = {"epoch": epoch + 1, "loss": mean_loss, "train_accuracy": accuracy, "lr": rate} if done else None
+            if row and self.recipe.attributes:
+                errors = (self.sums[3:] / self.sums[2]).tolist()
+                row["equivariance_error"] = dict(zip(map(str, self.recipe.attributes), errors, strict=True))
             yield Progress(
                 epoch + 1,
                 self.recipe.epochs,
@@ -255,16 +263,18 @@ class Trainer:
     def _train_step(self, epoch: int, batch: int, rate: float) -> Tensor:
         """One step of all processes; returns mean loss, fraction of hits, and whether some process wants to stop.
 
-        The host only issues work: nothing here waits for the device.
+        After these come the equivariance errors of the ties. The host only issues work: nothing here waits for the
+        device, unless an attribute is tied to blur.
         """
         self._rate.fill_(rate)
         self._stop.fill_(float(self.stop_requested))
+        self._strength.fill_(min(1.0, (self.step + 1) / max(1.0, self.recipe.attribute_warmup * self.steps)))
         parts = [part for index in self._indices(epoch, batch).chunk(self.recipe.accumulate)
                  for part in self._inputs(index, epoch)]  # fmt: skip
         return self._captured(parts) if self.graph else self._compute(parts, rate)
 
-    def _inputs(self, index: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """Augmented images and their targets."""
+    def _inputs(self, index: Tensor, epoch: int) -> list[Tensor]:
+        """Augmented images and their targets; with ties their counterparts too, as `ArrayLoss.pairs` gives them."""
         x, targets = augment(
             self.preprocessing.standardize(self.images[index]),
             self.labels[index],
@@ -279,40 +289,48 @@ class Trainer:
             targets = (targets * (1 - smooth) + smooth / targets.shape[1]) * self.weights[index, None]
         if (size := image_size(self.recipe, self.step, self.steps)) is not None:
             x = F.interpolate(x, [size] * (x.ndim - 2), mode=("linear", "bilinear", "trilinear")[x.ndim - 3])
+        x, *more = [x] if self.arrays is None else self.arrays.pairs(x, seed=self.seed, epoch=epoch, index=index)
         if self.recipe.channels_last and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        return x, targets
+        return [x, targets, *more]
 
     def _compute(self, parts: list[Tensor], rate: float | None = None) -> Tensor:
-        """From images and targets, in turn, to new weights and the step's numbers; what a graph records."""
+        """From what `_inputs` gives, part by part, to new weights and the step's numbers; what a graph records."""
         recipe = self.recipe
-        numbers = torch.zeros(3, device=self.device)
+        numbers = torch.zeros(len(self.sums), device=self.device)
         numbers[2] = self._stop
         self.optimizer.zero_grad()
         with self._dropout_seeded():
-            for x, targets in zip(parts[::2], parts[1::2], strict=True):
-                self._backward(x, targets, numbers)
+            size = len(parts) // recipe.accumulate
+            for start in range(0, len(parts), size):
+                self._backward(*parts[start : start + size], numbers=numbers)
         numbers = average_gradients(self.optimizer.parameters, numbers, self.group)
         self.optimizer.step(self._rate if rate is None else rate)
         if self.average is not None:
             self.average.update(self.model)
-        self.sums += (
-            torch.stack([numbers[0], numbers[1], torch.ones_like(numbers[0])]).to(self.sums.dtype) * recipe.batch_size
-        )
+        one = torch.ones_like(numbers[:1])
+        self.sums += torch.cat([numbers[:2], one, numbers[3:]]).to(self.sums.dtype) * recipe.batch_size
         return numbers
 
-    def _backward(self, x: Tensor, targets: Tensor, numbers: Tensor) -> None:
+    def _backward(self, x: Tensor, targets: Tensor, *pairs: Tensor, numbers: Tensor) -> None:
         """Add the gradients of a part of a batch, and its loss and fraction of hits to the step's numbers."""
         recipe = self.recipe
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with (
+            nullcontext() if self.arrays is None else self.arrays.watching(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"),
+        ):
             logits = self.forward(x)
         logits = logits.float()
         smooth = recipe.label_smoothing if self.weights is None else 0.0  # else it is in the targets
         loss = F.cross_entropy(logits, targets, label_smoothing=smooth)
         if self.distillation is not None:
             loss = self.distillation.loss(
-                x, logits, loss, epoch=self.step // self.batches, progress=self.step / self.steps
+                x[: len(logits)], logits, loss, epoch=self.step // self.batches, progress=self.step / self.steps
             )
+        if self.arrays is not None:
+            extra, errors = self.arrays.loss(*pairs)
+            loss = loss + self._strength * extra
+            numbers[3:] += errors / recipe.accumulate
         (loss / recipe.accumulate).backward()
         with torch.no_grad():
             numbers[0] += loss / recipe.accumulate

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from hcnn.text import suggest_name
-from hcnn.training.recipe import is_number
+from hcnn.text import is_number, suggest_name
 
 Match = Literal["exact", "pool", "convolve"]
 

@@ -130,8 +130,9 @@ class Distillation:
         inputs = x if self._same else x * self._factor + self._offset
         with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             expected = self.teacher(inputs).float()
-        pairs = [
-            _matched(self._student.kept[s], self._teacher.kept[name].detach(), t.match) for s, name, *_ in self.pairs
+        pairs = [  # some layers of the student may have seen more images, of which these are the first
+            _matched(self._student.kept[s][: len(x)], self._teacher.kept[name].detach(), t.match)
+            for s, name, *_ in self.pairs
         ]
         hint_stage = epoch < t.hint_epochs
         total = logits.new_zeros(())

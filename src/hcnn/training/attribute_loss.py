@@ -1,0 +1,240 @@
+"""Losses on the arrays of a network: how far a change is from a translation, how unlike neighbouring values are."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hcnn.data.counter_random import counter_uniform
+from hcnn.data.preprocessing import Preprocessing
+from hcnn.data.signal_changes import StandardizedChange
+from hcnn.functional.shifts import shift_each
+from hcnn.layers import AttributeLayer
+from hcnn.training.attribute_ties import AttributeTie, check_ties
+
+_AMOUNT, _WHICH, _SWAP, _NOISE = 64, 65, 66, 67  # streams of random numbers, apart from those of augmentation
+
+
+def equivariance_error(
+    changed: Tensor, translated: Tensor, unchanged: Tensor, weight: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """How far a change of images is from a translation of their arrays: E over their spread, and over their change.
+
+    ``E = Σ ‖x_j(P_a x) - T x_j(x)‖²``, the spread is ``Σ ‖x_j(P_a x) - mean‖²`` and the change
+    ``Σ ‖x_j(P_a x) - x_j(x)‖²``, sums over images.
+
+    Args:
+        changed: arrays of changed images, (n, …).
+        translated: arrays of the images themselves, translated.
+        unchanged: arrays of the images themselves.
+        weight: (n,), of each image in all sums; 1 if None.
+
+    Returns:
+        The relative equivariance error E / spread, which is 1 where the translated array says no more than the mean
+        array; and E / change, the share of the change that the translation leaves unexplained.
+
+    Example:
+        >>> x = torch.randn(20, 4, 8)
+        >>> [float(one) for one in equivariance_error(x.roll(1, 2), x.roll(1, 2), x)]
+        [0.0, 0.0]
+        >>> [round(float(one), 2) for one in equivariance_error(x + 1, x, x)]
+        [1.03, 1.0]
+
+    """
+    changed, translated, unchanged = changed.float(), translated.float(), unchanged.float()
+    differences = changed - translated, changed - changed.mean(0, keepdim=True), changed - unchanged
+    sums = [one.square().flatten(1).sum(1) for one in differences]  # (n,) each
+    error, spread, change = (one.sum() if weight is None else (one * weight).sum() for one in sums)
+    floor = 1e-3 * spread.detach() + 1e-12  # an array that does not change at all is no reason to divide by 0
+    return error / spread.clamp_min(1e-12), error / (change + floor)
+
+
+def roughness(arrays: Tensor, axis: int) -> Tensor:
+    """Squared differences of neighbouring values of an attribute over those of all pairs; 1 if their order is random.
+
+    `hcnn.explore.statistics.roughness` measures the same on a trained network.
+
+    Args:
+        arrays: any array.
+        axis: dimension of the attribute, of 4 values or more.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> wave = torch.cos(torch.arange(8) * torch.pi / 4)
+        >>> round(float(roughness(wave, 0)), 3), round(float(roughness(wave[[0, 4, 1, 5, 2, 6, 3, 7]], 0)), 3)
+        (0.256, 1.494)
+
+    """
+    x = arrays.float()
+    size = x.shape[axis]
+    neighbours = (x - x.roll(1, axis)).square().mean()
+    pairs = 2 * size / (size - 1) * (x - x.mean(axis, keepdim=True)).square().mean()
+    return neighbours / pairs.clamp_min(1e-12)
+
+
+class ArrayLoss:
+    """Ties properties of the input to attributes of a network, and makes neighbouring values alike.
+
+    Each image of a batch draws one of the ties and an amount. The image and its changed copy both pass the layers up
+    to the deepest tied one; from there on only one of the two, drawn at random, goes on to the classes, which learn
+    from unchanged and changed images alike. So a step costs the plain one and once more the tied layers.
+
+    Args:
+        model: an attribute network.
+        ties: the properties and attributes.
+        topography: weight of the mean `roughness`, over all layers and all their attributes of 4 values or more.
+        preprocessing: of its inputs.
+        pixels: the smallest and the largest value of a pixel, which counts where inputs are no bytes.
+
+    Raises:
+        ValueError: if the network cannot learn a tie, or has no attributes.
+
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        ties: Sequence[AttributeTie],
+        topography: float,
+        preprocessing: Preprocessing,
+        pixels: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        check_ties(ties, model, len(preprocessing.size))
+        layers: Any = getattr(model, "layers", ())
+        if not (len(layers) and all(isinstance(layer, AttributeLayer) for layer in layers)):
+            raise ValueError(f"topography: expected a network with attributes; got a {type(model).__name__}")
+        self.ties, self.topography = tuple(ties), topography
+        self.spatial = len(preprocessing.size)
+        self.change = StandardizedChange(preprocessing, pixels)
+        self._layers: list[AttributeLayer] = list(layers)
+        self._deepest = max((tie.depth for tie in ties), default=0)
+        self._axes = _ordered_axes(model) if topography else []
+        self._kept: dict[int, Tensor] = {}
+        self._outputs: dict[int, Tensor] = {}
+
+    def pairs(self, x: Tensor, *, seed: int, epoch: int, index: Tensor) -> list[Tensor]:
+        """Images with their counterparts, a pure function of (seed, epoch, index of the image).
+
+        Args:
+            x: standardized (b, c, *u), augmented.
+            seed: of the run.
+            epoch: number of the epoch.
+            index: int64 (b,), the index of each image in the training set.
+
+        Returns:
+            Without ties, x alone. Else (2 b, c, *u), first the images that reach the classes; for each of them the
+            number of its tie (b,); and the amount (b,), float64, by which it differs from its counterpart.
+
+        """
+        if not self.ties:
+            return [x]
+        which = (counter_uniform(seed, epoch, index, _WHICH) * len(self.ties)).long().clamp_(max=len(self.ties) - 1)
+        bounds = torch.tensor([tie.bounds for tie in self.ties], dtype=torch.float64, device=x.device)[which]
+        amounts = torch.lerp(bounds[:, 0], bounds[:, 1], counter_uniform(seed, epoch, index, _AMOUNT).double())
+        changed = x
+        for number, tie in enumerate(self.ties):
+            pattern = self._pattern(x, seed, epoch, index) if tie.property == "noise" else None
+            one = self.change(x, tie.property, amounts.where(which == number, 0.0), pattern)
+            changed = one.where(_column(which == number, x), changed)
+        swap = counter_uniform(seed, epoch, index, _SWAP) < 0.5
+        first, second = changed.where(_column(swap, x), x), x.where(_column(swap, x), changed)
+        return [torch.cat([first, second]), which, amounts.where(swap, -amounts)]
+
+    def _pattern(self, x: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
+        """Noise of deviation 1 for each image."""
+        count = x[0].numel()
+        place = index[:, None] * count + torch.arange(count, device=x.device)
+        radius, angle = (counter_uniform(seed, epoch, place, _NOISE + k) for k in range(2))
+        normal = (-2 * (1 - radius).log()).sqrt() * (2 * torch.pi * angle).cos()  # Box and Muller
+        return normal.reshape(x.shape).to(x.dtype)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Keep the arrays of a forward pass, and let only the first half of a batch with counterparts pass on."""
+        with ExitStack() as stack:
+            for depth in {tie.depth for tie in self.ties}:
+                handle = self._layers[depth - 1].register_array_hook(_keep(self._kept, depth))
+                stack.callback(handle.remove)
+            if self._deepest:
+                stack.callback(self._layers[self._deepest - 1].register_forward_hook(_first_half).remove)
+            for depth in {depth for depth, _ in self._axes}:
+                handle = self._layers[depth - 1].register_forward_hook(_keep_output(self._outputs, depth))
+                stack.callback(handle.remove)
+            yield
+
+    def loss(self, which: Tensor | None = None, amounts: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The loss of the arrays of the pass that was watched, which are forgotten.
+
+        Args:
+            which: as `pairs` gave it.
+            amounts: as `pairs` gave it.
+
+        Returns:
+            The weighted sum, and the relative equivariance error of each tie, (ties,), detached.
+
+        """
+        errors = []
+        for number, tie in enumerate(self.ties):
+            assert which is not None
+            assert amounts is not None
+            array = self._kept[tie.depth].float()
+            first, second = array[: len(which)], array[len(which) :]
+            mine = None if len(self.ties) == 1 else (which == number).float()
+            if self.change.properties[tie.property].moves:
+                second = self._moved(second, tie, amounts if mine is None else amounts * mine)
+            dim = array.ndim - self.spatial - 1 - (tie.depth - int(tie.attribute[1:]))
+            translated = shift_each(second, dim, tie.shift(amounts, array.shape[dim]))
+            errors.append(equivariance_error(first, translated, second, mine))
+        rough = [
+            roughness(self._outputs[depth], self._outputs[depth].ndim - self.spatial - 1 - back)
+            for depth, back in self._axes
+        ]
+        self._kept.clear()
+        self._outputs.clear()
+        terms = [tie.weight * (one + other) for tie, (one, other) in zip(self.ties, errors, strict=True) if tie.weight]
+        terms += [self.topography * torch.stack(rough).mean()] if rough else []
+        total = torch.stack(terms).sum() if terms else torch.zeros((), device=None if which is None else which.device)
+        return total, torch.stack([one for one, _ in errors]).detach() if errors else total.new_zeros(0)
+
+    def _moved(self, arrays: Tensor, tie: AttributeTie, amounts: Tensor) -> Tensor:
+        """Arrays turned or stretched in space as their images are."""
+        maps = arrays.flatten(1, arrays.ndim - self.spatial - 1)  # (b, c, *u)
+        return self.change.properties[tie.property].change(maps, amounts).reshape(arrays.shape)
+
+
+def _ordered_axes(model: Any) -> list[tuple[int, int]]:
+    """(j, i) for each attribute v_{j-i} of 4 values or more in what layer j returns, without the classes."""
+    found, last = [], len(model.layers)
+    for depth, (layer, sizes) in enumerate(zip(model.layers, model.attribute_sizes, strict=True), 1):
+        kept = sizes[1:] if layer.average_oldest else sizes
+        for back, size in enumerate(reversed(kept)):
+            classes = depth == last and back == 0 and getattr(model.config, "readout", "mean") == "mean"
+            if size >= 4 and not classes:
+                found.append((depth, back))
+    return found
+
+
+def _column(values: Tensor, x: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _keep(kept: dict[int, Tensor], depth: int) -> Any:
+    def keep(array: Tensor) -> None:
+        kept[depth] = array
+
+    return keep
+
+
+def _keep_output(kept: dict[int, Tensor], depth: int) -> Any:
+    def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        kept[depth] = output
+
+    return keep
+
+
+def _first_half(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    return output[: len(output) // 2]
