@@ -104,6 +104,16 @@ def test_it_learns(digits, fitted) -> None:
     assert fitted.score(X[400:], y[400:]) > 0.6
 
 
+def test_properties_are_tied_to_attributes(digits) -> None:
+    X, y = digits[0][:100], digits[1][:100]
+    tied = _tiny(epochs=2, network={"width": 8}, attributes=("contrast=v3@3",)).fit(X, y)
+    assert tied.network_config_["boundary"] == "circular"
+    plain = _tiny(epochs=2, network={"width": 8, "boundary": "circular"}).fit(X, y)
+    assert any(not np.array_equal(tied.weights_[name], value) for name, value in plain.weights_.items())
+    with pytest.raises(ValueError, match="attribute contrast=v9@3: expected one of"):
+        _tiny(network={"width": 8}, attributes=("contrast=v9@3",)).fit(X, y)
+
+
 def test_the_scale_of_the_pixels_does_not_matter(digits) -> None:
     X, y = digits[0][:100], digits[1][:100]
     expected = _tiny(epochs=1).fit(X, y).predict_proba(X)

@@ -12,6 +12,7 @@ import hcnn
 from hcnn import cli
 from hcnn.cli import train_options
 from hcnn.cli.options import settings_of
+from hcnn.training import AttributeTie
 from hcnn.training.distillation.config import DistillationConfig, get_distillation
 from hcnn.training.recipe import Recipe
 from hcnn.training.recipes import get_recipe
@@ -91,7 +92,7 @@ def test_every_setting_is_an_option_and_a_key_of_set(name) -> None:
     values = _values(config) | _values(recipe) | _values(distillation)
     by_option, by_set = ["--model", name], ["--model", name]
     for key, value in values.items():
-        if key in ("channels", "classes"):
+        if key in ("channels", "classes", "attributes"):  # the last is tested below
             continue
         option = "--" + key.replace("_", "-")
         if isinstance(value, bool):
@@ -107,9 +108,27 @@ def test_every_setting_is_an_option_and_a_key_of_set(name) -> None:
         assert (found.network, found.recipe, found.distillation) == (config, recipe, distillation)
 
 
+def test_attributes_are_given_one_by_one_and_make_the_network_periodic() -> None:
+    ties = (AttributeTie("hue", "v3", 3), AttributeTie("position right", "v2", 4, 0.5))
+    texts = ("hue=v3@3", "position-right=v2@4:weight=0.5")
+    by_option = train_options.read(["cifar10", "--attribute", texts[0], "--attribute", texts[1]])
+    by_set = train_options.read(["cifar10", "--set", "attributes=" + ",".join(texts)])
+    for found in (by_option, by_set):
+        assert found.recipe == get_recipe("fast", attributes=ties)
+        assert found.network == hcnn.model_config("hcnn_small_cifar10", boundary="circular")
+    assert train_options.read(["--attribute", texts[0], "--boundary", "zeros"]).network.boundary == "zeros"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--attribute", "hew=v3@3"], "attribute 'hew=v3@3': property: unknown 'hew'; did you mean hue"),
+        (["--attribute", "hue"], "attribute: expected PROPERTY=ATTRIBUTE@DEPTH, as in hue=v3@3"),
+        (["--attribute", "hue=v3@3", "--set", "attributes=hue=v3@3"], "attributes: expected one value"),
+        (["--attribute", "hue=v3@3", "--epochs", "1"], "1 channels and 2 spatial axes have no 'hue'; expected one of"),
+        (["--attribute", "scale=v3@3", "--boundary", "zeros"], "attribute scale=v3@3: expected a periodic network"),
+        (["--attribute", "scale=v9@3"], "attribute scale=v9@3: expected one of v1, v2, v3 of x_3"),
+        (["--attribute", "scale=v3@3", "--model", "nin_digits"], "expected a network with attributes; got a Net"),
         (["--set", "witdh=8"], "--set: unknown key 'witdh'; did you mean width?"),
         (["--set", "width"], "--set: expected KEY=VALUE, as in --set width=8; got 'width'"),
         (["--set", "width=wide"], "--set width: expected a whole number; got 'wide'"),
@@ -170,7 +189,7 @@ def _help(capsys, *words: str) -> dict[str, str]:
 
 def test_help_shows_what_most_people_use_and_help_all_the_rest(capsys) -> None:
     short, everything = _help(capsys, "--help"), _help(capsys, "--help-all")
-    assert 15 <= len(short) <= 20
+    assert 15 <= len(short) <= 21
     for name, text in short.items():  # although it is made without loading the settings
         assert everything[name] == text
     kinds = (type(hcnn.model_config("hcnn_digits")), Recipe, DistillationConfig)

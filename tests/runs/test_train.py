@@ -61,6 +61,23 @@ def _kill_until_done(commands: Commands, folder: Path, rounds: int, seed: int) -
     return hits
 
 
+def test_a_killed_run_with_attributes_ends_bit_for_bit_equal(tmp_path, commands) -> None:
+    words = [*TRAIN, "--width", "8", "--attribute", "noise=v3@3", "--attribute", "scale=v2@2", "--topography", "0.1"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert commands.run(*words, "--output", whole).returncode == 0
+    process = commands.start(*words, "--output", killed)
+    while not _checkpoints(killed) and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert commands.run(*words, "--output", killed, "--resume").returncode == 0
+    assert _final(killed) == _final(whole)
+    recipe = json.loads((whole / "config.json").read_text())["recipe"]
+    assert [one["property"] for one in recipe["attributes"]] == ["noise", "scale"]
+    row = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])
+    assert 0 < row["equivariance_error scale=v2@2"] < 5
+
+
 def test_killed_runs_end_bit_for_bit_equal(reference, tmp_path, commands) -> None:
     assert _kill_until_done(commands, tmp_path / "run", 3, seed=0) >= 1
     assert _final(tmp_path / "run") == _final(reference)
@@ -203,10 +220,17 @@ def test_out_of_memory_says_what_to_lower(tmp_path) -> None:
     assert "lower --batch-size" in text
 
 
-@pytest.mark.parametrize("inner_elu", ["--no-inner-elu", "--inner-elu"])
-def test_two_processes_give_the_weights_of_one(tmp_path, inner_elu, commands) -> None:
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--no-inner-elu"],
+        ["--inner-elu"],
+        ["--width", "8", "--attribute", "scale=v3@3", "--attribute", "blur=v2@2", "--topography", "0.1"],
+    ],
+)
+def test_two_processes_give_the_weights_of_one(tmp_path, more, commands) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    settings = ["--epochs", "1", "--lr", "0.02", inner_elu]  # 22 steps
+    settings = ["--epochs", "1", "--lr", "0.02", *more]  # 22 steps
     assert commands.run(*TRAIN, "--output", one, *settings).returncode == 0
     command = [*DISTRIBUTED, "-m", "hcnn.cli", *TRAIN, "--output", str(two), *settings]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)

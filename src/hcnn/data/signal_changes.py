@@ -1,6 +1,5 @@
 """Known changes of signals along time, and of any standardized input: what an attribute of a network can be tied to."""
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 from hcnn.data.image_changes import PROPERTIES, Property, blur, each
 from hcnn.data.preprocessing import FloatPreprocessing, Preprocessing
 
-_GRAINS = 8  # of a transposed signal, which overlap by half
+_BANDS = 8  # channels of a signal, at least, that can be transposed
 
 
 def change_signal(signals: Tensor, name: str, amounts: Tensor) -> Tensor:
@@ -46,13 +45,15 @@ def change_signal(signals: Tensor, name: str, amounts: Tensor) -> Tensor:
 def known_properties(channels: int, spatial: int) -> Mapping[str, Property]:
     """The properties of inputs with so many channels and spatial axes, by name.
 
+    A transposition needs 8 channels, which are log-frequencies.
+
     Example:
         >>> list(known_properties(1, 3))
         ['brightness', 'contrast', 'blur', 'noise']
 
     """
     if spatial == 1:
-        return SIGNAL_PROPERTIES
+        return {name: one for name, one in SIGNAL_PROPERTIES.items() if name != "transposition" or channels >= _BANDS}
     return {
         name: one
         for name, one in PROPERTIES.items()
@@ -116,7 +117,7 @@ def _places(x: Tensor) -> tuple[Tensor, float]:
 
 
 def _tempo(x: Tensor, amounts: Tensor) -> Tensor:
-    """Faster or slower about the middle. The pitch of a sound changes with it, as on a tape."""
+    """Faster or slower about the middle; the pitch of a sound changes with it, as that of a tape does."""
     time, middle = _places(x)
     return _sample(x, middle + (time - middle) * 2 ** amounts[:, None])
 
@@ -127,15 +128,9 @@ def _position(x: Tensor, amounts: Tensor) -> Tensor:
 
 
 def _transposition(x: Tensor, amounts: Tensor) -> Tensor:
-    """Higher or lower at the same tempo: overlapping grains, each played faster or slower about its own middle."""
-    time, _ = _places(x)
-    hop = x.shape[2] / _GRAINS
-    result = torch.zeros_like(x)
-    for k in range(_GRAINS + 1):
-        distance = (time - k * hop) / hop
-        window = torch.where(distance.abs() < 1, (1 + torch.cos(math.pi * distance)) / 2, 0.0)  # they add up to 1
-        result = result + window.to(x.dtype) * _sample(x, k * hop + hop * distance * 2 ** amounts[:, None])
-    return result
+    """Higher or lower: channels are log-frequencies in rising order, as those of `hcnn.layers.LogFrequency`."""
+    channel = torch.arange(x.shape[1], dtype=torch.float64, device=x.device)
+    return _sample(x.transpose(1, 2), channel - amounts[:, None]).transpose(1, 2)
 
 
 def _noise(x: Tensor, amounts: Tensor) -> Tensor:
@@ -151,7 +146,7 @@ SIGNAL_PROPERTIES: dict[str, Property] = {
         Property("offset", "deviations", _SIXTHS, lambda x, a: x + each(a, x)),
         Property("position", "share of the length", (-0.1, -0.05, 0.05, 0.1), _position, range=(-0.1, 0.1)),
         Property("tempo", "log₂ of the factor", (-0.5, -0.25, 0.25, 0.5), _tempo, range=(-0.5, 0.5), moves=True),
-        Property("transposition", "octaves", (-0.5, -0.25, 0.25, 0.5), _transposition, range=(-0.5, 0.5)),
+        Property("transposition", "channels", (-2.0, -1.0, 1.0, 2.0), _transposition, range=(-2, 2)),
         Property("blur", "σ in samples", (0.5, 1.0, 1.5, 2.0), blur, range=(0, 2)),
         Property("noise", "σ in deviations", (0.1, 0.2, 0.3, 0.5), _noise, range=(0, 0.5)),
     ]

@@ -43,7 +43,10 @@ class _SumOverGroup(torch.autograd.Function):
         return total, None
 
 
-def _mean_over_group(value: Tensor, group: dist.ProcessGroup) -> Tensor:
+def mean_over_group(value: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """The mean of a tensor over the processes of a group, with gradients; the tensor itself without a group."""
+    if group is None:
+        return value
     total = _SumOverGroup.apply(value, group)
     assert isinstance(total, Tensor)
     return total / group.size()
@@ -65,10 +68,10 @@ def merge_moments(norm: nn.BatchNorm1d, mean: Tensor, second: Tensor) -> tuple[T
     group = getattr(norm, "hcnn_group", None)
     if group is None:
         return mean, second, 1
-    total = _mean_over_group(mean, group)
+    total = mean_over_group(mean, group)
     off = mean - total
     spread = torch.outer(off, off) if second.ndim == 2 else off * off
-    return total, _mean_over_group(second + spread, group), group.size()
+    return total, mean_over_group(second + spread, group), group.size()
 
 
 def normalize_elu(norm: nn.BatchNorm1d, y: Tensor, spatial: int, average_oldest: bool = False) -> Tensor:

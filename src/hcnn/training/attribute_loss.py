@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from hcnn.data.counter_random import counter_uniform
@@ -12,13 +13,18 @@ from hcnn.data.preprocessing import Preprocessing
 from hcnn.data.signal_changes import StandardizedChange
 from hcnn.functional.shifts import shift_each
 from hcnn.layers import AttributeLayer
+from hcnn.layers.normalization import mean_over_group
 from hcnn.training.attribute_ties import AttributeTie, check_ties
 
 _AMOUNT, _WHICH, _SWAP, _NOISE = 64, 65, 66, 67  # streams of random numbers, apart from those of augmentation
 
 
 def equivariance_error(
-    changed: Tensor, translated: Tensor, unchanged: Tensor, weight: Tensor | None = None
+    changed: Tensor,
+    translated: Tensor,
+    unchanged: Tensor,
+    weight: Tensor | None = None,
+    group: dist.ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor]:
     """How far a change of images is from a translation of their arrays: E over their spread, and over their change.
 
@@ -30,6 +36,7 @@ def equivariance_error(
         translated: arrays of the images themselves, translated.
         unchanged: arrays of the images themselves.
         weight: (n,), of each image in all sums; 1 if None.
+        group: processes that have equal shares of the images; sums are over all of them.
 
     Returns:
         The relative equivariance error E / spread, which is 1 where the translated array says no more than the mean
@@ -44,14 +51,15 @@ def equivariance_error(
 
     """
     changed, translated, unchanged = changed.float(), translated.float(), unchanged.float()
-    differences = changed - translated, changed - changed.mean(0, keepdim=True), changed - unchanged
-    sums = [one.square().flatten(1).sum(1) for one in differences]  # (n,) each
-    error, spread, change = (one.sum() if weight is None else (one * weight).sum() for one in sums)
+    mean = mean_over_group(changed.mean(0, keepdim=True), group)
+    sums = [one.square().flatten(1).sum(1) for one in (changed - translated, changed - mean, changed - unchanged)]
+    sums = [one if weight is None else one * weight for one in sums]  # (n,) each
+    error, spread, change = mean_over_group(torch.stack([one.sum() for one in sums]), group)
     floor = 1e-3 * spread.detach() + 1e-12  # an array that does not change at all is no reason to divide by 0
     return error / spread.clamp_min(1e-12), error / (change + floor)
 
 
-def roughness(arrays: Tensor, axis: int) -> Tensor:
+def roughness(arrays: Tensor, axis: int, group: dist.ProcessGroup | None = None) -> Tensor:
     """Squared differences of neighbouring values of an attribute over those of all pairs; 1 if their order is random.
 
     `hcnn.explore.statistics.roughness` measures the same on a trained network.
@@ -59,6 +67,7 @@ def roughness(arrays: Tensor, axis: int) -> Tensor:
     Args:
         arrays: any array.
         axis: dimension of the attribute, of 4 values or more.
+        group: processes that have equal shares of the arrays.
 
     Returns:
         A scalar.
@@ -66,13 +75,14 @@ def roughness(arrays: Tensor, axis: int) -> Tensor:
     Example:
         >>> wave = torch.cos(torch.arange(8) * torch.pi / 4)
         >>> round(float(roughness(wave, 0)), 3), round(float(roughness(wave[[0, 4, 1, 5, 2, 6, 3, 7]], 0)), 3)
-        (0.256, 1.494)
+        (0.256, 1.312)
 
     """
     x = arrays.float()
     size = x.shape[axis]
     neighbours = (x - x.roll(1, axis)).square().mean()
     pairs = 2 * size / (size - 1) * (x - x.mean(axis, keepdim=True)).square().mean()
+    neighbours, pairs = mean_over_group(torch.stack([neighbours, pairs]), group)
     return neighbours / pairs.clamp_min(1e-12)
 
 
@@ -89,6 +99,7 @@ class ArrayLoss:
         topography: weight of the mean `roughness`, over all layers and all their attributes of 4 values or more.
         preprocessing: of its inputs.
         pixels: the smallest and the largest value of a pixel, which counts where inputs are no bytes.
+        group: the processes that train together, or None.
 
     Raises:
         ValueError: if the network cannot learn a tie, or has no attributes.
@@ -102,12 +113,13 @@ class ArrayLoss:
         topography: float,
         preprocessing: Preprocessing,
         pixels: tuple[float, float] = (0.0, 1.0),
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         check_ties(ties, model, len(preprocessing.size))
         layers: Any = getattr(model, "layers", ())
         if not (len(layers) and all(isinstance(layer, AttributeLayer) for layer in layers)):
             raise ValueError(f"topography: expected a network with attributes; got a {type(model).__name__}")
-        self.ties, self.topography = tuple(ties), topography
+        self.ties, self.topography, self.group = tuple(ties), topography, group
         self.spatial = len(preprocessing.size)
         self.change = StandardizedChange(preprocessing, pixels)
         self._layers: list[AttributeLayer] = list(layers)
@@ -188,9 +200,9 @@ class ArrayLoss:
                 second = self._moved(second, tie, amounts if mine is None else amounts * mine)
             dim = array.ndim - self.spatial - 1 - (tie.depth - int(tie.attribute[1:]))
             translated = shift_each(second, dim, tie.shift(amounts, array.shape[dim]))
-            errors.append(equivariance_error(first, translated, second, mine))
+            errors.append(equivariance_error(first, translated, second, mine, self.group))
         rough = [
-            roughness(self._outputs[depth], self._outputs[depth].ndim - self.spatial - 1 - back)
+            roughness(self._outputs[depth], self._outputs[depth].ndim - self.spatial - 1 - back, self.group)
             for depth, back in self._axes
         ]
         self._kept.clear()

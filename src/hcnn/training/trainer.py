@@ -110,7 +110,7 @@ class Trainer:
         self.arrays = None
         if recipe.attributes or recipe.topography:
             pixels = (float(images.min()), float(images.max()))
-            self.arrays = ArrayLoss(model, recipe.attributes, recipe.topography, preprocessing, pixels)
+            self.arrays = ArrayLoss(model, recipe.attributes, recipe.topography, preprocessing, pixels, group)
         count = min(2, len(images), recipe.batch_size // self.processes // recipe.accumulate)
         x, *_ = self._inputs(torch.arange(count, device=self.device), 0)
         try_step(model, x, len(preprocessing.classes), bfloat16=self.precision == "bfloat16")
@@ -234,7 +234,8 @@ class Trainer:
             row = {"epoch": epoch + 1, "loss": mean_loss, "train_accuracy": accuracy, "lr": rate} if done else None
             if row and self.recipe.attributes:
                 errors = (self.sums[3:] / self.sums[2]).tolist()
-                row["equivariance_error"] = dict(zip(map(str, self.recipe.attributes), errors, strict=True))
+                names = [f"equivariance_error {tie}" for tie in self.recipe.attributes]
+                row |= dict(zip(names, errors, strict=True))
             yield Progress(
                 epoch + 1,
                 self.recipe.epochs,
