@@ -194,7 +194,7 @@ def test_help_shows_what_most_people_use_and_help_all_the_rest(capsys) -> None:
         assert everything[name] == text
     kinds = (type(hcnn.model_config("hcnn_digits")), Recipe, DistillationConfig)
     settings = {one.option for kind in kinds for one in settings_of(kind).values()}
-    assert settings - {"--channels", "--classes"} <= everything.keys()
+    assert settings - {"--channels", "--classes", "--attributes"} | {"--attribute"} <= everything.keys()
     assert not {"--channels", "--classes"} & everything.keys()
     assert "--widths" in _help(capsys, "--help-all", "--model", "nin_cifar10")
 

@@ -197,7 +197,7 @@ def test_pairs_are_an_image_and_its_change_by_the_amount_that_is_said() -> None:
         start, end = (first[n], second[n]) if unchanged[n] else (second[n], first[n])
         assert torch.equal(start, x[n])
         amount = -float(amounts[n]) if unchanged[n] else float(amounts[n])
-        low, high = ties[which[n]].bounds
+        low, high = ties[which[n]].bounds()
         assert low <= amount <= high
         expected = COLOUR.standardize_floats(change(images[n : n + 1], ties[which[n]].property, amount))
         torch.testing.assert_close(end, expected[0], rtol=0, atol=1e-4)

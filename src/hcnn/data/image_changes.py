@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hcnn.data.preprocessing import Preprocessing, standardize
+from hcnn.functional.hue import hue_matrices
 
 _LUMINANCE = (0.299, 0.587, 0.114)  # of RGB, as in ITU-R BT.601
-_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 
 @dataclass(frozen=True)
@@ -116,24 +116,6 @@ def _contrast(x: Tensor, amounts: Tensor) -> Tensor:
 def _saturation(x: Tensor, amounts: Tensor) -> Tensor:
     grey = (x * x.new_tensor(_LUMINANCE)[:, None, None]).sum(1, keepdim=True)
     return grey + (x - grey) * 2 ** each(amounts, x)
-
-
-def hue_matrices(degrees: Tensor) -> Tensor:
-    """Turns of the plane of colours about the grey axis, at equal luminance: float64 (n, 3, 3), from RGB to RGB.
-
-    Law: ``hue_matrices(a) @ hue_matrices(b) == hue_matrices(a + b)``, of period 360, and grey stays grey.
-
-    Example:
-        >>> third = hue_matrices(torch.tensor([120.0]))[0]
-        >>> torch.allclose(third @ third @ third, torch.eye(3, dtype=torch.float64))
-        True
-
-    """
-    yiq = torch.tensor(_TO_YIQ, dtype=torch.float64, device=degrees.device)
-    angle = degrees.double().deg2rad()
-    zero, one, c, s = torch.zeros_like(angle), torch.ones_like(angle), angle.cos(), angle.sin()
-    turn = torch.stack([one, zero, zero, zero, c, -s, zero, s, c], 1).unflatten(1, (3, 3))
-    return torch.linalg.inv(yiq) @ turn @ yiq
 
 
 def _hue(x: Tensor, amounts: Tensor) -> Tensor:

@@ -95,22 +95,45 @@ def as_float32(images: np.ndarray, *, name: str = "images") -> Tensor:
     return torch.from_numpy(pixels)
 
 
-def fit_float_preprocessing(images: Tensor, classes: Sequence[str]) -> FloatPreprocessing:
-    """Standardization by the channels' mean and deviation over images (n, c, *u); a constant channel is not scaled."""
+def fit_float_preprocessing(images: Tensor, classes: Sequence[str], *, common: bool = False) -> FloatPreprocessing:
+    """Standardization by the channels' mean and deviation over images (n, c, *u); a constant channel is not scaled.
+
+    With `common`, all channels have one mean and one deviation.
+    """
     channels = images.transpose(0, 1).flatten(1).double()
     std = channels.std(1, correction=0)
     std = torch.where(std > 1e-7 * channels.abs().amax(1).clamp_min(1e-30), std, 1.0)
-    return FloatPreprocessing(
-        tuple(channels.mean(1).tolist()), tuple(std.tolist()), tuple(images.shape[2:]), tuple(classes)
-    )
+    mean = channels.mean(1)
+    if common:
+        mean, std = _common(mean, std)
+    return FloatPreprocessing(tuple(mean.tolist()), tuple(std.tolist()), tuple(images.shape[2:]), tuple(classes))
 
 
-def fit_preprocessing(images: ImageSet) -> Preprocessing:
-    """Standardization by the channels' mean and deviation over a training set."""
+def fit_preprocessing(images: ImageSet, *, common: bool = False) -> Preprocessing:
+    """Standardization by the channels' mean and deviation over a training set.
+
+    Args:
+        images: the training set.
+        common: one mean and one deviation for all channels, so that a turn of the hue stays one; see
+            `hcnn.layers.HueConv`.
+
+    Example:
+        >>> images = torch.tensor([0, 255, 0, 0]).to(torch.uint8).reshape(2, 2, 1, 1)
+        >>> pair = ImageSet(images, torch.tensor([0, 0]), ("any",), "two")
+        >>> fit_preprocessing(pair).mean, fit_preprocessing(pair, common=True).mean
+        ((0.0, 0.5), (0.25, 0.25))
+    """
     mean, std = images.channel_statistics()
-    return Preprocessing(
-        tuple(float(m) for m in mean), tuple(float(s) for s in std), tuple(images.images.shape[2:]), images.classes
-    )
+    if common:
+        mean, std = _common(mean, std)
+    return Preprocessing(tuple(mean.tolist()), tuple(std.tolist()), tuple(images.images.shape[2:]), images.classes)
+
+
+def _common(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of all channels together, for each of them."""
+    whole = mean.mean()
+    variance = (std.square() + (mean - whole).square()).mean()
+    return whole.expand_as(mean), variance.sqrt().expand_as(std)
 
 
 def standardize(

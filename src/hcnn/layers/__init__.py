@@ -12,7 +12,8 @@ is exact for every τ; with ``zeros`` it holds for the outputs whose filters do 
 from hcnn.layers.base import AttributeLayer, Geometry
 from hcnn.layers.block import AttributeBlock
 from hcnn.layers.factorized import FactorizedConv
+from hcnn.layers.hue import HueConv
 from hcnn.layers.log_frequency import LogFrequency
 from hcnn.layers.plain import AttributeConv
 
-__all__ = ["AttributeBlock", "AttributeConv", "AttributeLayer", "FactorizedConv", "Geometry", "LogFrequency"]
+__all__ = ["AttributeBlock", "AttributeConv", "AttributeLayer", "FactorizedConv", "Geometry", "HueConv", "LogFrequency"]

@@ -46,7 +46,9 @@ def fold_layer(layer: nn.Module, sizes: Sequence[int], where: str = "fold") -> "
     norm = in_double(layer.norm)
     outer_scale, outer_shift = scale_shift(norm, *running(norm))
     if isinstance(layer, AttributeConv):
-        return _folded(layer, scale_rows(layer.weight.double(), outer_scale), outer_shift)
+        weight = layer.composed_weight().double()
+        scale, shift = (one.expand(len(weight)) for one in (outer_scale, outer_shift))  # of a HueConv, one for all
+        return _folded(layer, scale_rows(weight, scale), shift)
     inner = in_double(layer.inner_norm)
     scale, shift = scale_shift(inner, *running(inner))
     h, g = scale_rows(layer.h.double(), scale), scale_rows(layer.g.double(), outer_scale)

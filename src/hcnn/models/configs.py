@@ -1,9 +1,11 @@
 """Everything that determines one of the paper's networks."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from hcnn.functional import BOUNDARIES, Boundary
+
+FirstAttribute = Literal["learned", "hue"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class HierarchicalCNNConfig:
         inner_affine: a learned scale and shift in the inner normalization.
         readout: "mean" has *classes* filters at j = J-1 and one learned scale of eq. (7); "linear" has K filters
             there and a linear map with bias to the classes, as the published code does.
+        first_attribute: what v_1 is: "learned", or "hue", see `hcnn.layers.HueConv`.
 
     """
 
@@ -41,6 +44,7 @@ class HierarchicalCNNConfig:
     inner_elu: bool = False
     inner_affine: bool = False
     readout: str = "mean"
+    first_attribute: FirstAttribute = "learned"
 
     def __post_init__(self) -> None:
         _check_common(self)
@@ -74,6 +78,7 @@ class MultiscaleHierarchicalCNNConfig:
         spatial_axes: 1, 2 or 3.
         downsample: the layers j with spatial stride 2.
         boundary: "zeros" or "circular", on every axis of the whole network.
+        first_attribute: what v_1 is: "learned", or "hue", see `hcnn.layers.HueConv`.
 
     """
 
@@ -86,6 +91,7 @@ class MultiscaleHierarchicalCNNConfig:
     spatial_axes: int = 2
     downsample: tuple[int, ...] = (3,)
     boundary: Boundary = "zeros"
+    first_attribute: FirstAttribute = "learned"
 
     def __post_init__(self) -> None:
         _check_common(self)
@@ -110,5 +116,9 @@ def _check_common(config: Any) -> None:
         raise ValueError(f"depth: expected J >= 3; got {config.depth}")
     if config.spatial_axes not in (1, 2, 3):
         raise ValueError(f"spatial_axes: expected 1, 2 or 3; got {config.spatial_axes}")
+    if config.first_attribute not in ("learned", "hue"):
+        raise ValueError(f"first_attribute: expected 'learned' or 'hue'; got {config.first_attribute!r}")
+    if config.first_attribute == "hue" and config.channels != 3:
+        raise ValueError(f"first_attribute: 'hue' needs 3 channels, RGB; got {config.channels}")
     if config.boundary not in BOUNDARIES:
         raise ValueError(f"boundary: expected 'zeros' or 'circular'; got {config.boundary!r}")

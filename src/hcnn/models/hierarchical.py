@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from hcnn.functional import Method
-from hcnn.layers import AttributeConv, FactorizedConv
+from hcnn.layers import AttributeConv, FactorizedConv, HueConv
 from hcnn.models.attribute_network import AttributeNetwork, Readout, linear_classes
 from hcnn.models.configs import HierarchicalCNNConfig
 
@@ -50,7 +50,9 @@ class HierarchicalCNN(AttributeNetwork):
                 "method": method,
                 "label": f"layer {j}",
             }
-            if j < 3:
+            if j == 1 and c.first_attribute == "hue":
+                layers.append(HueConv(filters, channels=c.channels, **common))
+            elif j < 3:
                 layers.append(AttributeConv(filters, channels=c.channels if j == 1 else None, **common))
             else:
                 layers.append(

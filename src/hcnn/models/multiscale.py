@@ -3,7 +3,7 @@
 from torch import nn
 
 from hcnn.functional import Method
-from hcnn.layers import AttributeConv
+from hcnn.layers import AttributeConv, HueConv
 from hcnn.models.attribute_network import AttributeNetwork, Readout
 from hcnn.models.configs import MultiscaleHierarchicalCNNConfig
 
@@ -37,8 +37,9 @@ class MultiscaleHierarchicalCNN(AttributeNetwork):
         for j in range(1, c.depth):
             filters = c.classes if j == c.depth - 1 else c.width
             step = 2 if j in c.downsample else 1
+            kind = HueConv if j == 1 and c.first_attribute == "hue" else AttributeConv
             layers.append(
-                AttributeConv(
+                kind(
                     filters,
                     attribute_support=(c.support,) * (j - 1),
                     spatial_support=(c.support,) * c.spatial_axes,

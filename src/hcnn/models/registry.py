@@ -50,6 +50,17 @@ def recommended_recipe(config: NetworkConfig, base: str) -> str:
     return recipes.get(base, base)
 
 
+def common_standardization(config: NetworkConfig) -> bool:
+    """Whether a network wants one mean and one deviation for all channels: a turn of the hue must stay one.
+
+    Example:
+        >>> common_standardization(model_config("hcnn_small_cifar10", first_attribute="hue"))
+        True
+
+    """
+    return getattr(config, "first_attribute", "learned") == "hue"
+
+
 _CIFAR10 = HierarchicalCNNConfig()
 _CIFAR100 = replace(_CIFAR10, classes=100, attribute_support=(11, 11))
 _PUBLISHED: dict[str, Any] = {"downsample": (4, 8), "readout": "linear", "inner_affine": True}

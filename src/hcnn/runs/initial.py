@@ -9,7 +9,7 @@ from hcnn.data.preprocessing import Preprocessing, fit_preprocessing
 from hcnn.models.factory import build
 from hcnn.models.network import Network
 from hcnn.models.records import network_config, preprocessing_of
-from hcnn.models.registry import NetworkConfig
+from hcnn.models.registry import NetworkConfig, common_standardization
 from hcnn.models.transfer import adapt, class_entries
 from hcnn.storage.safetensors import safetensors_bytes
 
@@ -79,9 +79,11 @@ def recorded_initial(config: dict[str, Any], where: str) -> Initial:
     return Initial(found["source"], network, preprocessing, found["weights_sha256"], None)
 
 
-def fit_run_preprocessing(initial: Initial | None, images: ImageSet) -> Preprocessing:
+def fit_run_preprocessing(config: NetworkConfig, initial: Initial | None, images: ImageSet) -> Preprocessing:
     """The preprocessing of a run: that of its initial network, or one fitted to its training images."""
-    return fit_preprocessing(images) if initial is None else initial.fit(images)
+    if initial is None:
+        return fit_preprocessing(images, common=common_standardization(config))
+    return initial.fit(images)
 
 
 def first_network(config: NetworkConfig, initial: Initial | None, freeze: int, classes: tuple[str, ...]) -> Network:

@@ -115,6 +115,9 @@ def check_same_run(folder: Path, known: dict[str, Any], config: dict[str, Any]) 
     recipe = known.get("recipe")
     if isinstance(recipe, dict):  # an earlier version wrote fewer fields, which acted as their defaults do now
         known = {**known, "recipe": {**_as_json(asdict(Recipe())), **recipe}}
+    model = known.get("model")
+    if isinstance(model, dict) and "first_attribute" in config["model"]:
+        known = {**known, "model": {"first_attribute": "learned", **model}}
     absent = dict.fromkeys(("teaching", "init", "validation_data", "validation_sha256"))
     different = _differences(known, {**absent, **config}, "")
     different = [name for name in different if name != "init.source"]  # the same weights, from another place

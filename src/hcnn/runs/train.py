@@ -104,7 +104,7 @@ def train_run(
         if found["result"] is not None:
             return found["result"]
         settings = replace(settings, recipe=replace(settings.recipe, precision=found["precision"]))
-        preprocessing = fit_run_preprocessing(settings.initial, data.train)
+        preprocessing = fit_run_preprocessing(settings.network, settings.initial, data.train)
         with memory_advice(settings.recipe), drawn_from(torch.Generator().manual_seed(settings.seed)):
             model = first_network(settings.network, settings.initial, settings.freeze, data.train.classes).to(device)
             distillation = None if settings.teacher is None else load_distillation(settings, model, preprocessing)
@@ -202,7 +202,7 @@ def check_run(folder: Path, settings: RunSettings, data: Splits, *, resume: bool
         ValueError: if device, data, network, recipe or teacher do not fit, or the folder holds something else.
     """
     check_fit(settings, data)
-    device, preprocessing = find_device(settings.device), fit_run_preprocessing(settings.initial, data.train)
+    device, preprocessing = find_device(settings.device), fit_run_preprocessing(settings.network, settings.initial, data.train)
     known = _known_config(folder)
     if known is not None and not resume:
         state = "a finished" if (folder / RESULT).exists() else "an unfinished"

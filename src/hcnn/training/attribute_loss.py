@@ -145,7 +145,7 @@ class ArrayLoss:
         if not self.ties:
             return [x]
         which = (counter_uniform(seed, epoch, index, _WHICH) * len(self.ties)).long().clamp_(max=len(self.ties) - 1)
-        bounds = torch.tensor([tie.bounds for tie in self.ties], dtype=torch.float64, device=x.device)[which]
+        bounds = torch.tensor([tie.bounds() for tie in self.ties], dtype=torch.float64, device=x.device)[which]
         amounts = torch.lerp(bounds[:, 0], bounds[:, 1], counter_uniform(seed, epoch, index, _AMOUNT).double())
         changed = x
         for number, tie in enumerate(self.ties):

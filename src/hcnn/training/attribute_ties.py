@@ -120,7 +120,6 @@ class AttributeTie:
     def __str__(self) -> str:
         return f"{self.property}={self.attribute}@{self.depth}"
 
-    @property
     def bounds(self) -> tuple[float, float]:
         """The range, which is known once the tie is made."""
         assert self.range is not None

@@ -1,0 +1,32 @@
+"""Turns of colours about the grey axis: the group that hue is."""
+
+import torch
+from torch import Tensor
+
+_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+
+
+def hue_matrices(degrees: Tensor) -> Tensor:
+    """Turns of the plane of colours about the grey axis, at equal luminance (that of ITU-R BT.601).
+
+    Law: ``hue_matrices(a) @ hue_matrices(b) == hue_matrices(a + b)``, of period 360, and grey stays grey.
+
+    Args:
+        degrees: (n,).
+
+    Returns:
+        float64 (n, 3, 3), from RGB to RGB.
+
+    Example:
+        >>> third = hue_matrices(torch.tensor([120.0]))[0]
+        >>> torch.allclose(third @ third @ third, torch.eye(3, dtype=torch.float64))
+        True
+        >>> torch.allclose(third.sum(1), torch.ones(3, dtype=torch.float64))
+        True
+
+    """
+    yiq = torch.tensor(_TO_YIQ, dtype=torch.float64, device=degrees.device)
+    angle = degrees.double().deg2rad()
+    zero, one, c, s = torch.zeros_like(angle), torch.ones_like(angle), angle.cos(), angle.sin()
+    turn = torch.stack([one, zero, zero, zero, c, -s, zero, s, c], 1).unflatten(1, (3, 3))
+    return torch.linalg.inv(yiq) @ turn @ yiq
