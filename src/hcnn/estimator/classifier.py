@@ -1,5 +1,6 @@
 """`HCNNClassifier`: fitting, predicting, and the settings of a scikit-learn estimator."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any, Self
 
@@ -20,6 +21,8 @@ from hcnn.layers.randomness import drawn_from
 from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.models.configs import HierarchicalCNNConfig
 from hcnn.models.factory import build
+from hcnn.models.registry import common_standardization
+from hcnn.training.attribute_ties import AttributeTie
 from hcnn.training.device import find_device
 from hcnn.training.recipe import Recipe
 from hcnn.training.trainer import Trainer
@@ -47,6 +50,8 @@ class HCNNClassifier(FittedNetwork):
         epochs: number of epochs. Default: the recipe's.
         batch_size: images per step, at most as many as there are to train on. Default: the recipe's.
         lr: learning rate. Default: the recipe's.
+        attributes: properties that are to be translations along attributes, such as ``("rotation=v3@3",)``; see
+            `hcnn.training.attribute_ties.AttributeTie`. They make the network periodic. Default: the recipe's.
         class_weight: weights of the classes, a dict from label to weight; "balanced" gives every class the same weight
             in all, however many images it has. None: all images count the same.
         early_stopping: set training images aside for validation, keep the weights of the epoch that does best on
@@ -92,6 +97,7 @@ class HCNNClassifier(FittedNetwork):
         epochs: int | None = None,
         batch_size: int | None = None,
         lr: float | None = None,
+        attributes: Sequence[str | AttributeTie] | None = None,
         class_weight: dict[Any, float] | str | None = None,
         early_stopping: bool = True,
         validation_fraction: float = 0.1,
@@ -109,6 +115,7 @@ class HCNNClassifier(FittedNetwork):
         self.epochs = epochs
         self.batch_size = batch_size
         self.lr = lr
+        self.attributes = attributes
         self.class_weight = class_weight
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
@@ -167,11 +174,11 @@ class HCNNClassifier(FittedNetwork):
         labels = torch.from_numpy(indices.astype(np.int64))[part]
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         rest, held = self._set_aside(labels, seed, X_val, y_val)
-        config = network_config(self.model, self.network, tuple(images.shape[1:]), len(classes))
+        config = self._config(images, len(classes))
         if again:
             self._check_same_network(config)
         else:
-            self._start(images[rest])
+            self._start(images[rest], config)
         network, preprocessing = self._build(config, seed, again=again), self._preprocessing(images)
         device = find_device(self.device)
         validation = images[held], labels[held]
@@ -218,9 +225,9 @@ class HCNNClassifier(FittedNetwork):
         part, weights = weights_of(sample_weight, self._class_weights(), X, y)
         images = images_of(X, self.image_shape, self.channels, None if first else len(self.mean_))[part]
         labels = self._indices(y, "y")[part]
-        config = network_config(self.model, self.network, tuple(images.shape[1:]), len(self.classes_))
+        config = self._config(images, len(self.classes_))
         if first:
-            self._start(images)
+            self._start(images, config)
         else:
             self._check_same_network(config)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -245,7 +252,12 @@ class HCNNClassifier(FittedNetwork):
         return self
 
     def _changes(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("epochs", "batch_size", "lr")}
+        return {name: getattr(self, name) for name in ("epochs", "batch_size", "lr", "attributes")}
+
+    def _config(self, images: Tensor, classes: int) -> HierarchicalCNNConfig:
+        recipe = recipe_for(self.recipe, self._changes(), images)
+        periodic = {"boundary": "circular"} if recipe.attributes else {}
+        return network_config(self.model, {**periodic, **(self.network or {})}, tuple(images.shape[1:]), classes)
 
     def _class_weights(self) -> Any:
         if isinstance(self.class_weight, str):
@@ -273,9 +285,10 @@ class HCNNClassifier(FittedNetwork):
         if changed:
             raise ValueError(f"network: expected that of the fit before, whose weights are kept; {changed} differ")
 
-    def _start(self, images: Tensor) -> None:
+    def _start(self, images: Tensor, config: HierarchicalCNNConfig) -> None:
         """Forget earlier fits."""
-        preprocessing = fit_float_preprocessing(images, [str(one) for one in self.classes_])
+        common = common_standardization(config)
+        preprocessing = fit_float_preprocessing(images, [str(one) for one in self.classes_], common=common)
         self.mean_, self.std_ = np.array(preprocessing.mean), np.array(preprocessing.std)
         self.loss_curve_: list[float] = []
         self.validation_scores_: list[float] = []

@@ -115,7 +115,7 @@ def tune(
     begun = {
         "trials": trials,
         "fixed": sorted(fixed),
-        **run_config(settings, data, fit_run_preprocessing(settings.initial, data.train)),
+        **run_config(settings, data, fit_run_preprocessing(settings.network, settings.initial, data.train)),
     }
     scores = _known_scores(folder, begun, resume=resume)
     going, rung, rungs = list(range(len(plan))), 1, rounds(len(plan))
