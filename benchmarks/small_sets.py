@@ -125,10 +125,10 @@ def choose(name: str, data_dir: Path | None, options: argparse.Namespace) -> Non
         )
 
 
-def compare(root: Path, output: Path, work: Path, seed: int) -> None:
+def compare(root: Path, output: Path, work: Path, seed: int, names: list[str]) -> None:
     """Train on every set with the defaults, and write the table."""
     rows = []
-    for name in SETS:
+    for name in names:
         test = datasets.load(root / name / "test").train
         small = "small" if max(test.images.shape[2:]) <= 16 else "other"
         row: dict[str, object] = {"set": name, "test_images": len(test), "SVC": svc(root / name / "train", test)}
@@ -191,6 +191,7 @@ def main() -> None:
             one.add_argument("--output", type=Path, default=Path("results/small-sets"))
             one.add_argument("--work", type=Path, default=Path("runs/small-sets"))
             one.add_argument("--seed", type=int, default=0)
+            one.add_argument("--sets", dest="names", nargs="+", choices=[*SETS], default=[*SETS])
         if name == "choose":
             one.add_argument("--set", choices=[*SETS], required=True)
             one.add_argument("--model", choices=[*MODELS], default="HCNN")
@@ -204,7 +205,7 @@ def main() -> None:
     if options.command == "write":
         write(options.sets, options.data_dir)
     elif options.command == "compare":
-        compare(options.sets, options.output, options.work, options.seed)
+        compare(options.sets, options.output, options.work, options.seed, options.names)
     else:
         choose(options.set, options.data_dir, options)
 

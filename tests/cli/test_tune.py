@@ -21,7 +21,9 @@ def test_the_printed_command_trains_the_same_network(tmp_path, monkeypatch, caps
     assert command[:3] == ["hcnn", "train", "digits"]
     assert not {"--trials", "--output"} & {*command}
     assert cli.main([*command[1:], "--no-test", "--output", "run"]) == 0
-    best = json.loads(Path("search/tune.json").read_text(encoding="utf-8"))["best"]
+    record = json.loads(Path("search/tune.json").read_text(encoding="utf-8"))
+    best = record["best"]
+    assert shlex.split(record["command"]) == command
     weights = Path("search", f"rung-{best['rung']}", f"trial-{best['trial']}", "weights.safetensors").read_bytes()
     assert Path("run/weights.safetensors").read_bytes() == weights
     assert "width" not in best["settings"]  # it was given

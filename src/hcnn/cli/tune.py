@@ -17,6 +17,8 @@ from hcnn.cli.train_plan import load_splits, prepare_process, run_settings
 from hcnn.runs.settings import WEIGHTS
 from hcnn.runs.tune import RECORD, SEARCHED, TABLE, Score, Tuning
 from hcnn.runs.tune import tune as search
+from hcnn.storage.atomic import write_json
+from hcnn.storage.records import read_object
 from hcnn.training.progress import Progress
 
 _OWN = {"--trials": 1, "--output": 1, "--resume": 0}  # options of the search, with the number of their values
@@ -59,8 +61,10 @@ def tune(options: TrainOptions, console: Console) -> None:
             say=lambda text: say(console, text),
         )
     console.print(_table(found, folder))
+    command = train_command(options.words, {**extra, **found.best.settings})
+    write_json(folder / RECORD, {**read_object(folder / RECORD), "command": command})
     say(console, f"wrote {folder / RECORD}, {folder / TABLE} and the trained network {found.folder / WEIGHTS}")
-    say(console, f"to train with these settings: {train_command(options.words, {**extra, **found.best.settings})}")
+    say(console, f"to train with these settings: {command}")
 
 
 def _table(found: Tuning, folder: Path) -> Table:
