@@ -206,20 +206,26 @@ struct ConvBackward {
         return out;
     }
 
+    // Rows of one plane of x from its phases.
     void scatter(const float* d, int first, int rows, float* out) const {
         const int s1 = c.stride[0], s2 = c.stride[1];
-        for (int p1 = 0; p1 < s1; ++p1)
-            for (int p2 = 0; p2 < s2; ++p2, d += layout.y_plane)
-                for (int row = 0; row < rows; ++row) {
-                    const int to = (first + row) * s1 + p1;
-                    if (to >= c.height) break;
-                    float* line = out + (long)to * c.width;
-                    const float* from = d + row * layout.pitch;
-                    const int columns = (c.width - 1 - p2) / s2 + 1;
-                    if (s2 == 1) memcpy(line, from, sizeof(float) * columns);
-                    else
-                        for (int column = 0; column < columns; ++column) line[(long)column * s2 + p2] = from[column];
+        for (int p1 = 0; p1 < s1; ++p1, d += s2 * layout.y_plane)
+            for (int row = 0; row < rows && (first + row) * s1 + p1 < c.height; ++row) {
+                float* line = out + (long)((first + row) * s1 + p1) * c.width;
+                const float* from = d + row * layout.pitch;
+                if (s2 == 1) {
+                    copy(line, from, c.width);
+                    continue;
                 }
+                int at = 0;
+                if (s2 == 2)
+                    for (; at + 2 * LANES <= c.width; at += 2 * LANES) {
+                        const vf even = load(from + at / 2), odd = load(from + layout.y_plane + at / 2);
+                        store(line + at, interleave_lower(even, odd));
+                        store(line + at + LANES, interleave_upper(even, odd));
+                    }
+                for (; at < c.width; ++at) line[at] = from[at % s2 * layout.y_plane + at / s2];
+            }
     }
 };
 

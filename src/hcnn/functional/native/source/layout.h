@@ -58,32 +58,43 @@ struct Layout {
     }
 };
 
+// One row of `pitch` columns, of which column j is from[j · stride + offset], wrapped or zero where that is outside.
+INLINE void gather_row(const float* from, int width, int stride, int offset, bool wrap, int pitch, float* to) {
+    const auto outside = [&](int column) {
+        const int at = wrapped(column * stride + offset, width, wrap);
+        to[column] = at < 0 ? 0.0f : from[at];
+    };
+    int column = 0;
+    for (; column < pitch && column * stride + offset < 0; ++column) outside(column);
+    const int inside = (width - 1 - offset + stride) / stride, stop = inside < pitch ? inside : pitch;
+    const float* shifted = from + offset;
+    if (stride == 1) {
+        copy(to + column, shifted + column, stop - column);
+        column = stop;
+    } else if (stride == 2)
+        for (; 2 * (column + LANES) + offset <= width && column + LANES <= stop; column += LANES)
+            store(to + column, evens(load(shifted + 2 * column), load(shifted + 2 * column + LANES)));
+    for (; column < stop; ++column) to[column] = shifted[(long)column * stride];
+    for (; column < pitch; ++column) outside(column);
+}
+
+// Fetches what is copied next: a processor foresees reading on within a page, and a map is often just one.
+INLINE void fetch(const float* from, long count) {
+    for (long i = 0; i < count; i += 16) __builtin_prefetch(from + i);
+}
+
 // Rows of one plane of x as a strip needs them; `first` is the strip's first row of y.
 static void gather_x(const HcnnConv& c, const Layout& l, const float* x, int first, float* out) {
     const int s1 = c.stride[0], s2 = c.stride[1];
     float* to = out;
+    const int next = first * s1 < c.height - l.x_rows * s1 ? first * s1 : 0;
+    fetch(x + (long)(c.height + next) * c.width, (long)l.x_rows * s1 * c.width);
     for (int p1 = 0; p1 < s1; ++p1)
         for (int p2 = 0; p2 < s2; ++p2)
             for (int row = 0; row < l.x_rows; ++row, to += l.pitch) {
                 const int from = wrapped((first + row) * s1 + p1 - l.margin[0], c.height, c.wrap);
-                if (from < 0) {
-                    memset(to, 0, sizeof(float) * l.pitch);
-                    continue;
-                }
-                const float* line = x + (long)from * c.width;
-                int column = 0;
-                const auto one = [&] {
-                    const int at = wrapped(column * s2 + p2 - l.margin[1], c.width, c.wrap);
-                    to[column++] = at < 0 ? 0.0f : line[at];
-                };
-                while (column < l.pitch && column * s2 + p2 < l.margin[1]) one();
-                const float* inside = line + p2 - l.margin[1];
-                const int fit = (c.width - 1 - p2 + l.margin[1]) / s2 + 1, stop = fit < l.pitch ? fit : l.pitch;
-                if (s2 == 1)
-                    for (; column < stop; ++column) to[column] = inside[column];
-                else
-                    for (; column < stop; ++column) to[column] = inside[(long)column * s2];
-                while (column < l.pitch) one();
+                if (from < 0) memset(to, 0, sizeof(float) * l.pitch);
+                else gather_row(x + (long)from * c.width, c.width, s2, p2 - l.margin[1], c.wrap, l.pitch, to);
             }
     memset(to, 0, sizeof(float) * (out + l.x_plane - to));
 }
@@ -91,22 +102,11 @@ static void gather_x(const HcnnConv& c, const Layout& l, const float* x, int fir
 // Rows of one plane of the gradient of y, with those above and below.
 static void gather_g(const HcnnConv& c, const Layout& l, const float* g, int first, float* out) {
     float* to = out;
+    fetch(g + (long)(c.out_height + first) * c.out_width, (long)l.rows * c.out_width);
     for (int row = -l.above; row < l.rows + l.below; ++row, to += l.pitch) {
         const int from = wrapped(first + row, c.out_height, c.wrap);
-        if (from < 0) {
-            memset(to, 0, sizeof(float) * l.pitch);
-            continue;
-        }
-        const float* line = g + (long)from * c.out_width;
-        for (int column = 0; column < l.left; ++column) {
-            const int at = wrapped(column - l.left, c.out_width, c.wrap);
-            to[column] = at < 0 ? 0.0f : line[at];
-        }
-        memcpy(to + l.left, line, sizeof(float) * c.out_width);
-        for (int column = l.left + c.out_width; column < l.pitch; ++column) {
-            const int at = wrapped(column - l.left, c.out_width, c.wrap);
-            to[column] = at < 0 ? 0.0f : line[at];
-        }
+        if (from < 0) memset(to, 0, sizeof(float) * l.pitch);
+        else gather_row(g + (long)from * c.out_width, c.out_width, 1, -l.left, c.wrap, l.pitch, to);
     }
     memset(to, 0, sizeof(float) * (out + l.g_plane - to));
 }

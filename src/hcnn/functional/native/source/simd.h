@@ -39,18 +39,40 @@ INLINE vi first_lanes(long count) {
 }
 INLINE vf keep(vf v, vi mask) { return (vf)((vi)v & mask); }
 
+// What stands before and after one another in pairs, of two vectors; and back.
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, f) __builtin_shufflevector(a, b, EACH_LANE(f))
+#else
+#define SHUFFLE(a, b, f) __builtin_shuffle(a, b, (vi){EACH_LANE(f)})
+#endif
+#define EVEN(i) 2 * (i)
+#define ODD(i) 2 * (i) + 1
+#define LOWER(i) (i) / 2 + ((i) % 2 ? LANES : 0)
+#define UPPER(i) (i) / 2 + ((i) % 2 ? LANES : 0) + LANES / 2
+INLINE vf evens(vf a, vf b) { return SHUFFLE(a, b, EVEN); }
+INLINE vf odds(vf a, vf b) { return SHUFFLE(a, b, ODD); }
+INLINE vf interleave_lower(vf a, vf b) { return SHUFFLE(a, b, LOWER); }
+INLINE vf interleave_upper(vf a, vf b) { return SHUFFLE(a, b, UPPER); }
+#undef EVEN
+#undef ODD
+#undef LOWER
+#undef UPPER
+
+// memcpy of short rows, without a call.
+INLINE void copy(float* to, const float* from, long count) {
+    typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
+    long i = 0;
+    for (; i + LANES <= count; i += LANES) store(to + i, load(from + i));
+    if (LANES > 4)
+        for (; i + 4 <= count; i += 4) *(four*)(to + i) = *(const four*)(from + i);
+    for (; i < count; ++i) to[i] = from[i];
+}
+
 template <int H>
 INLINE vf swap_lanes(vf v) {  // lane l gets lane l ^ H
-#if defined(__clang__) || __GNUC__ >= 12
 #define LANE(i) (i) ^ H
-    return __builtin_shufflevector(v, v, EACH_LANE(LANE));
+    return SHUFFLE(v, v, LANE);
 #undef LANE
-#else
-#define LANE(i) (i) ^ H
-    const vi order = {EACH_LANE(LANE)};
-#undef LANE
-    return __builtin_shuffle(v, order);
-#endif
 }
 
 template <int H>
