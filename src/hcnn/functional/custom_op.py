@@ -83,7 +83,19 @@ def define_operator(
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-            return gradients_of(Gradient.apply, ctx, grads)
+            plain = not (torch.is_grad_enabled() or is_transformed())
+            return gradients_of(backward if plain else Gradient.apply, ctx, grads)
+
+    class Plain(torch.autograd.Function):
+        """As `Operator`, for calls outside of `torch.func`: PyTorch then has no signature to look up at each call."""
+
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            output = forward(*inputs)  # pyright: ignore
+            Operator.setup_context(ctx, inputs, output)
+            return output
+
+        backward = Operator.backward
 
     def gradients_of(run: Callable[..., Any], ctx: Any, grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
         saved = iter(ctx.saved_tensors)
@@ -101,7 +113,9 @@ def define_operator(
     def call(*inputs: Any) -> Any:
         if is_traced():
             inputs = tuple(map(_numbers, inputs, types))
-        return operator(*inputs) if is_recorded(inputs[0]) else Operator.apply(*inputs)
+        if is_recorded(inputs[0]):
+            return operator(*inputs)
+        return (Operator if is_transformed() else Plain).apply(*inputs)
 
     return call  # pyright: ignore
 
@@ -114,6 +128,11 @@ def _numbers(value: Any, kind: str) -> Any:
 def is_traced() -> bool:
     """Whether `torch.jit.trace` records operators now."""
     return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+
+
+def is_transformed() -> bool:
+    """Whether a transform of `torch.func` is at work."""
+    return torch._C._are_functorch_transforms_active()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def is_recorded(x: Tensor) -> bool:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hcnn.functional import Boundary, Method, patch_moments, placement
+from hcnn.functional import Boundary, Method, patch_moments
+from hcnn.functional.composition import compose, inner_normalization
 from hcnn.functional.plus_step import attribute_plus_step, plus_method
 from hcnn.layers.base import AttributeLayer, Geometry, enter
 from hcnn.layers.normalization import (
@@ -99,8 +100,9 @@ class FactorizedConv(AttributeLayer):
             h = scale_rows(self.h, scale)
             y = attribute_plus_step(x, h, shift, self.g, geometry.stride, geometry.boundary, self.method)
         else:
-            bias = edge_bias(self.g, shift, x.shape[1:], geometry.stride, geometry.boundary)
-            y = convolve(x, self._compose(scale), geometry, self.method, bias)
+            sizes = x.shape[1 : 1 + geometry.attributes]
+            w, bias = compose(self.h, scale, shift, self.g, sizes, geometry.attribute_stride, geometry.boundary)
+            y = convolve(x, w, geometry, self.method, bias)
         return normalize_elu(self.norm, y, geometry.spatial, average_oldest)
 
     def chosen_method(self, sizes: Sequence[int], filters: int, device: str = "cpu", *, native: bool = False) -> Method:
@@ -122,11 +124,6 @@ class FactorizedConv(AttributeLayer):
         taps = self.h[0].numel()
         return inputs * len(self.h) * (taps + outputs) if self.inner_elu else super().multiply_adds(inputs, outputs)
 
-    def _compose(self, scale: Tensor) -> Tensor:
-        """``w(k, v, u) = Σ_q g(k, q, v) scale(q) h(q, u)``."""
-        with torch.autocast(scale.device.type, enabled=False):
-            return torch.tensordot(self.g.movedim(1, -1), scale_rows(self.h, scale), dims=1)  # (k, *kv, *ku)
-
     def _inner_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and shift of the inner normalization of x * h_q, and the update of its running statistics."""
         norm = self.inner_norm
@@ -134,12 +131,10 @@ class FactorizedConv(AttributeLayer):
             return scale_shift(norm, *running(norm))
         patch_mean, covariance = patch_moments(x, self.geometry.spatial_support, boundary=self.geometry.boundary)
         patch_mean, covariance, processes = merge_moments(norm, patch_mean, covariance)
-        with torch.autocast(x.device.type, enabled=False):
-            h = self.h.flatten(1).to(covariance.dtype)  # (q, P)
-            mean = h @ patch_mean
-            variance = ((h @ covariance) * h).sum(1)
+        scale, shift, mean, variance = inner_normalization(
+            patch_mean, covariance, self.h.flatten(1), norm.weight, norm.bias, norm.eps
+        )
         update_running(norm, mean, variance, processes * x.numel())
-        scale, shift = scale_shift(norm, mean, variance)
         return scale.to(self.h.dtype), shift.to(self.h.dtype)
 
     def composed_weight(self) -> Tensor:
@@ -154,19 +149,10 @@ class FactorizedConv(AttributeLayer):
         """
         if self.inner_elu:
             raise ValueError(f"{self.geometry.label}: with an inner ELU the filters h and g do not compose to w")
-        return self._compose(scale_shift(self.inner_norm, *running(self.inner_norm))[0])
+        scale = scale_shift(self.inner_norm, *running(self.inner_norm))[0]
+        return torch.tensordot(self.g.movedim(1, -1), scale_rows(self.h, scale), dims=1)  # (k, *kv, *ku)
 
 
 def scale_rows(tensor: Tensor, factor: Tensor) -> Tensor:
     """Multiply each entry of the first axis by its own factor."""
     return tensor * factor.reshape(-1, *[1] * (tensor.ndim - 1))
-
-
-def edge_bias(g: Tensor, shift: Tensor, sizes: Sequence[int], stride: Sequence[int], boundary: Boundary) -> Tensor:
-    """What the constants ``shift_q`` become behind g: ``Σ_q shift_q Σ_{taps inside} g(k, q, t)``, (*v', k)."""
-    with torch.autocast("cpu" if g.is_meta else g.device.type, enabled=False):
-        bias = torch.einsum("q,kq...->k...", shift, g)  # (k, *kv)
-        for n, support, s in zip(sizes, g.shape[2:], stride, strict=False):
-            taps = placement(n, support, s, boundary, device=g.device, dtype=g.dtype)
-            bias = torch.einsum("kt...,ot->k...o", bias, taps.sum(1))  # contracts the leading taps, appends v'
-        return bias.movedim(0, -1)

@@ -9,9 +9,10 @@ from torch.utils._pytree import tree_map_only
 
 from hcnn.functional import Method, conv_matrix
 from hcnn.functional import normalize_elu as kernels
+from hcnn.functional.composition import compose
 from hcnn.functional.plus_step import attribute_plus_step, plus_matrix, plus_method
 from hcnn.layers.base import AttributeLayer, enter
-from hcnn.layers.factorized import FactorizedConv, edge_bias, scale_rows
+from hcnn.layers.factorized import FactorizedConv, scale_rows
 from hcnn.layers.kept import Kept
 from hcnn.layers.normalization import in_double, running, scale_shift
 from hcnn.layers.plain import AttributeConv, convolve
@@ -55,9 +56,10 @@ def fold_layer(layer: nn.Module, sizes: Sequence[int], where: str = "fold") -> "
     if layer.inner_elu:
         dtype = layer.h.dtype
         return FoldedPlusConv(layer, h.to(dtype), shift.to(dtype), g.to(dtype), outer_shift.to(dtype))
-    weight = torch.tensordot(g.movedim(1, -1), h, dims=1)  # (k, *kv, *ku)
-    bias = edge_bias(g, shift, sizes, layer.geometry.stride, layer.geometry.boundary) + outer_shift  # (*v', k)
-    if layer.geometry.boundary == "circular":  # constant along v'
+    geometry = layer.geometry
+    weight, bias = compose(h, torch.ones_like(scale), shift, g, sizes, geometry.attribute_stride, geometry.boundary)
+    bias = bias + outer_shift  # (*v', k)
+    if geometry.boundary == "circular":  # constant along v'
         bias = bias.reshape(-1, bias.shape[-1])[0]
     return _folded(layer, weight, bias)
 

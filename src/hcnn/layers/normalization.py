@@ -148,10 +148,10 @@ def update_running(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, count: 
     running_mean, running_var = running(norm)
     assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
-    if norm.momentum is None:
-        step = 1.0 / norm.num_batches_tracked.to(mean.dtype)
-    else:
-        step = torch.full_like(mean, norm.momentum)
+    step = 1.0 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
     unbiased = variance * (count / max(count - 1, 1))
-    running_mean.copy_(torch.lerp(running_mean.to(mean.dtype), mean, step))
-    running_var.copy_(torch.lerp(running_var.to(mean.dtype), unbiased, step))
+    for kept, new in ((running_mean, mean), (running_var, unbiased)):
+        if kept.dtype == new.dtype:
+            kept.lerp_(new, step)
+        else:
+            kept.copy_(torch.lerp(kept.to(new.dtype), new, step))

@@ -216,6 +216,7 @@ def conv_sizes(
             f"got {tuple(taps)} and {tuple(stride)}"
         )
     height, width = x.shape[2:]
+    group, programs, matrices = plan.addresses
     return Conv(
         images=len(x),
         height=height,
@@ -232,9 +233,9 @@ def conv_sizes(
         outputs=plan.outputs,
         aliases=plan.aliases,
         groups=len(plan.groups),
-        group=plan.groups.ctypes.data,
-        programs=tuple(ints.ctypes.data for ints, _ in plan.programs),
-        matrices=tuple(floats.ctypes.data for _, floats in plan.programs),
+        group=group,
+        programs=programs,
+        matrices=matrices,
     )
 
 

@@ -9,7 +9,7 @@ a set of small matrices between disjoint sets of planes, so its transpose is suc
 import itertools
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -41,6 +41,16 @@ class NativePlan:
     groups: np.ndarray
     filters: np.ndarray
     programs: tuple[tuple[np.ndarray, np.ndarray], ...]
+
+    @cached_property
+    def addresses(self) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+        """Where groups and the integers and floats of the programs lie; numpy takes its time to say so."""
+        ints, floats = zip(*self.programs, strict=True)
+        return (
+            self.groups.ctypes.data,
+            tuple(one.ctypes.data for one in ints),
+            tuple(one.ctypes.data for one in floats),
+        )
 
 
 def _grid(sizes: tuple[int, ...]) -> np.ndarray:

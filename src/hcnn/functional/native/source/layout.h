@@ -78,11 +78,6 @@ INLINE void gather_row(const float* from, int width, int stride, int offset, boo
     for (; column < pitch; ++column) outside(column);
 }
 
-// Fetches what is copied next: a processor foresees reading on within a page, and a map is often just one.
-INLINE void fetch(const float* from, long count) {
-    for (long i = 0; i < count; i += 16) __builtin_prefetch(from + i);
-}
-
 // Rows of one plane of x as a strip needs them; `first` is the strip's first row of y.
 static void gather_x(const HcnnConv& c, const Layout& l, const float* x, int first, float* out) {
     const int s1 = c.stride[0], s2 = c.stride[1];

@@ -23,6 +23,7 @@ struct Moments {
 
     // A map with margins: `margin` rows and columns more on each side, minus the pivot.
     static void extend(const HcnnMoments& m, const float* map, float pivot, int margin, float* to, long pitch) {
+        fetch(map + (long)m.height * m.width, (long)m.height * m.width);
         for (int row = -margin; row < m.height + margin; ++row, to += pitch) {
             const int from = row < 0 || row >= m.height ? (m.wrap ? ((row % m.height) + m.height) % m.height : -1) : row;
             if (from < 0) {
@@ -39,25 +40,28 @@ struct Moments {
         }
     }
 
+    // Adds the products of all pairs of column offsets of some rows with those that many rows below.
     template <int DISTANCE>
-    INLINE void row_sums(const float* row, long pitch, int width, vf* total) {
+    INLINE void row_sums(const float* row, long pitch, int rows, int width, vf* total) {
         vf acc[9] = {};
-        for (int c = 0; c < width; c += LANES) {
-            const int left = width - c;
-            vf upper[3], lower[3];
-            for (int j = 0; j < 3; ++j) {
-                upper[j] = load(row + c + j);
-                if (left < LANES) upper[j] = keep(upper[j], first_lanes(left));
-                lower[j] = DISTANCE ? load(row + DISTANCE * pitch + c + j) : upper[j];
+        for (int r = 0; r < rows; ++r)
+            for (int c = 0; c < width; c += LANES) {
+                const float* p = row + r * pitch + c;
+                const int left = width - c;
+                vf upper[3], lower[3];
+                for (int j = 0; j < 3; ++j) {
+                    upper[j] = load(p + j);
+                    if (left < LANES) upper[j] = keep(upper[j], first_lanes(left));
+                    lower[j] = DISTANCE ? load(p + DISTANCE * pitch + j) : upper[j];
+                }
+                if constexpr (DISTANCE == 0) {
+                    for (int j = 0; j < 3; ++j) acc[j] += upper[j];
+                    for (int i = 0; i < 3; ++i)
+                        for (int j = i; j < 3; ++j) acc[3 + PAIR[i][j]] += upper[i] * lower[j];
+                } else
+                    for (int i = 0; i < 3; ++i)
+                        for (int j = 0; j < 3; ++j) acc[3 * i + j] += upper[i] * lower[j];
             }
-            if constexpr (DISTANCE == 0) {
-                for (int j = 0; j < 3; ++j) acc[j] += upper[j];
-                for (int i = 0; i < 3; ++i)
-                    for (int j = i; j < 3; ++j) acc[3 + PAIR[i][j]] += upper[i] * lower[j];
-            } else
-                for (int i = 0; i < 3; ++i)
-                    for (int j = 0; j < 3; ++j) acc[3 * i + j] += upper[i] * lower[j];
-        }
         for (int i = 0; i < 9; ++i) total[i] += acc[i];
     }
 
@@ -68,17 +72,14 @@ struct Moments {
         vf* total = (vf*)(memory + up<long>((m.height + 4) * p, LANES));
         for (int v = 0; v < m.maps; ++v) {
             extend(m, x + ((long)image * m.maps + v) * m.height * m.width, pivot, 1, map, p);
-            for (int row = 0; row < m.height + 2; ++row) {
-                const float* r = map + row * p;
-                row_sums<0>(r, p, m.width, total);
-                if (row <= m.height) row_sums<1>(r, p, m.width, total + 9);
-                if (row < m.height) row_sums<2>(r, p, m.width, total + 18);
-            }
+            row_sums<0>(map, p, m.height + 2, m.width, total);
+            row_sums<1>(map, p, m.height + 1, m.width, total + 9);
+            row_sums<2>(map, p, m.height, m.width, total + 18);
             const int edges[4] = {0, 1, m.height, m.height + 1};
             for (int e = 0; e < 4; ++e) {
                 const float* r = map + edges[e] * p;
-                row_sums<0>(r, p, m.width, total + (e + 1) * SUMS);
-                if (edges[e] <= m.height) row_sums<1>(r, p, m.width, total + (e + 1) * SUMS + 9);
+                row_sums<0>(r, p, 1, m.width, total + (e + 1) * SUMS);
+                if (edges[e] <= m.height) row_sums<1>(r, p, 1, m.width, total + (e + 1) * SUMS + 9);
             }
         }
         for (int i = 0; i < 5 * SUMS; ++i) out[(long)image * 5 * SUMS + i] = sum(total[i]);
@@ -130,6 +131,27 @@ struct MomentsBackward {
 
     long pitch() const { return up<long>(m.width + 4, LANES) + LANES; }
     long scratch() const { return (m.height + 4) * pitch(); }
+    // R rows of the result that have the same filter; a value of x that is loaded serves all of them.
+    template <int R>
+    void filtered(int rows, const float* from, float* to) const {
+        const long p = pitch();
+        const float* f = filter[rows][0];
+        for (int c = 0; c < m.width; c += LANES) {
+            vf acc[R];
+            for (int r = 0; r < R; ++r) acc[r] = splat(constant[rows][0]);
+            for (int j = 0; j < 5; ++j) {
+                vf tap[5];
+                for (int i = 0; i < 5; ++i) tap[i] = splat(f[5 * i + j]);
+                for (int i = 0; i < R + 4; ++i) {
+                    const vf value = load(from + i * p + c + j);
+                    for (int r = 0; r < R; ++r)
+                        if (i >= r && i < r + 5) acc[r] += value * tap[i - r];
+                }
+            }
+            for (int r = 0; r < R; ++r) store_part(to + (long)r * m.width + c, acc[r], m.width - c);
+        }
+    }
+
     int kind(int at, int size) const { return m.wrap ? 0 : (at == 0 ? 1 : 0) + (at == size - 1 ? 2 : 0); }
 
     void run(int image, float* map) const {
@@ -138,17 +160,18 @@ struct MomentsBackward {
         for (int v = 0; v < m.maps; ++v) {
             const long at = ((long)image * m.maps + v) * m.height * m.width;
             Moments::extend(m, x + at, pivot, 2, map, p);
+            for (int row = 0, count; row < m.height; row += count) {
+                count = 1;
+                while (count < 4 && row + count < m.height && kind(row + count, m.height) == kind(row, m.height)) ++count;
+                rows_of(count, [&](auto height) {
+                    filtered<decltype(height)::value>(kind(row, m.height), map + row * p, out + at + (long)row * m.width);
+                });
+            }
+            if (m.wrap) continue;
             for (int row = 0; row < m.height; ++row) {
                 const int rows = kind(row, m.height);
-                const float *f = filter[rows][0], *from = map + row * p;
+                const float* from = map + row * p;
                 float* to = out + at + (long)row * m.width;
-                for (int c = 0; c < m.width; c += LANES) {
-                    vf total[5] = {splat(constant[rows][0])};
-                    for (int i = 0; i < 5; ++i)
-                        for (int j = 0; j < 5; ++j) total[i] += load(from + i * p + c + j) * f[5 * i + j];
-                    store_part(to + c, (total[0] + total[1]) + (total[2] + total[3]) + total[4], m.width - c);
-                }
-                if (m.wrap) continue;
                 for (int c = 0; c < m.width; c += m.width > 1 ? m.width - 1 : 1) {
                     const int columns = kind(c, m.width);
                     const float* g = filter[rows][columns];

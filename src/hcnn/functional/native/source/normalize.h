@@ -39,6 +39,7 @@ struct Normalize {
             const vf middle = splat(pivot[k]);
             for (int am = 0; am < n.oldest * n.others; ++am) {
                 const float* row = y + at(image, 0, am, k);
+                fetch(row + n.filters * n.space, n.space);
                 long u = 0;
                 for (; u + 2 * LANES <= n.space; u += 2 * LANES)
                     for (int i = 0; i < 2; ++i) {
@@ -67,6 +68,7 @@ struct Normalize {
                 float* to = out + (((long)image * n.others + m) * n.filters + k) * n.space;
                 const long step = (long)n.others * n.filters * n.space;
                 const vf middle = splat(pivot[k]), factor = splat(scale[k]), offset = splat(shift[k]);
+                for (int a = 0; a < n.oldest; ++a) fetch(from + a * step + n.space, n.space);
                 for (long u = 0; u < n.space; u += LANES) {
                     const long left = n.space - u;
                     vf total = {};
