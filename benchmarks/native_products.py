@@ -3,7 +3,8 @@
     python benchmarks/native_products.py
 
 The products cannot be timed alone from here: what 5×5 filters take longer than 3×3 filters do is 16 further taps of
-them, since the transforms of both are the same. Everything is timed in turns in one process, on one thread, by CPU time.
+them, since the transforms of both are the same. Everything is timed in turns in one process, on one
+thread, in CPU time.
 """
 
 import statistics
@@ -13,7 +14,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from hcnn.functional import native_description
-from hcnn.functional.attribute_conv.native import native_conv, native_weight, native_work
+from hcnn.functional.attribute_conv.native import native_conv, native_weight
+from hcnn.functional.attribute_conv.native_cost import native_work
 from hcnn.functional.axes import Boundary
 
 ROUNDS = 15

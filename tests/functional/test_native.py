@@ -17,7 +17,8 @@ from hcnn.functional import (
     native_description,
     native_disabled,
 )
-from hcnn.functional.attribute_conv.native import native_multiply_adds, native_weight
+from hcnn.functional.attribute_conv.native import native_weight
+from hcnn.functional.attribute_conv.native_cost import native_multiply_adds
 from hcnn.functional.attribute_conv.native_plan import native_plan
 from hcnn.functional.native import library
 from hcnn.functional.normalize_elu import dispatch as normalize

@@ -10,7 +10,7 @@ Nothing here owns a parameter or keeps state between calls.
 from hcnn.functional.attribute_conv.choose import Method, choose_method, choose_plus_method
 from hcnn.functional.attribute_conv.conv import attribute_conv, conv_matrix
 from hcnn.functional.attribute_conv.dense import bands, dense_weight, placement
-from hcnn.functional.attribute_conv.native import native_supports
+from hcnn.functional.attribute_conv.native_cost import native_supports
 from hcnn.functional.attribute_conv.spectral import plus_transforms
 from hcnn.functional.axes import (
     BOUNDARIES,

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from hcnn.functional.attribute_conv.dense import bands
-from hcnn.functional.attribute_conv.native import native_multiply_adds, native_work
+from hcnn.functional.attribute_conv.native_cost import native_multiply_adds, native_work
 from hcnn.functional.attribute_conv.spectral import spectral_multiply_adds
 from hcnn.functional.axes import Boundary
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from hcnn.functional.attribute_conv.choose import Method, choose_method
 from hcnn.functional.attribute_conv.dense import dense_conv, dense_weight
-from hcnn.functional.attribute_conv.native import native_conv, native_supports, native_weight
+from hcnn.functional.attribute_conv.native import native_conv, native_weight
+from hcnn.functional.attribute_conv.native_cost import native_supports
 from hcnn.functional.attribute_conv.spectral import spectral_weight
 from hcnn.functional.attribute_conv.spectral_op import spectral_conv
 from hcnn.functional.axes import CONVOLUTIONS, Boundary, axis_names, check_boundary, pad_spatial, per_axis

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hcnn.functional.attribute_conv.choose import Method, choose_plus_method
 from hcnn.functional.attribute_conv.dense import bands, dense_weight
-from hcnn.functional.attribute_conv.native import native_supports
+from hcnn.functional.attribute_conv.native_cost import native_supports
 from hcnn.functional.attribute_conv.spectral import plus_transforms
 from hcnn.functional.axes import Boundary
 from hcnn.functional.native.library import native_available

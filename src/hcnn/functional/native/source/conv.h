@@ -42,6 +42,16 @@ static void pack_weights(const HcnnConv& c, int taps, const float* w, float* out
         }
 }
 
+// Stores a tile of sums, or adds it to what is there.
+template <int R, int V>
+INLINE void put(vf (&acc)[R][V], float* to, long pitch, bool fresh = true) {
+    for (int r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v) {
+            float* p = to + r * pitch + v * LANES;
+            store(p, fresh ? acc[r][v] : acc[r][v] + load(p));
+        }
+}
+
 struct ConvForward {
     const HcnnConv& c;
     const Layout layout;
@@ -103,12 +113,6 @@ struct ConvForward {
                 finish(image, one, first, rows, y);
             }
         }
-    }
-
-    template <int V>
-    INLINE void put(vf (&acc)[4][V], float* to, long pitch) {
-        for (int r = 0; r < 4; ++r)
-            for (int v = 0; v < V; ++v) store(to + r * pitch + v * LANES, acc[r][v]);
     }
 
     // Bias, ELU and mean over the oldest attribute on the way out.

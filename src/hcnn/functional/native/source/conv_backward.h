@@ -5,17 +5,11 @@
 //   conj(w) g:  a (gr + gi) + (b - a) gi,  a (gr + gi) - (a + b) gr
 //   g conj(x):  c (gr + gi) - (c - d) gi,  c (gr + gi) - (c + d) gr
 #pragma once
-#include "conv.h"
+#include "phases.h"
 
 namespace {
 
 constexpr int TERMS = LANES == 16 ? 4 : LANES == 8 ? 2 : WIDE > 4 ? 4 : 2;  // of a tile of sums with four filters
-
-// Taps of one phase of x: which they are and where in the gradient of y they lie.
-struct Phase {
-    int taps;
-    int32_t tap[512], at[512];
-};
 
 struct ConvBackward {
     const HcnnConv& c;
@@ -145,15 +139,15 @@ struct ConvBackward {
                         vf acc[R][V] = {}, common[R][V];
                         if (!group.complex) {
                             accumulate(acc, re + p, where, w, terms);
-                            add(acc, to + p, pd, fresh);
+                            put(acc, to + p, pd, fresh);
                             return;
                         }
                         accumulate(acc, both + p, where, w, terms);
                         memcpy(common, acc, sizeof(acc));
                         accumulate(acc, im + p, where, w + R * terms, terms);
-                        add(acc, to + p, pd, fresh);
+                        put(acc, to + p, pd, fresh);
                         accumulate(common, re + p, where, w + 2 * R * terms, terms);
-                        add(common, to + c.aliases * pd + p, pd, fresh);
+                        put(common, to + c.aliases * pd + p, pd, fresh);
                     });
                     w += (group.complex ? 3 : 1) * R * terms;
                 });
@@ -161,15 +155,6 @@ struct ConvBackward {
             where += terms;
         }
         return w;
-    }
-
-    template <int R, int V>
-    INLINE void add(vf (&acc)[R][V], float* to, long pitch, bool fresh) {
-        for (int r = 0; r < R; ++r)
-            for (int v = 0; v < V; ++v) {
-                float* p = to + r * pitch + v * LANES;
-                store(p, fresh ? acc[r][v] : acc[r][v] + load(p));
-            }
     }
 
     // Adds Σ_u g(k, u) x(term, u) of four filters and all terms to the partial sums, in the order (terms, 4).
@@ -229,46 +214,6 @@ struct ConvBackward {
     }
 };
 
-static void find_phases(const HcnnConv& c, const Layout& l, Phase* phases) {
-    for (int p1 = 0; p1 < c.stride[0]; ++p1)
-        for (int p2 = 0; p2 < c.stride[1]; ++p2, ++phases) {
-            phases->taps = 0;
-            for (int i = 0; i < c.support[0]; ++i)
-                for (int j = 0; j < c.support[1]; ++j) {
-                    const int e1 = p1 + l.margin[0] - i, e2 = p2 + l.margin[1] - j;
-                    if (e1 % c.stride[0] || e2 % c.stride[1]) continue;
-                    const int row = l.above + e1 / c.stride[0], column = l.left + e2 / c.stride[1];
-                    phases->tap[phases->taps] = i * c.support[1] + j;
-                    phases->at[phases->taps++] = row * l.pitch + column;
-                }
-        }
-}
-
-// As `pack_weights`, for the transposed product: (tiles of four filters, groups, phases, tiles of aliases, products,
-// 4 filters, taps of the phase, aliases).
-static void pack_transposed(const HcnnConv& c, const Layout& l, const Phase* phases, const float* w, float* out) {
-    for (int first = 0; first < c.filters; first += 4)
-        for (int i = 0; i < c.groups; ++i) {
-            const Group group = group_of(c, i);
-            for (int f = 0; f < l.phases; ++f)
-                for (int tile = 0; tile < c.aliases; tile += 4) {
-                    const int stop = tile + 4 < c.aliases ? tile + 4 : c.aliases;
-                    for (int product = 0; product < (group.complex ? 3 : 1); ++product)
-                        for (int k = first; k < first + 4; ++k)
-                            for (int t = 0; t < phases[f].taps; ++t)
-                                for (int s = tile; s < stop; ++s) {
-                                    const auto of = [&](int plane) {
-                                        const long at = ((long)plane * c.filters + k) * l.taps + phases[f].tap[t];
-                                        return k < c.filters ? w[at] : 0.0f;
-                                    };
-                                    const float a = of(group.plane + s);
-                                    const float b = group.complex ? of(group.plane + c.aliases + s) : 0.0f;
-                                    *out++ = product == 0 ? a : product == 1 ? b - a : -(a + b);
-                                }
-                }
-        }
-}
-
 // Sums over chunks of images in their order, whatever the threads were, into the first.
 static void add_chunks(int chunks, long size, float* sums_in) {
     for (int chunk = 1; chunk < chunks; ++chunk)
@@ -297,8 +242,9 @@ static void unpack_sums(const HcnnConv& c, const ConvBackward& job, const float*
 
 static void conv_backward(const HcnnConv* c, const float* grad, const float* x, const float* w, float* grad_x,
                           float* grad_w, float* grad_bias, int threads) {
-    // Longer strips than forward: sums over a strip end in sums over lanes, which cost as much as three vectors.
-    const double per_position = c->channels + c->planes + 2.0 * c->dofs + 2.0 * c->outputs;
+    // Longer strips than forward, beyond a small second-level cache: sums over a strip end in sums over lanes, which cost
+    // as much as three vectors. Half as long was 2 to 8 % slower, a quarter 5 to 25 %.
+    const double per_position = 0.5 * (c->channels + c->planes) + c->dofs + c->outputs;
     const Layout l(*c, rows_of_strip(*c, per_position));
     Phase* phases = (Phase*)malloc(sizeof(Phase) * l.phases);
     find_phases(*c, l, phases);

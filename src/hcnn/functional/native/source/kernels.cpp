@@ -2,7 +2,7 @@
 #include <cstdlib>
 
 #include "moments.h"
-#include "plus.h"
+#include "plus_backward.h"
 
 #define NAME_OF(variant) hcnn_##variant
 #define NAMED(variant) NAME_OF(variant)
