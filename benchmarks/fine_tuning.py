@@ -39,7 +39,7 @@ SIZES = (50, 200, 1000)  # training images of each class
 EPOCHS = {50: 20, 200: 10, 1000: 4}  # times 1 or 2 or 3, whichever validation prefers
 VALIDATION, CLASSES, SEEDS = 200, 5, (0, 1, 2)
 ARMS = {  # name: candidates for the learning rate
-    "from scratch": (0.007, 0.02, 0.05, 0.1),
+    "from scratch": (0.0025, 0.007, 0.02, 0.05, 0.1),
     "frozen": (0.02, 0.05, 0.15, 0.5),
     "fine-tuned": (0.005, 0.015, 0.05, 0.1),
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -15,13 +16,14 @@ from hcnn.data.channels import Channels
 from hcnn.data.preprocessing import fit_float_preprocessing
 from hcnn.data.splits import stratified_split
 from hcnn.estimator.fitting import Fitted, Held, train_until_best
-from hcnn.estimator.inputs import images_of, network_config, recipe_for, weights_of
+from hcnn.estimator.inputs import images_of, initial_of, network_config, recipe_for, weights_of
 from hcnn.estimator.predicting import FittedNetwork
 from hcnn.layers.randomness import drawn_from
 from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.models.configs import HierarchicalCNNConfig
-from hcnn.models.factory import build
+from hcnn.models.network import Network
 from hcnn.models.registry import common_standardization
+from hcnn.runs.initial import Initial, first_network
 from hcnn.training.attribute_ties import AttributeTie
 from hcnn.training.device import find_device
 from hcnn.training.recipe import Recipe
@@ -43,6 +45,10 @@ class HCNNClassifier(FittedNetwork):
             hcnn_small_cifar10.
         network: fields of the network's configuration to replace, for example ``{"width": 16}``. In searches each is a
             parameter of its own, such as ``network__width``.
+        init: a trained network to start from, in place of `model` and `network`: a name of `hcnn.list_pretrained`, a
+            run folder, a Hub folder, or a network. Its class layer is made anew unless the labels are its classes. X is
+            standardized by its own mean and deviation here too.
+        freeze: with `init`, how many layers stay as they are, their running statistics too.
         image_shape: for X of two axes: (height, width), (channels, height, width), or "row" for one row of any length.
         channels: whether the channels of X of four axes come "first" or "last"; "auto" decides by the shape, and
             refuses where it cannot, see `hcnn.data.channels.channels_first`.
@@ -91,6 +97,8 @@ class HCNNClassifier(FittedNetwork):
         model: str = "auto",
         *,
         network: dict[str, Any] | None = None,
+        init: str | Path | Network | None = None,
+        freeze: int = 0,
         image_shape: tuple[int, ...] | str | None = None,
         channels: Channels = "auto",
         recipe: str | Recipe = "digits",
@@ -109,6 +117,8 @@ class HCNNClassifier(FittedNetwork):
         # scikit-learn wants one argument for each setting, stored as it came, and no check before fit.
         self.model = model
         self.network = network
+        self.init = init
+        self.freeze = freeze
         self.image_shape = image_shape
         self.channels: Channels = channels
         self.recipe = recipe
@@ -174,12 +184,14 @@ class HCNNClassifier(FittedNetwork):
         labels = torch.from_numpy(indices.astype(np.int64))[part]
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         rest, held = self._set_aside(labels, seed, X_val, y_val)
-        config = self._config(images, len(classes))
+        initial = initial_of(self.init, self.freeze, self.model, self.network)
+        config = self._config(images, len(classes), initial)
         if again:
             self._check_same_network(config)
         else:
             self._start(images[rest], config)
-        network, preprocessing = self._build(config, seed, again=again), self._preprocessing(images)
+        network = self._build(config, seed, None if again else initial, again=again)
+        preprocessing = self._preprocessing(images)
         device = find_device(self.device)
         validation = images[held], labels[held]
         if X_val is not None:
@@ -225,13 +237,17 @@ class HCNNClassifier(FittedNetwork):
         part, weights = weights_of(sample_weight, self._class_weights(), X, y)
         images = images_of(X, self.image_shape, self.channels, None if first else len(self.mean_))[part]
         labels = self._indices(y, "y")[part]
-        config = self._config(images, len(self.classes_))
+        initial = initial_of(self.init, self.freeze, self.model, self.network)
+        config = self._config(images, len(self.classes_), initial)
         if first:
             self._start(images, config)
         else:
             self._check_same_network(config)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        network, device = self._build(config, seed, again=not first), find_device(self.device)
+        network, device = (
+            self._build(config, seed, initial if first else None, again=not first),
+            find_device(self.device),
+        )
         recipe = recipe_for(self.recipe, self._changes(), images)
         batch = len(images) // -(-len(images) // recipe.batch_size)  # no image is left over, or few
         recipe = replace(
@@ -254,10 +270,11 @@ class HCNNClassifier(FittedNetwork):
     def _changes(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("epochs", "batch_size", "lr", "attributes")}
 
-    def _config(self, images: Tensor, classes: int) -> HierarchicalCNNConfig:
+    def _config(self, images: Tensor, classes: int, initial: Initial | None) -> HierarchicalCNNConfig:
         recipe = recipe_for(self.recipe, self._changes(), images)
         periodic = {"boundary": "circular"} if recipe.attributes else {}
-        return network_config(self.model, {**periodic, **(self.network or {})}, tuple(images.shape[1:]), classes)
+        changes = {**periodic, **(self.network or {})}
+        return network_config(self.model, changes, tuple(images.shape[1:]), classes, initial)
 
     def _class_weights(self) -> Any:
         if isinstance(self.class_weight, str):
@@ -294,13 +311,13 @@ class HCNNClassifier(FittedNetwork):
         self.validation_scores_: list[float] = []
         self.n_iter_ = 0
 
-    def _build(self, config: HierarchicalCNNConfig, seed: int, *, again: bool) -> AttributeNetwork:
-        """A network to train, with the weights so far or random ones."""
+    def _build(self, config: HierarchicalCNNConfig, seed: int, initial: Initial | None, *, again: bool) -> Any:
+        """A network to train, with the weights so far, those of the initial network, or random ones."""
         with drawn_from(torch.Generator().manual_seed(seed)):
-            network = build(config).to(find_device(self.device))
+            network = first_network(config, initial, self.freeze, tuple(map(str, self.classes_)))
         if again:
             network.load_state_dict({name: torch.tensor(value) for name, value in self.training_weights_.items()})
-        return network
+        return network.to(find_device(self.device))
 
     def _keep(self, network: AttributeNetwork, config: HierarchicalCNNConfig, fitted: Fitted) -> None:
         """Store what training gave as plain arrays and numbers."""

@@ -10,9 +10,12 @@ from sklearn.utils.validation import _check_sample_weight  # what scikit-learn's
 from torch import Tensor
 
 from hcnn.data.channels import Channels, channels_first, rows_to_images
-from hcnn.data.preprocessing import as_float32
+from hcnn.data.preprocessing import Preprocessing, as_float32
+from hcnn.export.opening import open_network
 from hcnn.models.configs import HierarchicalCNNConfig
+from hcnn.models.network import Network
 from hcnn.models.registry import model_config
+from hcnn.runs.initial import Initial, initial_network
 from hcnn.training.recipe import Recipe
 from hcnn.training.recipes import get_recipe
 
@@ -84,8 +87,36 @@ def weights_of(
     return torch.from_numpy(part), None if same else torch.from_numpy(weights.astype(np.float32))
 
 
+def initial_of(init: Any, freeze: int, model: str, network: dict[str, Any] | None) -> Initial | None:
+    """The trained network to start from.
+
+    Args:
+        init: a name, a path, a network, or None.
+        freeze: how many of its layers stay as they are.
+        model: "auto", as the network follows from `init`.
+        network: None, likewise.
+
+    Raises:
+        ValueError: if there is no such network, or the settings contradict each other.
+    """
+    if init is None:
+        if freeze:
+            raise ValueError(f"freeze: expected 0 without init; got {freeze!r}")
+        return None
+    if model != "auto" or network:
+        raise ValueError(f"init: expected no model and no network beside it; got model={model!r}, network={network!r}")
+    if isinstance(init, Network):
+        return initial_network("init", init, init.preprocessing or Preprocessing((), (), (), ()))
+    run = open_network(init)
+    return initial_network(str(init), run.model, run.preprocessing)
+
+
 def network_config(
-    model: str, network: dict[str, Any] | None, shape: tuple[int, ...], classes: int
+    model: str,
+    network: dict[str, Any] | None,
+    shape: tuple[int, ...],
+    classes: int,
+    initial: Initial | None = None,
 ) -> HierarchicalCNNConfig:
     """The configuration of the network.
 
@@ -94,10 +125,16 @@ def network_config(
         network: fields to replace, or None.
         shape: (c, height, width) of the images.
         classes: how many there are.
+        initial: the trained network to start from, in place of `model` and `network`.
 
     Raises:
         ValueError: if there is no such network of two spatial axes, or no such field.
     """
+    if initial is not None:
+        config: Any = replace(initial.config, channels=shape[0], classes=classes)
+        if not isinstance(config, HierarchicalCNNConfig) or config.spatial_axes != 2:
+            raise ValueError(f"init: expected a HierarchicalCNN of two spatial axes; got {initial.source}")
+        return config
     auto = "hcnn_digits" if max(shape[1:]) <= 16 else "hcnn_small_cifar10"
     name = auto if model == "auto" else model
     if given := sorted({"channels", "classes"} & {*(network or {})}):
