@@ -34,7 +34,7 @@ def test_the_printed_command_trains_the_same_network(tmp_path, monkeypatch, caps
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--seeds", "2"], "--seeds: expected none; a search compares its trials with one seed"),
+        (["--seeds", "2"], "--seeds: a search compares its trials with one seed, --seed"),
         (["--trials", "1"], "trials: expected 2 or more; got 1"),
         (["--trials", "many"], "--trials: invalid int value: 'many'"),
         (["--lr", "0.1", "--weight-decay", "0", "--batch-size", "9"], "expected something to search among lr"),

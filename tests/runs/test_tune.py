@@ -70,7 +70,7 @@ def test_every_round_keeps_the_best_third_and_triples_the_epochs(whole) -> None:
     assert "test_accuracy" not in result
     assert load_run(found.folder).config["model"]["width"] == found.best.settings["width"]
     rows = list(csv.DictReader((folder / "tune.csv").read_text(encoding="utf-8").splitlines()))
-    assert [row["validation_accuracy"] for row in rows] == [str(score.accuracy) for score in found.scores]
+    assert [row["validation_accuracy"] for row in rows] == [str(round(score.accuracy, 6)) for score in found.scores]
 
 
 def test_trials_lie_around_the_settings_and_the_first_has_them() -> None:

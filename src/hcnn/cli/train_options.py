@@ -139,7 +139,7 @@ def make_parser(
         common.add_argument(
             "--trials", type=int, default=9, metavar="N", help="Number of settings in the first round. Default: 9."
         )
-    _add_common(parser, common)
+    _add_common(parser, common, command)
     if {"-h", "--help"} & {*words}:  # without the settings, which take PyTorch to list
         for name, text in _COMMON.items():
             add_setting(common, Setting(name, _COMMON_KINDS[name], ""), None, described=text)
@@ -154,7 +154,7 @@ def make_parser(
     return parser, _add_settings(parser, common, named.model, named.recipe, named.init)
 
 
-def _add_common(parser: Parser, group: Any) -> None:
+def _add_common(parser: Parser, group: Any, command: str) -> None:
     parser.add_argument(
         "data", nargs="?", default="digits", metavar="DATA",
         help="digits, cifar10, cifar100, a folder with a subfolder of images for each class, or an .npz file. Default: "
@@ -173,15 +173,20 @@ def _add_common(parser: Parser, group: Any) -> None:
         help="Named recipe: paper, published, fast, digits, or one of a baseline's publication. Default: the recipe "
         "recommended for the model.",
     )  # fmt: skip
-    add("--output", type=Path, metavar="FOLDER", help="Run folder. Default: runs/DATA-MODEL-SEED.")
+    place = "Run folder. Default: runs/" if command == "train" else "Folder of the search. Default: runs/tune-"
+    add("--output", type=Path, metavar="FOLDER", help=f"{place}DATA-MODEL-SEED.")
     add(
         "--seed", type=int, default=0, metavar="N",
         help="Random seed for initialization, data order and augmentation. Default: 0.",
     )  # fmt: skip
-    add(
-        "--seeds", type=int, default=1, metavar="N",
-        help="Train with N seeds in turn, from --seed on, and report the mean and the standard deviation. Default: 1.",
-    )  # fmt: skip
+    if command == "train":
+        add(
+            "--seeds", type=int, default=1, metavar="N",
+            help="Train with N seeds in turn, from --seed on, and report mean and standard deviation. Default: 1.",
+        )  # fmt: skip
+    else:
+        parser.refused["--seeds"] = "a search compares its trials with one seed, --seed"
+        parser.set_defaults(seeds=1)
     add(
         "--resume", action="store_true",
         help="Resume from the newest valid checkpoint of the run folder, or start if there is none. With more --epochs "

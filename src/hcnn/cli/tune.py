@@ -27,8 +27,6 @@ _OWN = {"--trials": 1, "--output": 1, "--resume": 0}  # options of the search, w
 def tune(options: TrainOptions, console: Console) -> None:
     """Search, and print the trials and the command."""
     rest = options.rest
-    if rest.seeds != 1:
-        raise ValueError("--seeds: expected none; a search compares its trials with one seed, --seed")
     prepare_process(options)
     splits = load_splits(options, lambda line: say(console, line))
     extra: dict[str, Any] = {}

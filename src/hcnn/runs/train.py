@@ -202,7 +202,10 @@ def check_run(folder: Path, settings: RunSettings, data: Splits, *, resume: bool
         ValueError: if device, data, network, recipe or teacher do not fit, or the folder holds something else.
     """
     check_fit(settings, data)
-    device, preprocessing = find_device(settings.device), fit_run_preprocessing(settings.network, settings.initial, data.train)
+    device, preprocessing = (
+        find_device(settings.device),
+        fit_run_preprocessing(settings.network, settings.initial, data.train),
+    )
     known = _known_config(folder)
     if known is not None and not resume:
         state = "a finished" if (folder / RESULT).exists() else "an unfinished"

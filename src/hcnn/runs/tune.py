@@ -294,6 +294,6 @@ def _write(folder: Path, begun: dict[str, Any], scores: list[Score], best: Score
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["rung", "epochs", "trial", *names, "validation_accuracy", "validation_loss", "seconds"])
     for one in scores:
-        values = [one.settings[name] for name in names]
-        writer.writerow([one.rung, one.epochs, one.trial, *values, one.accuracy, one.loss, one.seconds])
+        found = [round(one.accuracy, 6), one.loss and round(one.loss, 6), one.seconds]
+        writer.writerow([one.rung, one.epochs, one.trial, *(one.settings[name] for name in names), *found])
     write_atomically(folder / TABLE, text.getvalue().encode())
