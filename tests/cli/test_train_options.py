@@ -65,7 +65,7 @@ def test_model_and_recipe_follow_from_the_data(words, model, recipe) -> None:
 def test_a_folder_keeps_its_defaults_wherever_it_stands(folder, options, first) -> None:
     found = train_options.read([str(folder), *options] if first else [*options, str(folder)])
     assert (found.data, found.model, found.image_size) == (str(folder), "hcnn_small_cifar10", (20, 30))
-    assert (found.validation, found.recipe.batch_size) == (4, 2)
+    assert (found.validation, found.recipe.batch_size) == (4, 8)
     assert "20 training images of 2 classes" in found.reason
 
 
