@@ -91,7 +91,7 @@ def suggest(
     if model == "hcnn_small_cifar10" and train < _FEW:
         hint = (
             f"hint: with fewer than {_FEW:,} training images, starting from trained weights is usually better: "
-            "--init hcnn_small_cifar10 (results/small-sets has figures)"
+            "--init hcnn_small_cifar10"
         )
     return Suggestion(chosen, model, recipe, name, validation, reason, hint)
 

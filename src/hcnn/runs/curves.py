@@ -31,7 +31,8 @@ def learning_curves(metrics: Path, path: Path, *, test_accuracy: float | None = 
     if validated:
         best = max(rows, key=lambda row: (row["validation_accuracy"], -row["validation_loss"]))
         right.plot(
-            best["epoch"], 100 * best["validation_accuracy"], "o", color="#009e73", markersize=9, fillstyle="none",
+            best["epoch"], 100 * best["validation_accuracy"], "o", color="black", markersize=9, fillstyle="none",
+            zorder=3,
             label=f"best epoch, kept: {best['epoch']}",
         )  # fmt: skip
     left.set(xlabel="epoch", ylabel="cross-entropy", title="Loss", ylim=(0, None))
