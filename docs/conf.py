@@ -36,6 +36,7 @@ html_title = "hcnn"
 html_static_path = ["_static"]
 html_extra_path = ["generated/live"]  # pages that run a network in the browser
 html_css_files = ["hcnn.css"]
+html_js_files = ["tables.js"]
 html_math_renderer = "mathml"
 numfig = math_numfig = True  # equations count as (chapter.number)
 numfig_secnum_depth = 1

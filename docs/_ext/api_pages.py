@@ -98,5 +98,6 @@ def _title(folder: str) -> str:
 
 def _summary(thing: object) -> str:
     """The first paragraph of its docstring, as Markdown."""
-    text = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
-    return text.replace("*", r"\*")
+    parts = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split()).split("``")
+    parts[::2] = [part.replace("*", r"\*") for part in parts[::2]]  # what is not code
+    return "``".join(parts)

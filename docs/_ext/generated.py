@@ -22,6 +22,11 @@ from hcnn.functional.attribute_conv.spectral import spectral_multiply_adds
 from hcnn.models.summary import summarize
 
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?://|#)([^)\s]+)\)")
+# The table of the comparison has twelve columns.
+WIDE = (
+    ".content { width: auto; flex: 1; max-width: 75em; } table { font-size: 0.72rem; line-height: 1.3; }"
+    "td.text-right { white-space: normal; } td:nth-child(7) { min-width: 11em; }"
+)
 KEPT = {".md", ".png", ".svg", ".csv", ".json"}
 
 
@@ -92,8 +97,9 @@ def comparison(source: Path, target: Path) -> None:
     write_comparison(make_entries(results, throughput), throughput, target)
     page = target / "comparison.md"
     picture = "\n![Accuracy against parameters and multiply-adds](comparison.png)\n"
-    style = "\n```{raw} html\n<style>td:nth-child(7) { min-width: 16em; }</style>\n```\n"  # what was run, in words
-    page.write_text(page.read_text(encoding="utf-8") + picture + style)
+    style = f"\n```{{raw}} html\n<style>{WIDE}</style>\n```\n"
+    wide = "---\nhide-toc: true\n---\n\n"  # its place is the table's
+    page.write_text(wide + page.read_text(encoding="utf-8") + picture + style)
 
 
 def results_pages(source: Path, target: Path) -> str:

@@ -527,7 +527,7 @@ def test_the_report_classifies_an_image_of_the_reader(report, explorer, chromium
         }""",
         [*buffer.getvalue()],
     )
-    inside.wait_for_function("() => document.getElementById('status').textContent.startsWith('mine.png')")
+    inside.wait_for_function("() => /^mine.png: .* ms on/.test(document.getElementById('status').textContent)")
     best = explorer.arrays_of(image[None])[0].softmax(1)[0].max()
     assert f"{100 * best:.1f} %" in frame.locator("#status").text_content()
     visit.close(report.as_uri())

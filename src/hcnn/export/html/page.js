@@ -124,24 +124,40 @@
     return logits;
   }
 
-  async function open(blob, name) {
-    let image;
+  async function read(blob) {
     try {
-      image = await createImageBitmap(blob); // upright, as its EXIF says
-    } catch (error) {
-      at("status").textContent = `${name}: this is not a picture that your browser can read.`;
-      return;
+      return await createImageBitmap(blob); // upright, as its EXIF says
+    } catch (refused) { // SVG, for example
+      const image = new Image(), url = URL.createObjectURL(blob);
+      image.src = url;
+      try { await image.decode(); } finally { URL.revokeObjectURL(url); }
+      if (!image.width || !image.height) throw refused;
+      return image;
     }
-    await classify(bytesOf(shrink(image, image.width, image.height)), name);
   }
 
-  function take(files, name) { // the first picture of what was dropped or pasted
+  async function open(blob, name) {
+    at("status").textContent = `${name}: reading …`;
+    const mine = ++current;
+    let pixels;
+    try {
+      const image = await read(blob);
+      pixels = shrink(image, image.width, image.height);
+    } catch (error) {
+      if (mine === current) at("status").textContent = `${name}: this is not a picture, or one that your browser cannot read.`;
+      return;
+    }
+    if (mine === current) await classify(bytesOf(pixels), name); // else another picture came meanwhile
+  }
+
+  function take(files, name) { // the first picture of what was chosen, dropped or pasted
     const file = [...files].find((one) => one.type.startsWith("image/")) ?? files[0];
     if (file) open(file, name ?? file.name);
+    else at("status").textContent = "There is no picture in what was dropped or pasted.";
   }
   for (const input of [at("file"), at("camera")]) {
     input.addEventListener("change", () => {
-      take(input.files);
+      if (input.files.length) take(input.files);
       input.value = ""; // the same file may be chosen again
     });
   }

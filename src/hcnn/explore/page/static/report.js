@@ -26,7 +26,7 @@
     if (source === frame.contentWindow && data.hcnnHeight) frame.style.height = `${data.hcnnHeight + 2}px`;
   });
   const give = (files, name) => {
-    if (!files.length || !frame.contentWindow.hcnnPage) return;
+    if (!frame.contentWindow.hcnnPage) return;
     frame.contentWindow.hcnnPage.take(files, name);
     frame.scrollIntoView({ block: "start" });
   };
