@@ -77,6 +77,13 @@ def test_report_of_a_small_measurement(tmp_path) -> None:
     assert f"{methods[1]['images_per_second']:.1f}" in text
     assert "two-step float32 | 2" in text
     assert "auto float32, PyTorch only | 2" in text
+    (_, on, off), (_, on_train, off_train) = methods[:3], methods[3:]
+    assert f"{off_train['images_per_second']:.1f} ({off_train['low']:.1f}" in text  # not those of the row before
+    gains = [f"{a:.1f} | {b:.1f} | {b / a:.2f}" for a, b in (
+        (off["images_per_second"], on["images_per_second"]),
+        (off_train["images_per_second"], on_train["images_per_second"]),
+    )]  # fmt: skip
+    assert f"| 2 | {' | '.join(gains)} |" in text
     assert {path.name for path in report.pictures(record, tmp_path)} == {path.name for path in tmp_path.iterdir()}
 
 

@@ -46,6 +46,7 @@ def markdown(record: dict[str, Any]) -> str:
     ]
     lines += ["", "(G/s: 10⁹ multiply-adds a second.)", ""]
     lines += _speeds(record["methods"])
+    lines += _native(record["methods"])
     if record["default_allocator"]:
         lines += ["", "The same with the default allocator:", ""]
         lines += _speeds(record["default_allocator"])
@@ -75,14 +76,36 @@ def _speeds(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         if row["train"]:
             continue
-        key = {name: row[name] for name in ("name", "overrides", "two_step", "method", "dtype")}
-        train = next(one for one in rows if one["train"] and all(one[name] == key[name] for name in key))
+        train = next(one for one in rows if one["train"] and _key(one) == _key(row))
         cells = [
             f"{one['images_per_second']:.1f} ({one['low']:.1f}–{one['high']:.1f}) | {one['ratio']:.1f}"
             for one in (row, train)
         ]
         lines.append(f"| {_label(row)} | {_way(row)} | {row['batch']} | {' | '.join(cells)} |")
     return lines
+
+
+def _key(row: dict[str, Any]) -> list[Any]:
+    """What was computed and how, whether in training or not."""
+    return [*(row[name] for name in ("name", "overrides", "two_step", "method", "dtype")), row.get("native", True)]
+
+
+def _native(rows: list[dict[str, Any]]) -> list[str]:
+    """What the native kernels gain over PyTorch's forms: nothing where they were not there."""
+    lines = []
+    for off in rows:
+        if off["train"] or off.get("native", True):
+            continue
+        pair = [[one for one in rows if _key(one)[:-1] == _key(off)[:-1] and one["train"] == train] for train in (0, 1)]
+        cells = []
+        for both in pair:
+            without, native = (next(one for one in both if one["native"] == on)["images_per_second"] for on in (0, 1))
+            cells.append(f"{without:.1f} | {native:.1f} | {native / without:.2f}")
+        lines.append(f"| {_label(off)} | {off['batch']} | {' | '.join(cells)} |")
+    if not lines:
+        return []
+    head = "| float32 | batch | inference, PyTorch | native | ratio | training, PyTorch | native | ratio |"
+    return ["", "What the native kernels gain, images/s:", "", head, "|---|---:|---:|---:|---:|---:|---:|---:|", *lines]
 
 
 def _value(row: dict[str, Any]) -> int:

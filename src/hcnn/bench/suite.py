@@ -71,6 +71,7 @@ def method_cases(*, quick: bool = False) -> list[list[Case]]:
         ("hcnn_cifar10", {}, wide),
         ("hcnn_cifar10", {"boundary": "circular"}, wide),
         ("hcnn_small_cifar10", {}, 8 if quick else 50),
+        ("hcnn_small_cifar10", {"boundary": "circular"}, 8 if quick else 50),
         ("hcnn_plus_cifar10", {}, 2 if quick else 8),
         ("hcnn_plus_cifar10", {"boundary": "circular"}, 2 if quick else 8),
     ]
