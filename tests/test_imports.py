@@ -17,7 +17,7 @@ FLOORS = [
     {"training"},
     {"runs"},
     {"export", "explore", "bench", "evaluation"},
-    {"prediction", "estimator"},
+    {"prediction", "estimator", "timm"},
     {"cli"},
     {"front"},
 ]

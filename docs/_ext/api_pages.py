@@ -66,7 +66,7 @@ def api_pages() -> dict[str, str]:
 def _index(folders: dict[str, list[str]]) -> str:
     """What `import hcnn` offers, by the folder that it comes from, and the list of folders."""
     page = "# API reference\n\n## What `import hcnn` offers\n"
-    offered: dict[str, list[str]] = {name: [] for name in ORDER}
+    offered: dict[str, list[str]] = {name: [] for name in ("front", *ORDER)}
     for name in hcnn.__all__:
         thing = getattr(hcnn, name)
         module = thing.__module__

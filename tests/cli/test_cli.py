@@ -16,6 +16,7 @@ from PIL import Image
 import hcnn
 from hcnn import cli
 from hcnn.cli import train_options
+from hcnn.export import export_safetensors
 from hcnn.storage.safetensors import load_weights, save_weights
 
 
@@ -77,7 +78,26 @@ def test_summary_and_models(capsys) -> None:
     assert "97,650" in out
     assert "344,640" in out
     assert cli.main(["models"]) == 0
-    assert "hcnn_small_cifar10" in capsys.readouterr().out
+    lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert lines["hcnn_small_cifar10"][1:] == ["8", "32", "12", "10", "86,192", "24,030", "63M", "82.25%"]
+    assert lines["resnet20_cifar10"][-2:] == ["41M", "-"]
+
+
+def test_summary_of_runs(run, tmp_path, capsys) -> None:
+    assert cli.main(["summary", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "boundary zeros, images 1x8x8" in out
+    assert "9,168" in out
+    assert cli.main(["summary", str(run), "--image-size", "16"]) == 0
+    assert "images 1x16x16" in capsys.readouterr().out
+    hub = pytest.importorskip("hcnn.export.hub")
+    hub.HubNetwork.from_run(run).save_pretrained(tmp_path / "hub")
+    assert cli.main(["summary", str(tmp_path / "hub")]) == 0
+    assert "9,168" in capsys.readouterr().out
+    loaded = hcnn.load(run)
+    export_safetensors(tmp_path / "folded", loaded.run.model, loaded.preprocessing, "a card")
+    assert "these are folded weights" in _error(capsys, "summary", str(tmp_path / "folded"))
+    assert "expected a run folder" in _error(capsys, "summary", str(tmp_path / "none"))
 
 
 @pytest.mark.parametrize("command", ["train", "demo", "evaluate", "predict", "summary", "models"])

@@ -107,13 +107,19 @@ def _evaluate(add: Parser) -> None:
 
 
 def _summary(add: Parser) -> None:
-    add.add_argument("model", metavar="MODEL", help="The name of a network; `hcnn models` lists them.")
-    add.add_argument("--image-size", type=int, metavar="N", help="Side length of the image. Default: the data set's.")
+    add.add_argument(
+        "model", metavar="NETWORK",
+        help="The name of a network, as `hcnn models` lists them, a run folder, or a Hub folder.",
+    )  # fmt: skip
+    add.add_argument("--image-size", type=int, metavar="N", help="Side length of the image. Default: as in training.")
 
 
 def _predict(add: Parser) -> None:
     add.add_argument(
-        "run", type=Path, metavar="RUN", help=_RUN.replace("A run folder,", "A run folder, a folder of folded weights,")
+        "run",
+        type=Path,
+        metavar="RUN",
+        help=_RUN.replace("run folder,", "run folder, a Hub folder, folded weights,"),
     )
     add.add_argument(
         "images", type=Path, nargs="*", default=[], metavar="IMAGE",
@@ -307,7 +313,8 @@ COMMANDS: dict[str, Command] = {
         "hcnn summary hcnn_cifar10", _summary, "inspect:summary",
     ),
     "models": Command(
-        "List the named networks with their sizes.", "hcnn models", lambda add: None, "inspect:models"
+        "List the named networks: sizes, multiply-adds, trained weights.", "hcnn models", lambda add: None,
+        "inspect:models",
     ),
     "figure": Command(
         "Draw figure 3 or 4 of the paper for a run: images found at translated attribute arrays.",

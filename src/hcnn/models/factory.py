@@ -1,7 +1,6 @@
 """Networks from configurations and names, freshly initialized or with pretrained weights."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
@@ -18,7 +17,7 @@ from hcnn.models.features import FeatureExtractor
 from hcnn.models.hierarchical import HierarchicalCNN
 from hcnn.models.multiscale import MultiscaleHierarchicalCNN
 from hcnn.models.network import Network
-from hcnn.models.pretrained import list_pretrained, pretrained_file
+from hcnn.models.pretrained import list_pretrained, pretrained_file, pretrained_record
 from hcnn.models.records import network_config, preprocessing_of
 from hcnn.models.registry import NetworkConfig, model_config
 from hcnn.models.transfer import adapt
@@ -178,7 +177,7 @@ def load_pretrained(name: str) -> Pretrained:
         raise ValueError(
             f"{name}: no pretrained weights in this package; there are {', '.join(list_pretrained()) or 'none'}"
         )
-    record = json.loads(pretrained_file(f"{name}.json").read_text(encoding="utf-8"))
+    record = pretrained_record(name)
     weights_file = pretrained_file(f"{name}.safetensors")
     data, expected = weights_file.read_bytes(), record["result"]["weights_sha256"]
     digest = hashlib.sha256(data).hexdigest()
