@@ -79,7 +79,7 @@ def _index(folders: dict[str, list[str]]) -> str:
     page += "\n## By subject\n\n"
     for folder in folders:
         words = (
-            "Prediction, the scikit-learn estimator, pictures and tests."
+            "Prediction, pictures and tests."
             if folder == LOOSE
             else _summary(sys.modules[f"hcnn.{folder}"])
         )

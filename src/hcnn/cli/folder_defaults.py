@@ -12,7 +12,7 @@ from hcnn.training.recipes import get_recipe
 
 SMALLEST, LARGEST, SHARED_AT_MOST = 8, 32, 64
 _STEPS, _EPOCHS_AT_MOST = 1000, 200
-_STEPS_OF_AN_EPOCH, _BATCH_AT_LEAST = 16, 8
+_STEPS_OF_AN_EPOCH, _BATCH_AT_LEAST = 8, 8
 _FEW = 1000  # training images
 
 
@@ -99,8 +99,9 @@ def suggest(
 def for_few_images(recipe: Recipe, images: int) -> Recipe:
     """The recipe for a training set, which may be too small for the batches of the recipe.
 
-    An epoch has at least 16 steps where batches of 8 images allow it, and the whole training at least 1,000 steps, in
-    at most 200 epochs. The learning rate falls with the square root of the batch size.
+    An epoch has at least 8 steps where batches of 8 images allow it, and the whole training at least 1,000 steps, in
+    at most 200 epochs. The learning rate falls with the square root of the batch size. With 16 smaller steps an epoch,
+    and half as many epochs, 400 digits were classified worse (validation images: 97.5 % instead of 99.0 %).
 
     Args:
         recipe: for many images.
@@ -109,7 +110,7 @@ def for_few_images(recipe: Recipe, images: int) -> Recipe:
     Example:
         >>> recipe = for_few_images(get_recipe("fast"), 400)
         >>> recipe.batch_size, recipe.lr, recipe.epochs
-        (25, 0.025, 63)
+        (50, 0.035, 125)
         >>> for_few_images(get_recipe("fast"), 50_000) == get_recipe("fast")
         True
     """
