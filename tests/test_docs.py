@@ -120,6 +120,31 @@ def test_the_numbers_of_the_readme_are_those_of_the_results() -> None:
         assert re.search(rf"\| {ours:.1f} images/s; [\w' -]*two-step[\w ]*: {two_step:.1f} \|", text), boundary
 
 
+@pytest.fixture
+def extensions(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")
+
+
+def test_the_reference_of_commands_has_every_option(extensions) -> None:
+    page = importlib.import_module("command_page").command_page()
+    sections = dict(zip(COMMANDS, re.split(r"^\(hcnn-\w+\)=$", page, flags=re.MULTILINE)[1:], strict=True))
+    for name, command in COMMANDS.items():
+        entries = re.findall(r"^`(.+)`\n: (.+)$", sections[name], re.MULTILINE)
+        options = {word for usage, _ in entries for word in re.split("[ ,]+", usage) if word.startswith("--")}
+        assert options | {"--help", "--help-all"} >= {*command.parser(name)._option_string_actions} - {"-h"}, name
+        assert all(text.strip() for _, text in entries)
+
+
+def test_the_pages_that_run_a_network_are_small_and_have_examples(extensions, tmp_path) -> None:
+    importlib.import_module("live_pages").write_live_pages(tmp_path / "live")
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    for path, least in ((tmp_path / "live" / "draw-a-digit.html", 8), (tmp_path / "live" / "classify-a-photo.html", 6)):
+        text = path.read_text(encoding="utf-8")
+        assert f'src="{path.name}' in index
+        assert len(text) < 300_000
+        assert len(json.loads(text.split('id="network">')[1].split("</script>")[0])["examples"]) >= least
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_import_what_the_package_has(example) -> None:
     tree = ast.parse(example.read_text(encoding="utf-8"))

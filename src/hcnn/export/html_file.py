@@ -227,7 +227,7 @@ def page(spec: dict[str, Any], title: str, lead: str) -> str:
         "lead": html.escape(printable(lead)),
         "style": _static("style.css"),
         "network": json.dumps(spec, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
-        "engine": _static("tiles.js", "network.js", "worker.js"),
+        "engine": engine() + _static("worker.js"),
         "script": _static("pad.js", "page.js"),
     }
     return fill_template(_static("page.html"), parts)
@@ -245,7 +245,7 @@ def run_node(node: str, spec: dict[str, Any], images: Tensor) -> Tensor:
         "for(let i=0;i<bytes.length;i+=size)console.log(JSON.stringify(net.forward(bytes.subarray(i,i+size)).logits));"
     )
     with tempfile.TemporaryDirectory(prefix="hcnn-export-") as folder:
-        Path(folder, "network.js").write_text(_static("tiles.js", "network.js"), encoding="utf-8")
+        Path(folder, "network.js").write_text(engine(), encoding="utf-8")
         Path(folder, "spec.json").write_text(json.dumps(spec), encoding="utf-8")
         Path(folder, "images").write_bytes(images.numpy().tobytes())
         command = [node, "-e", script, str(images[0].numel())]
@@ -253,6 +253,11 @@ def run_node(node: str, spec: dict[str, Any], images: Tensor) -> Tensor:
     if done.returncode:
         raise ValueError(f"{node}: the JavaScript network failed:\n{done.stderr[-2000:]}")
     return torch.tensor([json.loads(line) for line in done.stdout.splitlines()])
+
+
+def engine() -> str:
+    """The JavaScript that defines ``hcnnNetwork``, whose ``load`` makes a network of a `network_spec`."""
+    return _static("tiles.js", "network.js")
 
 
 def _static(*names: str) -> str:
