@@ -23,18 +23,21 @@ typedef struct {
 
 static float net_elu(float x) { return x > 0 ? x : expm1f(x); }
 
-/* sum over the spatial support of one map: out[column] += weight * x */
+/* sum over the spatial support of one map: out[column] += weight * x, three taps of a row at a time where it has three */
 static void net_add_row(float *out, const float *x, const float *w, const net_layer_t *l, int row)
 {
     const int pitch = l->width + 2 * (l->support_x / 2), step = l->step_x, columns = l->columns;
     for (int dy = 0; dy < l->support_y; dy++) {
-        for (int dx = 0; dx < l->support_x; dx++) {
-            const float *from = x + (row * l->step_y + dy) * pitch + dx;
+        const float *from = x + (row * l->step_y + dy) * pitch;
+        if (l->support_x == 3 && step == 1) {
+            const float a = w[0], b = w[1], c = w[2];
+            for (int i = 0; i < columns; i++) out[i] += a * from[i] + b * from[i + 1] + c * from[i + 2];
+            w += 3;
+            continue;
+        }
+        for (int dx = 0; dx < l->support_x; dx++, from++) {
             const float c = *w++;
-            if (step == 1)
-                for (int i = 0; i < columns; i++) out[i] += c * from[i];
-            else
-                for (int i = 0; i < columns; i++) out[i] += c * from[i * step];
+            for (int i = 0; i < columns; i++) out[i] += c * from[i * step];
         }
     }
 }
