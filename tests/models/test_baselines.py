@@ -37,6 +37,8 @@ COUNTS = {
     "hypernetwork_cifar10": (97_770, "0.097M, cut"),
     "densenet_bc40_cifar10": (176_122, "0.18M"),
     "compact_cifar10": (95_458, "at most 97,530"),
+    "resnet8_cifar10": (78_186, "78,666 with 480 running statistics"),
+    "tiniest_cifar10": (97_530, "97,530"),
 }
 
 
@@ -66,6 +68,14 @@ def test_counts_of_publications_that_count_otherwise() -> None:
         assert round(model.multiply_adds((32, 32)) / 1e6) == millions
 
 
+def test_small_networks_cost_what_is_published() -> None:
+    resnet8, tiniest = (hcnn.create_model(name) for name in ("resnet8_cifar10", "tiniest_cifar10"))
+    statistics = sum(value.numel() for key, value in resnet8.named_buffers() if "running" in key)
+    assert sum(p.numel() for p in resnet8.parameters()) + statistics == 78_666
+    assert resnet8.multiply_adds((32, 32)) == 12_501_632  # published as 12.5 M
+    assert tiniest.multiply_adds((32, 32)) == 43_878_176  # published as 43.9 M
+
+
 @pytest.mark.parametrize("name", [f"{system}_digits" for system, data in BASELINES if data == "digits"])
 def test_every_parameter_gets_a_gradient(name) -> None:
     torch.manual_seed(0)
@@ -87,7 +97,7 @@ def test_cifar100(name) -> None:
 
 
 def test_multiply_adds_agree_with_the_summary() -> None:
-    for name in ("resnet20_cifar10", "densenet_bc40_cifar10", "wrn16_2_cifar10", "hcnn_digits"):
+    for name in ("resnet20_cifar10", "densenet_bc40_cifar10", "compact_cifar10", "tiniest_cifar10", "hcnn_digits"):
         model = hcnn.create_model(name)
         side = 8 if name == "hcnn_digits" else 32
         expected = sum(row.multiply_adds for row in summarize(model, (side, side)))
@@ -241,6 +251,9 @@ def test_normalization_over_processes_is_that_of_the_whole_batch() -> None:
         ("maxout_cifar10", {"input_side": 8}, "images of 8x8 are too small for supports"),
         ("densenet_bc40_cifar10", {"growth": 0}, "growth: expected a positive number of maps; got 0"),
         ("compact_cifar10", {"support": 4}, "odd support; got 4"),
+        ("resnet8_cifar10", {"width": 0}, "width: expected a positive number of filters; got 0"),
+        ("tiniest_cifar10", {"widths": (48, 72)}, r"positive multiples of 16; got \(48, 72\)"),
+        ("tiniest_cifar10", {"depth": 0}, "positive number of blocks; got 0"),
         ("hypernetwork_cifar10", {"embedding": 0}, "embedding: expected a positive size"),
         ("fitnet4_cifar10", {"pieces": 0}, "expected positive widths, pieces and hidden units"),
         ("resnet20_cifar10", {"classes": 0}, "classes: expected a positive number; got 0"),
@@ -253,7 +266,9 @@ def test_bad_configurations_are_explained(name, overrides, message) -> None:
 
 
 def test_unknown_names_suggest_near_ones() -> None:
-    with pytest.raises(ValueError, match="unknown model 'resnet_cifar10'; did you mean resnet20_cifar10"):
+    with pytest.raises(
+        ValueError, match="unknown model 'resnet_cifar10'; did you mean resnet8_cifar10"
+    ):
         hcnn.create_model("resnet_cifar10")
 
 

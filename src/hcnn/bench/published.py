@@ -45,5 +45,7 @@ SYSTEMS: tuple[System, ...] = (
     System("Maxout, FitNet's teacher", "maxout", False, "9M", 90.18, 63.54, "Romero et al. 2014, tables 1 and 2"),
     System("HyperNetwork, WRN-40-1", "hypernetwork", False, "0.097M", 91.98, None, "Ha et al. 2016, table 2"),
     System("DenseNet-BC-40, k = 12", "densenet_bc40", False, "0.18M", 93.6, 71.6, "as later comparisons report it"),
+    System("ResNet-8", "resnet8", False, "78,666", 85.0, None, "MLPerf Tiny, Banbury et al. 2021: the target"),
+    System("Tiniest", "tiniest", False, "97,530", 94.4, None, "github.com/xvel/cifar10-tiniest, no paper"),
     System("Compact (ours)", "compact", False, "", None, None, "not of a publication"),
 )

@@ -138,6 +138,34 @@ RECIPES: dict[str, Recipe] = {
         label_smoothing=0.0,
         augmentation=Augmentation(translation=4, flip="random"),
     ),
+    # MLPerf Tiny's program for ResNet-8: Adam, the rate multiplied by 0.99 after each epoch. Here without rotations
+    # and with AdamW's decay in place of a penalty of 1e-4.
+    "mlperf_tiny": Recipe(
+        epochs=500,
+        batch_size=32,
+        optimizer="adamw",
+        lr=1e-3,
+        weight_decay=1e-2,
+        schedule="step",
+        milestones=tuple(range(1, 500)),
+        factors=tuple(round(0.99**epoch, 6) for epoch in range(1, 500)),
+        label_smoothing=0.0,
+        augmentation=Augmentation(translation=3, flip="random"),
+    ),
+    # The program xvel/cifar10-tiniest. Its rate falls to 2e-3 instead of 0, it repeats pixels at the border instead of
+    # mirroring them, and it also rotates, sharpens and recolours images; the strength of mixup is ours.
+    "tiniest": Recipe(
+        epochs=200,
+        batch_size=256,
+        optimizer="adamw",
+        lr=0.02,
+        weight_decay=1e-2,
+        schedule="cosine",
+        warmup=0.01,
+        label_smoothing=0.0,
+        augmentation=Augmentation(translation=4, fill="reflect", flip="random", mixup=0.2),
+        ema=0.999,
+    ),
 }
 
 # `fast` and `digits` for networks that learn badly by them or not at all (`BaselineConfig.recipes`). Chosen on 1,000

@@ -16,11 +16,14 @@ from hcnn.models.baselines.fitnet import FitNet, FitNetConfig, MaxoutConfig, Max
 from hcnn.models.baselines.hypernetwork import HyperNetwork, HyperNetworkConfig
 from hcnn.models.baselines.network_in_network import NetworkInNetwork, NetworkInNetworkConfig
 from hcnn.models.baselines.resnet import ResNet, ResNetConfig
+from hcnn.models.baselines.resnet8 import ResNet8, ResNet8Config
+from hcnn.models.baselines.tiniest import TiniestConfig, TiniestNetwork
 from hcnn.models.baselines.wide_resnet import WideResNet, WideResNetConfig
 
 NETWORKS: dict[type[BaselineConfig], type[Baseline]] = {
     AllCNNConfig: AllCNN,
     ResNetConfig: ResNet,
+    ResNet8Config: ResNet8,
     NetworkInNetworkConfig: NetworkInNetwork,
     WideResNetConfig: WideResNet,
     FitNetConfig: FitNet,
@@ -28,12 +31,14 @@ NETWORKS: dict[type[BaselineConfig], type[Baseline]] = {
     HyperNetworkConfig: HyperNetwork,
     DenseNetConfig: DenseNet,
     CompactConfig: CompactNetwork,
+    TiniestConfig: TiniestNetwork,
 }
 
 # Each system: its CIFAR-10 configuration, and what 8×8 digits change beside the number of channels.
 _SYSTEMS: dict[str, tuple[BaselineConfig, dict[str, Any]]] = {
     "allcnn": (AllCNNConfig(), {"downsample": (3,), "width": 32, "dropout": (0.0, 0.2)}),
     "resnet20": (ResNetConfig(), {"downsample": (3,)}),
+    "resnet8": (ResNet8Config(), {"downsample": (3,)}),
     "nin": (
         NetworkInNetworkConfig(),
         {"downsample": (1,), "widths": (48, 40, 24, 48, 48, 48, 48, 48), "dropout": 0.2},
@@ -59,6 +64,7 @@ _SYSTEMS: dict[str, tuple[BaselineConfig, dict[str, Any]]] = {
     "hypernetwork": (HyperNetworkConfig(), {"downsample": (3,), "depth": 16}),
     "densenet_bc40": (DenseNetConfig(), {"downsample": (2,)}),
     "compact": (CompactConfig(), {"downsample": (3,)}),
+    "tiniest": (TiniestConfig(), {"downsample": False, "widths": (16, 32)}),
 }
 
 # By system and data; their names join both by an underscore.

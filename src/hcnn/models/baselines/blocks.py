@@ -14,6 +14,8 @@ from hcnn.layers.normalization import batch_statistics, merge_moments, scale_shi
 from hcnn.models.counts import LayerRow, ParameterCount
 from hcnn.models.network import Network
 
+_NORMALIZATIONS = (nn.BatchNorm2d, nn.LayerNorm)
+
 
 @dataclass(frozen=True)
 class BaselineConfig:
@@ -75,7 +77,7 @@ class Baseline(Network):
 
     def count_parameters(self) -> ParameterCount:
         """The counts of `hcnn.count_parameters`."""
-        norms = sum(p.numel() for m in self.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
+        norms = sum(p.numel() for m in self.modules() if isinstance(m, _NORMALIZATIONS) for p in m.parameters())
         trained, computing = (sum(p.numel() for p in one.parameters()) - norms for one in (self, self.inference()))
         return ParameterCount(trained, computing, norms, 0)
 
@@ -95,7 +97,7 @@ class Baseline(Network):
         layers = {
             name: module
             for name, module in self.named_modules()
-            if any(True for _ in module.parameters(recurse=False)) and not isinstance(module, nn.BatchNorm2d)
+            if any(True for _ in module.parameters(recurse=False)) and not isinstance(module, _NORMALIZATIONS)
         }
         handles = [
             module.register_forward_hook(lambda *given, name=name: shapes.update({name: tuple(given[-1].shape[1:])}))
@@ -109,6 +111,9 @@ class Baseline(Network):
         for handle in handles:
             handle.remove()
         flops = {name.split(".", 1)[-1]: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+        inner = {
+            name: sum(flops.get(f"{name}.{child}", 0) for child, _ in layers[name].named_children()) for name in layers
+        }
         rows = []
         for name in [*shapes, *(name for name in layers if name not in shapes)]:
             module, shape = layers[name], shapes.get(name, ())
@@ -116,7 +121,8 @@ class Baseline(Network):
             support = tuple(getattr(module, "kernel_size", ()))
             stride = tuple(getattr(module, "stride", ())) if support else ()
             axes = "c, u1, u2" if len(shape) == 3 else "c" if len(shape) == 1 else ""
-            rows.append(LayerRow(name, axes, shape, support, stride, own, own, 0, flops.get(name, 0) // 2))
+            computed = (flops.get(name, 0) - inner[name]) // 2
+            rows.append(LayerRow(name, axes, shape, support, stride, own, own, 0, computed))
         count = self.count_parameters()
         beside = count.composed - count.trained
         return [*rows, LayerRow("normalizations", "", (), (), (), 0, beside, count.normalization, 0)]
