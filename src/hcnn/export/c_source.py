@@ -96,7 +96,7 @@ def c_source(network: PlainNetwork, preprocessing: Preprocessing, size: Sequence
             tables[key] = f"{len(tables)}"
             flat = ", ".join(f"{{{a}, {t}}}" for a, t in pairs.tolist())
             declared.append(f"static const net_pair_t net_pairs{tables[key]}[] = {{{flat}}};")
-            declared.append(_array("int", f"net_ends{tables[key]}", map(str, ends.tolist())))
+            declared.append(c_array("int", f"net_ends{tables[key]}", map(str, ends.tolist())))
             bytes_total += 4 * len(pairs) + 4 * len(ends)
         bias = layer.bias.reshape(outputs, filters)
         same = bool((bias == bias[0]).all())
@@ -104,7 +104,7 @@ def c_source(network: PlainNetwork, preprocessing: Preprocessing, size: Sequence
         if rank:
             numbers |= {"h": layer.h, "s": layer.shift}
         for name, tensor in numbers.items():
-            declared.append(_array("float", f"net_{name}{j}", _floats(tensor)))
+            declared.append(c_array("float", f"net_{name}{j}", _floats(tensor)))
             bytes_total += 4 * tensor.numel()
         buffers[j % 2] = max(buffers[j % 2], input_maps * _padded(extent, border))
         rows.append(
@@ -119,7 +119,7 @@ def c_source(network: PlainNetwork, preprocessing: Preprocessing, size: Sequence
     readout = {"readout": network.readout_weight, "readout_bias": network.readout_bias} if network.linear else {}
     readout = readout or {"readout": network.scale}
     for name, tensor in (readout | {"mean": network.mean, "deviation": network.std}).items():
-        declared.append(_array("float", f"net_{name}", _floats(tensor)))
+        declared.append(c_array("float", f"net_{name}", _floats(tensor)))
         bytes_total += 4 * tensor.numel()
     first_border = [k // 2 for k in _plane(_spatial_support(layers[0]), layers[0])]
     constants = {
@@ -140,17 +140,17 @@ def c_source(network: PlainNetwork, preprocessing: Preprocessing, size: Sequence
     names = ", ".join(c_string(name) for name in preprocessing.classes)
     text = "".join(
         [
-            _MARK.sub(prefix, "".join(start) + "\n".join(declared)),
+            MARK.sub(prefix, "".join(start) + "\n".join(declared)),
             f"\nconst char *const {prefix}_classes[{prefix}_CLASSES] = {{{names}}};\n",
-            _MARK.sub(prefix, "\n".join(end)),
+            MARK.sub(prefix, "\n".join(end)),
         ]
     )
-    header = _MARK.sub(prefix, f"{about}#ifndef HCNN_NET_H\n#define HCNN_NET_H\n\n{interface}\n#endif\n")
+    header = MARK.sub(prefix, f"{about}#ifndef HCNN_NET_H\n#define HCNN_NET_H\n\n{interface}\n#endif\n")
     return CSource(text, header, bytes_total, buffer_bytes, multiply_adds)
 
 
 # Every name that the file defines begins with this mark here and in runtime.c, and with the prefix in the file.
-_MARK = re.compile(r"(?<![A-Za-z0-9])(net|NET)(?=_)")
+MARK = re.compile(r"(?<![A-Za-z0-9])(net|NET)(?=_)")
 
 _ABOUT = """\
 /* A hierarchical attribute CNN, written by hcnn. C99 and C++, no dependency but the C library, no allocation.
@@ -210,5 +210,5 @@ def _floats(tensor: Tensor) -> Iterable[str]:
         yield text + ("f" if "." in text or "e" in text else ".0f")
 
 
-def _array(kind: str, name: str, values: Iterable[str]) -> str:
+def c_array(kind: str, name: str, values: Iterable[str]) -> str:
     return f"static const {kind} {name}[] = {{{', '.join(values)}}};"

@@ -75,7 +75,9 @@ class SplitBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, u1, u2) -> the same shape."""
         same, near, middle, far = x.chunk(4, 1)
-        far = self.far(F.avg_pool2d(far, 3, 1, 1))
+        # In bfloat16 the weights' gradient of a dilated depthwise convolution is NaN on CPUs (torch 2.13).
+        with torch.autocast(x.device.type, enabled=False):
+            far = self.far(F.avg_pool2d(far.to(self.far.weight.dtype), 3, 1, 1))
         mixed = self.enter(self.norm(torch.cat([same, self.near(near), self.middle(middle), far], 1)))
         a, b = mixed.chunk(2, 1)
         return self.scale(x) + self.leave(torch.tanh(torch.exp(a)) * a * b)

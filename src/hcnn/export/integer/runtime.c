@@ -1,0 +1,251 @@
+/* Two 16-bit numbers, and the sum of their products with two others: one instruction where the processor has it. */
+#if defined(__ARM_FEATURE_SIMD32) && !defined(__ARM_BIG_ENDIAN) && !defined(NET_PLAIN_C)
+#include <arm_acle.h>
+typedef int16x2_t net_two;
+#define NET_DUAL(x, w, sum) __smlad(x, w, sum)
+static inline net_two net_pair(const int16_t *x)
+{
+    net_two both;
+    memcpy(&both, x, sizeof both);
+    return both;
+}
+/* Weights 0 and 1, and 2 and 3, of four that lie in memory as 0 2 1 3. */
+static inline net_two net_first(const int8_t *w)
+{
+    int8x4_t four;
+    memcpy(&four, w, sizeof four);
+    return __sxtb16(four);
+}
+static inline net_two net_second(const int8_t *w)
+{
+    uint32_t four;
+    memcpy(&four, w, sizeof four);
+    return __sxtb16((int8x4_t)(four >> 8));
+}
+#else
+typedef struct { int32_t low, high; } net_two;
+#define NET_DUAL(x, w, sum) ((sum) + (x).low * (w).low + (x).high * (w).high)
+static inline net_two net_pair(const int16_t *x)
+{
+    const net_two both = {x[0], x[1]};
+    return both;
+}
+static inline net_two net_first(const int8_t *w)
+{
+    const net_two both = {w[0], w[2]};
+    return both;
+}
+static inline net_two net_second(const int8_t *w)
+{
+    const net_two both = {w[1], w[3]};
+    return both;
+}
+#endif
+
+typedef struct { uint16_t line, tap, count; } net_run_t; /* neighbouring lines that meet neighbouring taps */
+typedef struct { int32_t left, multiplier, right; } net_rescale_t;
+
+/* One convolution. An array lies pixel by pixel in 8 bits, x = scale (q - zero); a pixel is lines of the newest attribute. */
+typedef struct net_layer_t {
+    int16_t height, width, lines, length;       /* of x */
+    int16_t rows, columns;                      /* of y */
+    int16_t step_y, step_x, support_y, support_x;
+    int16_t lead, pitch;                        /* in the ring: where the values of a line begin, and its room */
+    int16_t filters, outputs, kept, averaged;   /* y: averaged parts of (kept, outputs, filters) */
+    int16_t taps, padded;                       /* of the older attributes; of a line, with zeros to a multiple of 4 */
+    int16_t activation;                         /* 0 none, 1 max(0, x), 2 ELU */
+    int16_t bias_step;                          /* filters if every output has biases of its own, else 0 */
+    int16_t zero, source_zero, residual_zero;
+    int32_t target, source, residual;           /* offsets; -1 for the image and for none */
+    net_rescale_t inner, added, outer;
+    const int32_t *multiplier;                  /* of `inner`, one per filter */
+    const int8_t *weight;                       /* (filters, support_y, support_x, taps, padded) */
+    const int32_t *bias;
+    const net_run_t *runs;
+    const uint16_t *ends;                       /* where the runs of each older output end */
+    void (*sum)(int32_t *sums, const int16_t *const *rows, const struct net_layer_t *l, const int8_t *w,
+                const net_run_t *run, const net_run_t *end); /* NULL if there are no lines but channels */
+} net_layer_t;
+
+/* TABLES */
+
+static int8_t net_arena[NET_ARENA];
+static int16_t net_ring[NET_RING]; /* the rows of x that a row of y needs, in 16 bits, zeros subtracted */
+
+/* floor(left a multiplier / 2^(32 + right) + 1/2) */
+static inline int32_t net_scaled(int32_t a, int32_t left, int32_t multiplier, int32_t right)
+{
+    const int64_t product = (int64_t)(a * left) * multiplier + ((int64_t)1 << 31 << right);
+    return (int32_t)(product >> 32) >> right;
+}
+
+/* The sum of products of filter k in 2^-F, and the activation. */
+static inline int32_t net_active(const net_layer_t *l, int32_t sum, int k, const int8_t *residual)
+{
+    int32_t v = net_scaled(sum, l->inner.left, l->multiplier[k], l->inner.right);
+    if (residual)
+        v += net_scaled(*residual - l->residual_zero, l->added.left, l->added.multiplier, l->added.right);
+    if (v > 0 || l->activation == 0) return v;
+    if (l->activation == 1) return 0;
+    v = (NET_ELU_HALF - v) >> NET_ELU_STEP;
+    return net_elu[v < 255 ? v : 255];
+}
+
+static inline int8_t net_code(const net_layer_t *l, int32_t v)
+{
+    v = net_scaled(v, l->outer.left, l->outer.multiplier, l->outer.right) + l->zero;
+    return (int8_t)(v < -128 ? -128 : v > 127 ? 127 : v);
+}
+
+/* Bring a row of x into the ring. */
+static void net_load(int16_t *to, const net_layer_t *l, int row, const unsigned char *bytes)
+{
+    const int border = l->support_x / 2, pixel = l->lines * l->pitch;
+    const int8_t *from = net_arena + l->source + row * l->width * l->lines * l->length;
+    for (int j = 0; j < l->width; j++) {
+        int16_t *at = to + (j + border) * pixel + l->lead;
+        for (int line = 0; line < l->lines; line++, at += l->pitch) {
+            if (l->source < 0)
+                for (int i = 0; i < l->length; i++)
+                    at[i] = (int16_t)(bytes[(i * l->height + row) * l->width + j] - net_pixel_zero[i]);
+            else
+                for (int i = 0; i < l->length; i++) at[i] = (int16_t)(*from++ - l->source_zero);
+#if NET_PERIODIC
+            for (int i = -l->lead; i < 0; i++) at[i] = at[(i % l->length + l->length) % l->length];
+            for (int i = l->length; i < l->pitch - l->lead; i++) at[i] = at[i % l->length];
+#endif
+        }
+    }
+#if NET_PERIODIC
+    for (int j = 0; j < border; j++) {
+        memcpy(to + j * pixel, to + (l->width + j) * pixel, sizeof *to * (size_t)pixel);
+        memcpy(to + (border + l->width + j) * pixel, to + (border + j) * pixel, sizeof *to * (size_t)pixel);
+    }
+#endif
+}
+
+/* A row of y where each value of x is a channel: two pixels and two filters at once. */
+static void net_channels_row(int8_t *y, const int8_t *added, const int16_t *const *rows, const net_layer_t *l)
+{
+    const int advance = l->step_x * l->pitch, length = l->support_x * l->pitch, size = l->support_y * length;
+    for (int j = 0; j < l->columns; j += 2) {
+        const int next = j + 1 < l->columns;
+        for (int k = 0; k < l->filters; k += 2) {
+            const int other = k + 1 < l->filters;
+            const int8_t *w = l->weight + k * size, *v = other ? w + size : w;
+            int32_t a = l->bias[k], b = l->bias[k + other], c = a, d = b;
+            for (int dy = 0; dy < l->support_y; dy++, w += length, v += length) {
+                if (!rows[dy]) continue;
+                const int16_t *x = rows[dy] + j * advance, *z = next ? x + advance : x;
+                for (int i = 0; i < length; i += 4) {
+                    const net_two w0 = net_first(w + i), w1 = net_second(w + i);
+                    const net_two v0 = net_first(v + i), v1 = net_second(v + i);
+                    const net_two x0 = net_pair(x + i), x1 = net_pair(x + i + 2);
+                    const net_two z0 = net_pair(z + i), z1 = net_pair(z + i + 2);
+                    a = NET_DUAL(x0, w0, a); a = NET_DUAL(x1, w1, a);
+                    b = NET_DUAL(x0, v0, b); b = NET_DUAL(x1, v1, b);
+                    c = NET_DUAL(z0, w0, c); c = NET_DUAL(z1, w1, c);
+                    d = NET_DUAL(z0, v0, d); d = NET_DUAL(z1, v1, d);
+                }
+            }
+            for (int n = 0; n <= next; n++)
+                for (int m = 0; m <= other; m++) {
+                    const int at = (j + n) * l->filters + k + m;
+                    const int32_t sum = n ? (m ? d : c) : (m ? b : a);
+                    y[at] = net_code(l, net_active(l, sum, k + m, added ? added + at : 0));
+                }
+        }
+    }
+}
+
+/* A row of y where the values of a line of x are those of an attribute. */
+static void net_lines_row(int8_t *y, const int16_t *const *rows, const net_layer_t *l)
+{
+    const int advance = l->step_x * l->lines * l->pitch, size = l->support_y * l->support_x * l->taps * l->padded;
+    const int16_t *seen[NET_MAX_SUPPORT];
+    for (int j = 0; j < l->columns; j++) {
+        for (int dy = 0; dy < l->support_y; dy++) seen[dy] = rows[dy] ? rows[dy] + j * advance : 0;
+        for (int older = 0; older < l->kept; older++)
+            for (int k = 0; k < l->filters; k++) {
+                int32_t total[NET_MAX_OUTPUTS] = {0};
+                for (int part = 0; part < l->averaged; part++) {
+                    const int o = part * l->kept + older;
+                    int32_t sums[NET_MAX_OUTPUTS];
+                    for (int n = 0; n < l->outputs; n++) sums[n] = l->bias[(o * l->outputs + n) * l->bias_step + k];
+                    l->sum(sums, seen, l, l->weight + k * size, l->runs + (o ? l->ends[o - 1] : 0), l->runs + l->ends[o]);
+                    for (int n = 0; n < l->outputs; n++) total[n] += net_active(l, sums[n], k, 0);
+                }
+                for (int n = 0; n < l->outputs; n++) y[(older * l->outputs + n) * l->filters + k] = net_code(l, total[n]);
+            }
+        y += l->kept * l->outputs * l->filters;
+    }
+}
+
+static void net_run_layer(const net_layer_t *l, const unsigned char *bytes)
+{
+    const int border = l->support_y / 2;
+    const int size = (l->width + 2 * (l->support_x / 2)) * l->lines * l->pitch;
+    const int wide = l->columns * l->kept * l->outputs * l->filters;
+    const int16_t *rows[NET_MAX_SUPPORT];
+    int loaded = NET_PERIODIC ? -border : 0;
+    memset(net_ring, 0, sizeof *net_ring * (size_t)(l->support_y * size));
+    for (int i = 0; i < l->rows; i++) {
+        const int first = i * l->step_y - border;
+        for (; loaded < first + l->support_y && (NET_PERIODIC || loaded < l->height); loaded++)
+            net_load(net_ring + (loaded + border) % l->support_y * size, l, (loaded + l->height) % l->height, bytes);
+        for (int dy = 0; dy < l->support_y; dy++) {
+            const int row = first + dy, inside = NET_PERIODIC || (row >= 0 && row < l->height);
+            rows[dy] = inside ? net_ring + (row + border) % l->support_y * size : 0;
+        }
+        int8_t *y = net_arena + l->target + i * wide;
+        if (l->sum) net_lines_row(y, rows, l);
+        else net_channels_row(y, l->residual < 0 ? 0 : net_arena + l->residual + i * wide, rows, l);
+    }
+}
+
+int net_classify(const unsigned char *bytes, int32_t *logits)
+{
+    int32_t pooled[NET_NEWEST] = {0};
+    int best = 0;
+    for (int j = 0; j < NET_LAYERS; j++) net_run_layer(&net_layers[j], bytes);
+    const net_layer_t *l = &net_layers[NET_LAYERS - 1];
+    const int8_t *x = net_arena + l->target;
+    for (int i = l->rows * l->columns * l->kept * l->outputs * l->filters / NET_NEWEST; i; i--)
+        for (int k = 0; k < NET_NEWEST; k++) pooled[k] += *x++ - l->zero;
+    for (int n = 0; n < NET_CLASSES; n++) {
+#if NET_LINEAR
+        logits[n] = net_readout_bias[n];
+        for (int k = 0; k < NET_NEWEST; k++) logits[n] += net_readout[n * NET_NEWEST + k] * pooled[k];
+#else
+        logits[n] = NET_SIGN * pooled[n];
+#endif
+        if (logits[n] > logits[best]) best = n;
+    }
+    return best;
+}
+
+#ifdef HCNN_MAIN
+#include <stdio.h>
+
+int main(void)
+{
+    static unsigned char bytes[NET_CHANNELS * NET_HEIGHT * NET_WIDTH];
+    int32_t logits[NET_CLASSES];
+    size_t read;
+    while ((read = fread(bytes, 1, sizeof bytes, stdin)) == sizeof bytes) {
+        const int best = net_classify(bytes, logits);
+        for (int n = 0; n < NET_CLASSES; n++) printf("%ld ", (long)logits[n]);
+        for (const char *name = net_classes[best]; *name; name++) { /* on one line, whatever bytes it holds */
+            const unsigned char byte = (unsigned char)*name;
+            if (byte < 32 || byte == 127) printf("\\x%02x", byte);
+            else putchar(byte);
+        }
+        putchar('\n');
+    }
+    if (read || ferror(stdin)) {
+        fprintf(stderr, "expected images of %d bytes; the last one has %d\n", (int)sizeof bytes, (int)read);
+        return 1;
+    }
+    return fflush(stdout) ? 1 : 0;
+}
+#endif
