@@ -115,7 +115,9 @@ class Chain:
 
     def arrays(self, images: Tensor) -> list[Tensor]:
         """The image and the output of each convolution in float64, (b, channels, height, width), from bytes."""
-        mean, std = (torch.tensor(one, dtype=torch.float64) for one in (self.preprocessing.mean, self.preprocessing.std))
+        mean, std = (
+            torch.tensor(one, dtype=torch.float64) for one in (self.preprocessing.mean, self.preprocessing.std)
+        )
         x = images.reshape(*images.shape[:2], *self.size).double() / 255
         arrays = [(x - mean[:, None, None]) / std[:, None, None]]
         for layer in self.convolutions:
@@ -186,7 +188,9 @@ def _attributes(model: AttributeNetwork, preprocessing: Preprocessing, plane: tu
         if oldest > 1:  # the layer before gives its array averaged
             convolutions[-1] = _averaging(convolutions[-1], oldest)
         weight = layer.weight.detach().double()
-        weight = weight.reshape(*weight.shape[: weight.ndim - g.spatial], *_plane(weight.shape[weight.ndim - g.spatial :]))
+        weight = weight.reshape(
+            *weight.shape[: weight.ndim - g.spatial], *_plane(weight.shape[weight.ndim - g.spatial :])
+        )
         convolved, steps = sizes[len(sizes) - g.attributes :], g.attribute_stride
         if g.attributes == 0:
             length, outputs, step, lead = g.channels or 1, 1, 1, 0

@@ -40,7 +40,7 @@ class Rescale:
     Attributes:
         multiplier: (n,) of at most 31 bits.
         left: a power of two.
-        right: a shift, 0 or more.
+        right: a shift, 1 or more, so that the rounding is one addition to the upper 32 bits of the product.
     """
 
     multiplier: Integers
@@ -123,8 +123,8 @@ def rescaling(scales: NDArray[np.float64], largest: int, what: str) -> Rescale:
         [[3, 13], [-2, 0]]
     """
     top = float(scales.max())
-    left = max(0, math.ceil(math.log2(top)) + 1) if top > 0 else 0
-    right = min(30, math.floor(-math.log2(top / 2**left)) - 1) if top > 0 else 0
+    left = max(0, math.ceil(math.log2(top)) + 2) if top > 0 else 0
+    right = min(30, math.floor(-math.log2(top / 2**left)) - 1) if top > 0 else 1
     multiplier = np.minimum(np.round(scales * 2.0 ** (32 + right - left)), LIMIT - 1).astype(np.int64)
     if largest << left >= LIMIT or largest * top >= LIMIT // 4:
         raise ValueError(

@@ -3,39 +3,47 @@
 #include <arm_acle.h>
 typedef int16x2_t net_two;
 #define NET_DUAL(x, w, sum) __smlad(x, w, sum)
+typedef uint32_t net_four;
 static inline net_two net_pair(const int16_t *x)
 {
     net_two both;
     memcpy(&both, x, sizeof both);
     return both;
 }
-/* Weights 0 and 1, and 2 and 3, of four that lie in memory as 0 2 1 3. */
-static inline net_two net_first(const int8_t *w)
+static inline net_four net_weights(const int8_t *w)
 {
-    int8x4_t four;
+    net_four four;
     memcpy(&four, w, sizeof four);
-    return __sxtb16(four);
+    return four;
 }
-static inline net_two net_second(const int8_t *w)
+/* Weights 0 and 1, and 2 and 3, of four that lie in memory as 0 2 1 3. */
+static inline net_two net_first(net_four w) { return __sxtb16((int8x4_t)w); }
+static inline net_two net_second(net_four w)
 {
-    uint32_t four;
-    memcpy(&four, w, sizeof four);
-    return __sxtb16((int8x4_t)(four >> 8));
+#ifdef __GNUC__
+    net_two both; /* there is no intrinsic for the rotation that the instruction includes */
+    __asm__("sxtb16 %0, %1, ror #8" : "=r"(both) : "r"(w));
+    return both;
+#else
+    return __sxtb16((int8x4_t)(w >> 8));
+#endif
 }
 #else
 typedef struct { int32_t low, high; } net_two;
+typedef const int8_t *net_four;
 #define NET_DUAL(x, w, sum) ((sum) + (x).low * (w).low + (x).high * (w).high)
 static inline net_two net_pair(const int16_t *x)
 {
     const net_two both = {x[0], x[1]};
     return both;
 }
-static inline net_two net_first(const int8_t *w)
+static inline net_four net_weights(const int8_t *w) { return w; }
+static inline net_two net_first(net_four w)
 {
     const net_two both = {w[0], w[2]};
     return both;
 }
-static inline net_two net_second(const int8_t *w)
+static inline net_two net_second(net_four w)
 {
     const net_two both = {w[1], w[3]};
     return both;
@@ -43,7 +51,7 @@ static inline net_two net_second(const int8_t *w)
 #endif
 
 typedef struct { uint16_t line, tap, count; } net_run_t; /* neighbouring lines that meet neighbouring taps */
-typedef struct { int32_t left, multiplier, right; } net_rescale_t;
+typedef struct { int32_t left, multiplier, half, right; } net_rescale_t; /* half is 2^(right - 1) */
 
 /* One convolution. An array lies pixel by pixel in 8 bits, x = scale (q - zero); a pixel is lines of the newest attribute. */
 typedef struct net_layer_t {
@@ -59,12 +67,12 @@ typedef struct net_layer_t {
     int32_t target, source, residual;           /* offsets; -1 for the image and for none */
     net_rescale_t inner, added, outer;
     const int32_t *multiplier;                  /* of `inner`, one per filter */
-    const int8_t *weight;                       /* (filters, support_y, support_x, taps, padded) */
+    const int8_t *weight;                       /* (filters, support_y, taps, support_x, padded), see also below */
     const int32_t *bias;
     const net_run_t *runs;
     const uint16_t *ends;                       /* where the runs of each older output end */
-    void (*sum)(int32_t *sums, const int16_t *const *rows, const struct net_layer_t *l, const int8_t *w,
-                const net_run_t *run, const net_run_t *end); /* NULL if there are no lines but channels */
+    void (*sum)(int32_t *sums, const int16_t *const *rows, const int8_t *w, const net_run_t *run);
+                                                /* NULL if there are no lines but channels */
 } net_layer_t;
 
 /* TABLES */
@@ -73,27 +81,23 @@ static int8_t net_arena[NET_ARENA];
 static int16_t net_ring[NET_RING]; /* the rows of x that a row of y needs, in 16 bits, zeros subtracted */
 
 /* floor(left a multiplier / 2^(32 + right) + 1/2) */
-static inline int32_t net_scaled(int32_t a, int32_t left, int32_t multiplier, int32_t right)
+static inline int32_t net_scaled(int32_t a, int32_t multiplier, const net_rescale_t *r)
 {
-    const int64_t product = (int64_t)(a * left) * multiplier + ((int64_t)1 << 31 << right);
-    return (int32_t)(product >> 32) >> right;
+    return ((int32_t)((int64_t)(a * r->left) * multiplier >> 32) + r->half) >> r->right;
 }
 
-/* The sum of products of filter k in 2^-F, and the activation. */
-static inline int32_t net_active(const net_layer_t *l, int32_t sum, int k, const int8_t *residual)
+/* The activation of a value in 2^-F. */
+static inline int32_t net_active(int32_t v, int activation)
 {
-    int32_t v = net_scaled(sum, l->inner.left, l->multiplier[k], l->inner.right);
-    if (residual)
-        v += net_scaled(*residual - l->residual_zero, l->added.left, l->added.multiplier, l->added.right);
-    if (v > 0 || l->activation == 0) return v;
-    if (l->activation == 1) return 0;
+    if (v > 0 || activation == 0) return v;
+    if (activation == 1) return 0;
     v = (NET_ELU_HALF - v) >> NET_ELU_STEP;
     return net_elu[v < 255 ? v : 255];
 }
 
 static inline int8_t net_code(const net_layer_t *l, int32_t v)
 {
-    v = net_scaled(v, l->outer.left, l->outer.multiplier, l->outer.right) + l->zero;
+    v = net_scaled(v, l->outer.multiplier, &l->outer) + l->zero;
     return (int8_t)(v < -128 ? -128 : v > 127 ? 127 : v);
 }
 
@@ -124,35 +128,43 @@ static void net_load(int16_t *to, const net_layer_t *l, int row, const unsigned 
 #endif
 }
 
-/* A row of y where each value of x is a channel: two pixels and two filters at once. */
+/* A row of y where each value of x is a channel: two pixels and two filters at once, whose weights lie in turn by four. */
 static void net_channels_row(int8_t *y, const int8_t *added, const int16_t *const *rows, const net_layer_t *l)
 {
-    const int advance = l->step_x * l->pitch, length = l->support_x * l->pitch, size = l->support_y * length;
+    const int length = l->support_x * l->pitch;
     for (int j = 0; j < l->columns; j += 2) {
-        const int next = j + 1 < l->columns;
+        const int next = j + 1 < l->columns, advance = next ? l->step_x * l->pitch : 0;
+        const int8_t *w = l->weight;
         for (int k = 0; k < l->filters; k += 2) {
             const int other = k + 1 < l->filters;
-            const int8_t *w = l->weight + k * size, *v = other ? w + size : w;
             int32_t a = l->bias[k], b = l->bias[k + other], c = a, d = b;
-            for (int dy = 0; dy < l->support_y; dy++, w += length, v += length) {
-                if (!rows[dy]) continue;
-                const int16_t *x = rows[dy] + j * advance, *z = next ? x + advance : x;
-                for (int i = 0; i < length; i += 4) {
-                    const net_two w0 = net_first(w + i), w1 = net_second(w + i);
-                    const net_two v0 = net_first(v + i), v1 = net_second(v + i);
-                    const net_two x0 = net_pair(x + i), x1 = net_pair(x + i + 2);
-                    const net_two z0 = net_pair(z + i), z1 = net_pair(z + i + 2);
-                    a = NET_DUAL(x0, w0, a); a = NET_DUAL(x1, w1, a);
-                    b = NET_DUAL(x0, v0, b); b = NET_DUAL(x1, v1, b);
-                    c = NET_DUAL(z0, w0, c); c = NET_DUAL(z1, w1, c);
-                    d = NET_DUAL(z0, v0, d); d = NET_DUAL(z1, v1, d);
+            for (int dy = 0; dy < l->support_y; dy++) {
+                if (!rows[dy]) {
+                    w += 2 * length;
+                    continue;
+                }
+                const int16_t *x = rows[dy] + j * l->step_x * l->pitch;
+                for (const int16_t *end = x + length; x != end; x += 4, w += 8) {
+                    const net_four wk = net_weights(w), wn = net_weights(w + 4);
+                    const net_two x0 = net_pair(x), z0 = net_pair(x + advance);
+                    a = NET_DUAL(x0, net_first(wk), a);
+                    c = NET_DUAL(z0, net_first(wk), c);
+                    b = NET_DUAL(x0, net_first(wn), b);
+                    d = NET_DUAL(z0, net_first(wn), d);
+                    const net_two x1 = net_pair(x + 2), z1 = net_pair(x + 2 + advance);
+                    a = NET_DUAL(x1, net_second(wk), a);
+                    c = NET_DUAL(z1, net_second(wk), c);
+                    b = NET_DUAL(x1, net_second(wn), b);
+                    d = NET_DUAL(z1, net_second(wn), d);
                 }
             }
+            const int32_t sums[2][2] = {{a, b}, {c, d}};
             for (int n = 0; n <= next; n++)
                 for (int m = 0; m <= other; m++) {
                     const int at = (j + n) * l->filters + k + m;
-                    const int32_t sum = n ? (m ? d : c) : (m ? b : a);
-                    y[at] = net_code(l, net_active(l, sum, k + m, added ? added + at : 0));
+                    int32_t v = net_scaled(sums[n][m], l->multiplier[k + m], &l->inner);
+                    if (added) v += net_scaled(added[at] - l->residual_zero, l->added.multiplier, &l->added);
+                    y[at] = net_code(l, net_active(v, l->activation));
                 }
         }
     }
@@ -162,22 +174,25 @@ static void net_channels_row(int8_t *y, const int8_t *added, const int16_t *cons
 static void net_lines_row(int8_t *y, const int16_t *const *rows, const net_layer_t *l)
 {
     const int advance = l->step_x * l->lines * l->pitch, size = l->support_y * l->support_x * l->taps * l->padded;
+    const int outputs = l->outputs, filters = l->filters;
     const int16_t *seen[NET_MAX_SUPPORT];
     for (int j = 0; j < l->columns; j++) {
         for (int dy = 0; dy < l->support_y; dy++) seen[dy] = rows[dy] ? rows[dy] + j * advance : 0;
-        for (int older = 0; older < l->kept; older++)
-            for (int k = 0; k < l->filters; k++) {
+        for (int older = 0; older < l->kept; older++, y += outputs * filters) {
+            const int8_t *w = l->weight;
+            for (int k = 0; k < filters; k++, w += size) {
                 int32_t total[NET_MAX_OUTPUTS] = {0};
-                for (int part = 0; part < l->averaged; part++) {
-                    const int o = part * l->kept + older;
+                for (int o = older; o < l->kept * l->averaged; o += l->kept) {
                     int32_t sums[NET_MAX_OUTPUTS];
-                    for (int n = 0; n < l->outputs; n++) sums[n] = l->bias[(o * l->outputs + n) * l->bias_step + k];
-                    l->sum(sums, seen, l, l->weight + k * size, l->runs + (o ? l->ends[o - 1] : 0), l->runs + l->ends[o]);
-                    for (int n = 0; n < l->outputs; n++) total[n] += net_active(l, sums[n], k, 0);
+                    const int32_t *bias = l->bias + o * outputs * l->bias_step + k;
+                    for (int n = 0; n < outputs; n++, bias += l->bias_step) sums[n] = *bias;
+                    for (int run = o ? l->ends[o - 1] : 0; run < l->ends[o]; run++) l->sum(sums, seen, w, l->runs + run);
+                    for (int n = 0; n < outputs; n++)
+                        total[n] += net_active(net_scaled(sums[n], l->multiplier[k], &l->inner), l->activation);
                 }
-                for (int n = 0; n < l->outputs; n++) y[(older * l->outputs + n) * l->filters + k] = net_code(l, total[n]);
+                for (int n = 0; n < outputs; n++) y[n * filters + k] = net_code(l, total[n]);
             }
-        y += l->kept * l->outputs * l->filters;
+        }
     }
 }
 

@@ -65,41 +65,44 @@ def _channels(layer: Convolution) -> bool:
     return layer.index.shape == (1, 1) and layer.outputs == 1 and layer.lead == 0 and not layer.circular
 
 
-def _sum_function(name: str, lines: _Lines, outputs: int) -> str:
-    """The sum of products of one filter at one pixel, for all outputs along a line; written out per pair of taps."""
+def _sum_function(name: str, lines: _Lines, layer: Convolution) -> str:
+    """The sum of products of one filter at one pixel, for all outputs along a line and one run of lines.
+
+    What belongs to one line, at all columns of the filter, is written out; loops go over the lines and the rows.
+    """
+    pixel = layer.index.shape[1] * lines.pitch
+    columns, taps = layer.support[1], layer.weight.shape[1]
     body = []
-    loaded: set[int] = set()
-    for pair, places in enumerate(lines.reads):
-        if all(at < 0 for at in places):
-            continue
-        body.extend(f"const net_two x{at} = net_pair(x + {at});" for at in sorted({*places} - loaded - {-1}))
-        loaded |= {*places} - {-1}
-        which = "first" if pair % 2 == 0 else "second"
-        body.append(f"const net_two w{pair} = net_{which}(v + {pair // 2 * 4});")
-        body.extend(f"s{n} = NET_DUAL(x{at}, w{pair}, s{n});" for n, at in enumerate(places) if at >= 0)
-    inner = "\n".join(f"                    {line}" for line in body)
-    start = ", ".join(f"s{n} = sums[{n}]" for n in range(outputs))
-    end = " ".join(f"sums[{n}] = s{n};" for n in range(outputs))
+    for column in range(columns):
+        loaded = {-1}
+        for pair, places in enumerate(lines.reads):
+            if pair % 2 == 0:
+                body.append(
+                    f"{'' if column or pair else 'net_four '}w = net_weights(v + {column * lines.padded + 2 * pair});"
+                )
+            if all(at < 0 for at in places):
+                continue
+            for at in sorted({*places} - loaded):
+                body.append(f"{'' if column else 'net_two '}x{at} = net_pair(x + {column * pixel + at});")
+            loaded |= {*places}
+            two = "net_first(w)" if pair % 2 == 0 else "net_second(w)"
+            body.extend(f"s{n} = NET_DUAL(x{at}, {two}, s{n});" for n, at in enumerate(places) if at >= 0)
+    inner = "\n".join(f"            {line}" for line in body)
+    start = ", ".join(f"s{n} = sums[{n}]" for n in range(layer.outputs))
+    end = " ".join(f"sums[{n}] = s{n};" for n in range(layer.outputs))
+    row = taps * columns * lines.padded
     return f"""\
-static void {name}(int32_t *sums, const int16_t *const *rows, const net_layer_t *l, const int8_t *w,
-        const net_run_t *run, const net_run_t *end)
+static void {name}(int32_t *sums, const int16_t *const *rows, const int8_t *w, const net_run_t *run)
 {{
-    const int taps = l->taps * {lines.padded};
     int32_t {start};
-    for (int dy = 0; dy < l->support_y; dy++) {{
-        const int16_t *pixel = rows[dy];
-        if (!pixel) {{
-            w += l->support_x * taps;
-            continue;
-        }}
-        for (int dx = 0; dx < l->support_x; dx++, pixel += l->lines * {lines.pitch}, w += taps)
-            for (const net_run_t *r = run; r < end; r++) {{
-                const int16_t *x = pixel + r->line * {lines.pitch};
-                const int8_t *v = w + r->tap * {lines.padded};
-                for (int n = r->count; n; n--, x += {lines.pitch}, v += {lines.padded}) {{
+    w += run->tap * {columns * lines.padded};
+    for (int dy = 0; dy < {layer.support[0]}; dy++, w += {row}) {{
+        if (!rows[dy]) continue;
+        const int16_t *x = rows[dy] + run->line * {lines.pitch};
+        const int8_t *v = w;
+        for (const int16_t *end = x + run->count * {lines.pitch}; x != end; x += {lines.pitch}, v += {columns * lines.padded}) {{
 {inner}
-                }}
-            }}
+        }}
     }}
     {end}
 }}
@@ -123,12 +126,17 @@ def _runs(index: NDArray[np.int64]) -> tuple[list[tuple[int, int, int]], list[in
 
 
 def _stored(layer: IntegerConvolution, padded: int) -> NDArray[np.int8]:
-    """Weights in the order of the file: (filters, height, width, older taps, taps), fours as 0 2 1 3."""
-    w = layer.weight.transpose(0, 3, 4, 1, 2)
-    if _channels(layer.convolution):  # pixels side by side are one line of channels
-        w = w[:, :, :, 0][:, :, :, None]
-    full = np.zeros((*w.shape[:4], padded), np.int8)
-    full[..., : w.shape[4]] = w
+    """Weights in the order of the file: (filters, height, older taps, width, taps), fours as 0 2 1 3.
+
+    Of channels, two filters lie side by side, four weights of each in turn.
+    """
+    w = layer.weight.transpose(0, 3, 1, 4, 2)
+    full = np.zeros((len(w) + len(w) % 2, *w.shape[1:4], padded), np.int8)
+    full[: len(w), ..., : w.shape[4]] = w
+    if _channels(layer.convolution):
+        full = full.reshape(len(full) // 2, 2, -1, 4).swapaxes(1, 2)
+    else:
+        full = full[: len(w)]
     return full.reshape(-1, 4)[:, [0, 2, 1, 3]].ravel()
 
 
@@ -156,7 +164,9 @@ def integer_source(network: IntegerNetwork, prefix: str = "hcnn") -> CSource:
     for one in chain.convolutions:
         height, width = extents[one.source]
         if one.circular and any(k // 2 > n for k, n in zip(one.support, (height, width), strict=True)):
-            raise ValueError(f"export c: a periodic image of {(height, width)} is too small for a filter of {one.support}")
+            raise ValueError(
+                f"export c: a periodic image of {(height, width)} is too small for a filter of {one.support}"
+            )
         extents.append(((height - 1) // one.step[0] + 1, (width - 1) // one.step[1] + 1))
     offsets, arena = place(_uses(chain.convolutions, extents))
     zeros = [0, *(one.zero for one in network.convolutions)]
@@ -179,10 +189,12 @@ def integer_source(network: IntegerNetwork, prefix: str = "hcnn") -> CSource:
     for number, layer in enumerate(network.convolutions):
         geometry, lines = layer.convolution, _lines(layer.convolution)
         (height, width), (tall, wide) = extents[geometry.source], extents[number + 1]
-        ring = max(ring, geometry.support[0] * (width + 2 * (geometry.support[1] // 2)) * geometry.index.shape[1] * lines.pitch)
+        ring = max(
+            ring, geometry.support[0] * (width + 2 * (geometry.support[1] // 2)) * geometry.index.shape[1] * lines.pitch
+        )
         function = "0"
         if not _channels(geometry):
-            text = _sum_function("NAME", lines, geometry.outputs)
+            text = _sum_function("NAME", lines, geometry)
             function = functions.setdefault(text, f"net_sum{len(functions)}")
         same = bool((layer.bias == layer.bias[0]).all())
         runs, ends = _runs(geometry.index)
@@ -202,8 +214,10 @@ def integer_source(network: IntegerNetwork, prefix: str = "hcnn") -> CSource:
             offsets[geometry.source - 1] if geometry.source else -1, -1 if residual is None else offsets[residual - 1],
         ]  # fmt: skip
         scales = [_rescale(layer.inner, 0), _rescale(layer.residual), _rescale(layer.outer)]
-        rows.append(f"    {{{', '.join(map(str, numbers))}, {', '.join(scales)},\n     {', '.join(names)}, {function}}},")
-        table_bytes += 128
+        rows.append(
+            f"    {{{', '.join(map(str, numbers))}, {', '.join(scales)},\n     {', '.join(names)}, {function}}},"
+        )
+        table_bytes += 144
         multiply_adds += geometry.multiply_adds(tall * wide)
     table("int16_t", 2, "net_elu", _texts(elu_table()))
     table("int16_t", 2, "net_pixel_zero", _texts(network.pixel_zero))
@@ -228,9 +242,20 @@ def integer_source(network: IntegerNetwork, prefix: str = "hcnn") -> CSource:
     runtime = (files("hcnn.export.integer") / "runtime.c").read_text(encoding="utf-8")
     head, body = runtime.split("/* TABLES */\n")
     written = [text.replace("NAME", name, 1) for text, name in functions.items()]
-    start = [about, "#include <stdint.h>\n#include <string.h>\n\n", interface, "\n", *macros.values(), "\n", head, *written]
+    start = [
+        about,
+        "#include <stdint.h>\n#include <string.h>\n\n",
+        interface,
+        "\n",
+        *macros.values(),
+        "\n",
+        head,
+        *written,
+    ]
     end = ["static const net_layer_t net_layers[NET_LAYERS] = {", *rows, "};", body]
-    names = ", ".join(c_string(name) for name in chain.preprocessing.classes)  # from outside: the prefix stays out of them
+    names = ", ".join(
+        c_string(name) for name in chain.preprocessing.classes
+    )  # from outside: the prefix stays out of them
     text = "".join(
         [
             MARK.sub(prefix, "".join(start) + "\n".join(declared)),
@@ -254,8 +279,9 @@ def _uses(layers: Iterable[Convolution], extents: Sequence[tuple[int, int]]) -> 
 
 def _rescale(rescale: Rescale | None, multiplier: int | None = None) -> str:
     if rescale is None:
-        return "{0, 0, 0}"
-    return f"{{{rescale.left}, {int(rescale.multiplier[0]) if multiplier is None else multiplier}, {rescale.right}}}"
+        return "{0, 0, 0, 0}"
+    factor = int(rescale.multiplier[0]) if multiplier is None else multiplier
+    return f"{{{rescale.left}, {factor}, {1 << rescale.right - 1}, {rescale.right}}}"
 
 
 def _texts(values: Iterable[int] | NDArray[np.generic]) -> list[str]:
