@@ -54,7 +54,7 @@ def _error(capsys, *arguments: object) -> str:
 
 
 def test_what_cannot_be_exported_is_explained(run, tmp_path, capsys) -> None:
-    assert "--int8: only for --to onnx" in _error(capsys, "export", run, "--to", "c", "--int8")
+    assert "--int8: only for --to onnx and c; got --to html" in _error(capsys, "export", run, "--to", "html", "--int8")
     assert "--prefix: only for --to c" in _error(capsys, "export", run, "--to", "onnx", "--prefix", "a")
     assert "expected a prefix of letters" in _error(capsys, "export", run, "--to", "c", "--prefix", "2")
     assert "--image-size: only for --to c and executorch" in _error(

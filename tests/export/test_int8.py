@@ -29,6 +29,11 @@ from hcnn.runs.load import load_run
 Sums = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
+def by_onnx(data: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
+    """An int8 file as a map from bytes to logits."""
+    return lambda images: onnx_runner(data)(images.float() / 255)
+
+
 def exactly(columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return columns.astype(np.float64) @ rows.T.astype(np.float64)  # integers below 2^53 are exact
 
@@ -244,7 +249,7 @@ def test_int8_is_measured_on_images_that_the_network_was_not_trained_on(run, dig
     assert len({image.numpy().tobytes() for image in calibration} & {*first}) < 128  # data may be ordered by class
     data = int8_bytes(model, calibration, standard)
 
-    by_test = measure_int8(data, model, Splits(digits.train, test=digits.test), standard)
+    by_test = measure_int8(by_onnx(data), model, Splits(digits.train, test=digits.test), standard)
     assert (by_test.images, by_test.source, by_test.held_out) == (360, "digits/test", True)
     with torch.no_grad():
         exact = model(standard.standardize(digits.test.images)).argmax(1)
@@ -253,7 +258,7 @@ def test_int8_is_measured_on_images_that_the_network_was_not_trained_on(run, dig
     got = [by_test.float32, by_test.int8, by_test.changed]
     assert got == pytest.approx([one.double().mean().item() for one in expected])
 
-    only_training = measure_int8(data, model, Splits(digits.train), standard)
+    only_training = measure_int8(by_onnx(data), model, Splits(digits.train), standard)
     assert (only_training.source, only_training.held_out) == ("digits/train", False)
     with pytest.raises(ValueError, match="digits/validation: expected the classes of the network, a, b; got 0, 1, 2"):
-        measure_int8(data, model, digits, Preprocessing((0.0,), (1.0,), (8, 8), ("a", "b")))
+        measure_int8(by_onnx(data), model, digits, Preprocessing((0.0,), (1.0,), (8, 8), ("a", "b")))

@@ -266,9 +266,7 @@ def test_bad_configurations_are_explained(name, overrides, message) -> None:
 
 
 def test_unknown_names_suggest_near_ones() -> None:
-    with pytest.raises(
-        ValueError, match="unknown model 'resnet_cifar10'; did you mean resnet8_cifar10"
-    ):
+    with pytest.raises(ValueError, match="unknown model 'resnet_cifar10'; did you mean resnet8_cifar10"):
         hcnn.create_model("resnet_cifar10")
 
 

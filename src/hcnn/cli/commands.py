@@ -159,8 +159,9 @@ def _export(add: Parser) -> None:
     add.add_argument("--force", action="store_true", help="Replace existing files that hcnn export did not write.")
     add.add_argument(
         "--int8", action="store_true",
-        help="For ONNX: static int8 quantization, calibrated on training images. The loss of accuracy is measured on "
-        "validation or test images and printed.",
+        help="For ONNX and C: static int8 quantization, calibrated on training images; in C integers only, for "
+        "microcontrollers, and for ResNet-8 too. The loss of accuracy is measured on validation or test images and "
+        "printed.",
     )  # fmt: skip
     add.add_argument(
         "--image-size", type=int, metavar="N",

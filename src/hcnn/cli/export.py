@@ -14,6 +14,7 @@ from hcnn.data.image_set import Splits
 from hcnn.export.c_program import header_path
 from hcnn.export.check_images import find_check_images, load_run_data
 from hcnn.export.folded_weights import CARD, WEIGHTS
+from hcnn.export.int8 import Int8Loss
 from hcnn.export.opening import open_network
 from hcnn.export.replace import check_replaceable
 from hcnn.runs.load import Run
@@ -28,20 +29,27 @@ _NAMES = {
     "executorch": "model.pte",
 }
 _ONE_SIZE = ("c", "executorch")  # files for one image size
+_INT8 = ("onnx", "c")  # formats with a form in 8-bit integers
 
 
 def export(options: Namespace, console: Console) -> None:
     """Write the file and print how well it agrees with the trained network."""
-    if options.int8 and options.to != "onnx":
-        raise ValueError(f"--int8: only for --to onnx; got --to {options.to}")
+    if options.int8 and options.to not in _INT8:
+        raise ValueError(f"--int8: only for --to {' and '.join(_INT8)}; got --to {options.to}")
+    if options.int8 and options.image_size is not None:
+        raise ValueError("--image-size: not with --int8, which calibrates on the training images as they are")
     if options.image_size is not None and options.to not in _ONE_SIZE:
         raise ValueError(f"--image-size: only for --to {' and '.join(_ONE_SIZE)}; got --to {options.to}")
     if options.prefix is not None and options.to != "c":
         raise ValueError(f"--prefix: only for --to c; got --to {options.to}")
     run = open_network(options.run)
-    if not run.model.array_count:
-        raise ValueError(f"{options.run}: only attribute networks can be exported; got a {type(run.model).__name__}")
-    name = _NAMES[options.to].replace(".onnx", ".int8.onnx" if options.int8 else ".onnx")
+    if not run.model.array_count and not (options.int8 and options.to == "c"):
+        raise ValueError(
+            f"{options.run}: only attribute networks can be exported, and a ResNet-8 with --to c --int8; "
+            f"got a {type(run.model).__name__}"
+        )
+    name = Path(_NAMES[options.to])
+    name = name.with_suffix(f".int8{name.suffix}") if options.int8 else name
     home = options.run if options.run.is_dir() else Path(f"{options.run.stem}-export")
     output = options.output or home / name
     for path in _files(output, options.to):
@@ -52,7 +60,8 @@ def export(options: Namespace, console: Console) -> None:
     if options.int8:
         splits = load_run_data(run, options.data, options.data_dir)
         ensure_writable(output.parent)
-        _int8(run, output, splits, console)
+        write = _int8_c if options.to == "c" else _int8
+        write(run, output, splits, options.prefix, console)
         return
     checked = find_check_images(run, options.data, options.data_dir)
     images = _resized(checked.images, options.image_size)
@@ -116,14 +125,46 @@ def _safetensors(run: Run, output: Path, console: Console) -> None:
         _wrote(path, console)
 
 
-def _int8(run: Run, output: Path, splits: Splits, console: Console) -> None:
-    from hcnn.export.int8 import calibration_images, int8_bytes, measure_int8
+def _int8(run: Run, output: Path, splits: Splits, _: str | None, console: Console) -> None:
+    from hcnn.export import int8_bytes, onnx_runner
+    from hcnn.export.int8 import calibration_images, measure_int8
 
     calibration = calibration_images(splits.train)
     data = int8_bytes(run.model, calibration, run.preprocessing)
-    loss = measure_int8(data, run.model, splits, run.preprocessing)
+    runner = onnx_runner(data)
+    loss = measure_int8(lambda images: runner(images.float() / 255), run.model, splits, run.preprocessing)
     write_atomically(output, data)
     say(console, f"calibrated on {len(calibration):,} images of {splits.train.name}")
+    _say_loss(loss, console)
+    _wrote(output, console)
+
+
+def _int8_c(run: Run, output: Path, splits: Splits, prefix: str | None, console: Console) -> None:
+    from hcnn.export.c_program import write_source
+    from hcnn.export.escape import c_identifier
+    from hcnn.export.int8 import calibration_images, measure_int8
+    from hcnn.export.integer.evaluate import integer_logits
+    from hcnn.export.integer.program import checked_source
+
+    calibration = calibration_images(splits.train)
+    prefix = c_identifier(output.stem) if prefix is None else prefix
+    source, network, compared = checked_source(run.model, calibration, run.preprocessing, prefix)
+    loss = measure_int8(lambda images: integer_logits(network, images), run.model, splits, run.preprocessing)
+    write_source(output, source)
+    say(console, f"calibrated on {len(calibration):,} images of {splits.train.name}")
+    say(
+        console,
+        f"constants {source.table_bytes:,} bytes, static buffers {source.buffer_bytes:,} bytes, "
+        f"{source.multiply_adds:,} multiply-adds an image of {'x'.join(map(str, calibration.shape[1:]))}",
+    )
+    if not compared:
+        say(console, "the C file was not checked: there is no C compiler (cc) here")
+    _say_loss(loss, console)
+    for path in _files(output, "c"):
+        _wrote(path, console)
+
+
+def _say_loss(loss: Int8Loss, console: Console) -> None:
     say(
         console,
         f"accuracy on {loss.images:,} images of {loss.source}: float32 {loss.float32:.2%}, int8 {loss.int8:.2%} "
@@ -131,4 +172,3 @@ def _int8(run: Run, output: Path, splits: Splits, console: Console) -> None:
     )
     if not loss.held_out:
         say(console, "the data has no validation or test images: the network was trained on these, so it may lose more")
-    _wrote(output, console)

@@ -1,4 +1,5 @@
-"""Trained networks as files for other programs: ONNX, int8 ONNX, `torch.export` programs, C99, folded safetensors.
+"""Trained networks as files for other programs: ONNX, int8 ONNX, `torch.export` programs, C99 in floating point or
+in 8-bit integers, folded safetensors.
 
 Each file is made from the folded network and compared with the trained network on images before it is written.
 """
@@ -9,6 +10,7 @@ from hcnn.export.executorch_file import export_executorch
 from hcnn.export.folded_weights import export_safetensors, load_folded
 from hcnn.export.html_file import export_html
 from hcnn.export.int8 import int8_bytes
+from hcnn.export.integer.program import export_c_int8
 from hcnn.export.onnx_file import export_onnx, onnx_runner
 from hcnn.export.plain_network import PlainNetwork
 from hcnn.export.torch_program import export_program
@@ -18,6 +20,7 @@ __all__ = [
     "PlainNetwork",
     "c_source",
     "export_c",
+    "export_c_int8",
     "export_executorch",
     "export_html",
     "export_onnx",

@@ -44,7 +44,8 @@ def export_c(
             in C, or the path ends in .h; nothing is written.
 
     """
-    path, header = Path(path), header_path(path)
+    path = Path(path)
+    header_path(path)  # or a ValueError, before there is work
     prefix = c_identifier(path.stem) if prefix is None else prefix
     source = c_source(PlainNetwork(model, preprocessing), preprocessing, tuple(images.shape[2:]), prefix)
     difference = None
@@ -56,9 +57,14 @@ def export_c(
                 return run_program(program, (pixels * 255).round().to(torch.uint8), model.config.classes)
 
             difference = check_outputs(run, model, preprocessing, images, str(path))
-    write_atomically(header, source.header.encode())
-    write_atomically(path, source.text.encode())
+    write_source(path, source)
     return source, difference
+
+
+def write_source(path: StrPath, source: CSource) -> None:
+    """Write a source file, and its header beside it."""
+    write_atomically(header_path(path), source.header.encode())
+    write_atomically(path, source.text.encode())
 
 
 def header_path(path: StrPath) -> Path:
@@ -92,7 +98,7 @@ def compile_program(source: CSource, folder: Path, compiler: str = "cc") -> Path
     return folder / "net"
 
 
-def run_program(program: Path, images: Tensor, classes: int) -> Tensor:
-    """Logits (n, classes) of uint8 images from a compiled program."""
+def run_program(program: Path, images: Tensor, classes: int, number: type = float) -> Tensor:
+    """Logits (n, classes) of uint8 images from a compiled program, of type float or int."""
     done = subprocess.run([str(program)], input=images.numpy().tobytes(), capture_output=True, check=True)
-    return torch.tensor([[float(word) for word in line.split()[:classes]] for line in done.stdout.splitlines()])
+    return torch.tensor([[number(word) for word in line.split()[:classes]] for line in done.stdout.splitlines()])

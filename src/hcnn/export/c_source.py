@@ -211,4 +211,5 @@ def _floats(tensor: Tensor) -> Iterable[str]:
 
 
 def c_array(kind: str, name: str, values: Iterable[str]) -> str:
+    """A constant table of C."""
     return f"static const {kind} {name}[] = {{{', '.join(values)}}};"

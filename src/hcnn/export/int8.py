@@ -1,10 +1,10 @@
-"""ONNX files with static int8 quantization, calibrated on training images and measured on held-out images."""
+"""ONNX files with static int8 quantization; calibration on training images, and the loss on held-out images."""
 
 import hashlib
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,11 @@ from torch import Tensor
 
 from hcnn.data.image_set import ImageSet, Splits
 from hcnn.data.preprocessing import Preprocessing
-from hcnn.export.onnx_file import onnx_bytes, onnx_runner
+from hcnn.export.onnx_file import onnx_bytes
 from hcnn.export.parity import needs
 from hcnn.export.plain_network import PlainLayer, PlainNetwork
 from hcnn.models.attribute_network import AttributeNetwork
+from hcnn.models.network import Network
 from hcnn.storage.safetensors import shortened
 from hcnn.training.evaluate import predict_logits
 
@@ -116,11 +117,13 @@ class Int8Loss:
     changed: float
 
 
-def measure_int8(data: bytes, model: AttributeNetwork, splits: Splits, preprocessing: Preprocessing) -> Int8Loss:
-    """Compare an int8 file with its network on images that the network was not trained on.
+def measure_int8(
+    run: Callable[[Tensor], Tensor], model: Network, splits: Splits, preprocessing: Preprocessing
+) -> Int8Loss:
+    """Compare a network in int8 with the network that it was made from, on images that this was not trained on.
 
     Args:
-        data: the file.
+        run: the network in int8, from bytes (n, c, *u) to logits (n, classes) in any unit.
         model: the network in float32.
         splits: its data: validation images are used, else test images, and training images only where there are
             neither. Of more than 2,000 images 2,000 are drawn at random, with a fixed seed.
@@ -141,11 +144,10 @@ def measure_int8(data: bytes, model: AttributeNetwork, splits: Splits, preproces
             f"got {shortened(source.classes)}"
         )
     chosen = source.subset(_drawn(len(source), MEASURED_IMAGES))
-    run = onnx_runner(data)
     answers: list[Tensor] = []
     for images in chosen.images.split(100):
         exact = predict_logits(model, preprocessing.standardize(images))
-        answers.append(torch.stack([exact.argmax(1), run(images.float() / 255).argmax(1)]))
+        answers.append(torch.stack([exact.argmax(1), run(images).argmax(1)]))
     exact, quantized = torch.cat(answers, 1)
     float32, int8 = ((one == chosen.labels).float().mean().item() for one in (exact, quantized))
     changed = (exact != quantized).float().mean().item()

@@ -7,7 +7,7 @@ from types import ModuleType
 from torch import Tensor
 
 from hcnn.data.preprocessing import Preprocessing
-from hcnn.models.attribute_network import AttributeNetwork
+from hcnn.models.network import Network
 from hcnn.training.evaluate import predict_logits
 
 TOLERANCE = 1e-5
@@ -45,7 +45,7 @@ def needs(extra: str, *modules: str) -> tuple[ModuleType, ...]:
 
 def check_outputs(
     run: Callable[[Tensor], Tensor],
-    model: AttributeNetwork,
+    model: Network,
     preprocessing: Preprocessing | None,
     images: Tensor,
     what: str,

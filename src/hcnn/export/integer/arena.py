@@ -26,8 +26,9 @@ class Use:
 def place(uses: Sequence[Use]) -> tuple[list[int], int]:
     """Offsets of the arrays 1, 2, … and the bytes of the whole block.
 
-    An array may overwrite its source, if nothing later reads the source and each row is written where all rows have been
-    read. It may also take the place of the array that it adds.
+    An array may overwrite its source, if nothing later reads the source and each row is written where all rows have
+    been read: in the example a narrow array lies 8 bytes behind the wide one that overwrites it. An array may also
+    take the place of the array that it adds.
 
     Args:
         uses: of convolution n, which writes array n + 1.
@@ -36,11 +37,10 @@ def place(uses: Sequence[Use]) -> tuple[list[int], int]:
         One offset per array, and the size of the block.
 
     Example:
-        >>> same = Use(1, None, 4, 8, (2, 3, 4, 4))  # a 3×3 convolution that keeps the size
+        >>> same = Use(1, None, 4, 8, (2, 3, 4, 4))
         >>> place([Use(0, None, 4, 8, (2, 3, 4, 4)), same])
         ([0, 0], 32)
-        >>> wider = Use(1, None, 4, 16, (2, 3, 4, 4))
-        >>> place([Use(0, None, 4, 8, (2, 3, 4, 4)), wider])  # writing row 1 up to byte 32 meets no row that is still to be read
+        >>> place([Use(0, None, 4, 8, (2, 3, 4, 4)), Use(1, None, 4, 16, (2, 3, 4, 4))])
         ([8, 0], 64)
     """
     sizes = [0, *(one.rows * one.row_bytes for one in uses)]

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from hcnn.export.plain_network import flatten_taps
 from hcnn.layers.folded import FoldedConv
 from hcnn.layers.normalization import in_double, running, scale_shift
 from hcnn.models.attribute_network import AttributeNetwork, Readout
+from hcnn.models.baselines.blocks import BatchNorm
 from hcnn.models.baselines.resnet8 import ProjectedBlock, ResNet8
 from hcnn.models.network import Network
 
@@ -177,7 +179,8 @@ def chain_of(model: Network, preprocessing: Preprocessing, size: tuple[int, ...]
 
 def _attributes(model: AttributeNetwork, preprocessing: Preprocessing, plane: tuple[int, int]) -> Chain:
     convolutions: list[Convolution] = []
-    for number, (layer, sizes) in enumerate(zip(model.layers, ((), *model.attribute_sizes), strict=False)):
+    before: list[tuple[int, ...]] = [(), *model.attribute_sizes]
+    for number, (layer, sizes) in enumerate(zip(model.layers, before, strict=False)):
         if not isinstance(layer, FoldedConv):
             raise ValueError(
                 "export c --int8: expected composed filters; this network has an ELU inside its filters (HCNN(+)), "
@@ -248,13 +251,13 @@ def _residual(model: ResNet8, preprocessing: Preprocessing, plane: tuple[int, in
 
 
 def _channels(
-    conv: nn.Conv2d, norm: nn.BatchNorm2d | None, source: int, activation: str = "relu", residual: int | None = None
+    conv: nn.Conv2d, norm: BatchNorm | None, source: int, activation: str = "relu", residual: int | None = None
 ) -> Convolution:
     """A convolution of unordered channels with its normalization folded in."""
     assert conv.bias is not None
     weight, bias = conv.weight.detach().double(), conv.bias.detach().double()
     if norm is not None:
-        double = in_double(norm)
+        double = in_double(cast(nn.BatchNorm1d, norm))  # the helpers use what both kinds have
         scale, shift = scale_shift(double, *running(double))
         weight, bias = weight * scale.reshape(-1, 1, 1, 1), bias * scale + shift
     assert isinstance(conv.stride, tuple)

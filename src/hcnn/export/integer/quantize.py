@@ -1,8 +1,8 @@
 """From a chain of convolutions to the integers that a microcontroller computes with.
 
-An array x_j is kept in 8 bits, ``x ≈ scale · (q - zero)``, with a range from calibration images. Weights are symmetric in
-8 bits with one scale per filter. A sum of products is rescaled by an integer multiplier and a shift to a unit of 2^-F,
-where the activation is applied (ELU from a table) and the values of the oldest attribute are added; a second
+An array x_j is kept in 8 bits, ``x ≈ scale · (q - zero)``, with a range from calibration images. Weights are symmetric
+in 8 bits with one scale per filter. A sum of products is rescaled by an integer multiplier and a shift to a unit of
+2^-F, where the activation is applied (ELU from a table) and the values of the oldest attribute are added; a second
 multiplier gives the 8 bits of the next array. Nothing else is rounded.
 """
 
@@ -47,13 +47,6 @@ class Rescale:
     left: int
     right: int
 
-    def __call__(self, values: Integers, axis: int = -1) -> Integers:
-        """Rescale integers; the multipliers run along an axis, unless there is only one."""
-        shape = [1] * values.ndim
-        shape[axis] = -1
-        product = self.left * values * self.multiplier.reshape(shape)
-        return (product + (1 << (31 + self.right))) >> (32 + self.right)
-
 
 @dataclass(frozen=True, eq=False)
 class IntegerConvolution:
@@ -80,7 +73,7 @@ class IntegerConvolution:
 
 @dataclass(frozen=True, eq=False)
 class IntegerNetwork:
-    """A network in integers; `hcnn.export.integer.evaluate.logits` says what it computes.
+    """A network in integers; `hcnn.export.integer.evaluate.integer_logits` says what it computes.
 
     Attributes:
         chain: the network that it was made from.
@@ -118,9 +111,9 @@ def rescaling(scales: NDArray[np.float64], largest: int, what: str) -> Rescale:
         ValueError: if the values could leave 32 bits.
 
     Example:
-        >>> half = rescaling(np.array([0.5, 0.125]), 1000, "an array")
-        >>> half(np.array([[5, 100], [-5, 1]])).tolist()
-        [[3, 13], [-2, 0]]
+        >>> by = rescaling(np.array([0.5, 0.125]), 1000, "an array")
+        >>> [(by.left * 100 * int(m) + (1 << 31 + by.right)) >> (32 + by.right) for m in by.multiplier]
+        [50, 13]
     """
     top = float(scales.max())
     left = max(0, math.ceil(math.log2(top)) + 2) if top > 0 else 0
@@ -128,8 +121,8 @@ def rescaling(scales: NDArray[np.float64], largest: int, what: str) -> Rescale:
     multiplier = np.minimum(np.round(scales * 2.0 ** (32 + right - left)), LIMIT - 1).astype(np.int64)
     if largest << left >= LIMIT or largest * top >= LIMIT // 4:
         raise ValueError(
-            f"export c --int8: {what} cannot be quantized: values up to {largest * top:.3g} steps of its range do not fit "
-            "in 32 bits"
+            f"export c --int8: {what} cannot be quantized: values up to {largest * top:.3g} steps of its range "
+            "do not fit in 32 bits"
         )
     return Rescale(multiplier, 1 << left, right)
 
@@ -169,17 +162,15 @@ def quantize(chain: Chain, calibration: Tensor) -> IntegerNetwork:
 
     Args:
         chain: the network.
-        calibration: uint8 training images (n, c, *u), whose arrays determine the ranges.
+        calibration: uint8 training images (n, c, *u), at least one, whose arrays determine the ranges.
 
     Returns:
         The network in integers.
 
     Raises:
-        ValueError: if there are no images, or its values do not fit.
+        ValueError: if its values do not fit.
 
     """
-    if not len(calibration):
-        raise ValueError("export c --int8: expected calibration images; got none")
     arrays = [torch.cat(parts) for parts in zip(*map(chain.arrays, calibration.split(64)), strict=True)]
     mean, std = (np.array(one) for one in (chain.preprocessing.mean, chain.preprocessing.std))
     pixel, pixel_zero = 1 / (255 * std), np.round(255 * mean).astype(np.int64)

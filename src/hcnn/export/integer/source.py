@@ -5,7 +5,6 @@ join is a list of runs (neighbouring lines that meet neighbouring taps), and alo
 window, so that products with a structural zero are not computed, but for pairs of which one is inside.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -77,13 +76,12 @@ def _sum_function(name: str, lines: _Lines, layer: Convolution) -> str:
         loaded = {-1}
         for pair, places in enumerate(lines.reads):
             if pair % 2 == 0:
-                body.append(
-                    f"{'' if column or pair else 'net_four '}w = net_weights(v + {column * lines.padded + 2 * pair});"
-                )
+                new = "" if column or pair else "net_four "
+                body.append(f"{new}w = net_weights(v + {column * lines.padded + 2 * pair});")
             if all(at < 0 for at in places):
                 continue
-            for at in sorted({*places} - loaded):
-                body.append(f"{'' if column else 'net_two '}x{at} = net_pair(x + {column * pixel + at});")
+            new = "" if column else "net_two "
+            body.extend(f"{new}x{at} = net_pair(x + {column * pixel + at});" for at in sorted({*places} - loaded))
             loaded |= {*places}
             two = "net_first(w)" if pair % 2 == 0 else "net_second(w)"
             body.extend(f"s{n} = NET_DUAL(x{at}, {two}, s{n});" for n, at in enumerate(places) if at >= 0)
@@ -99,8 +97,8 @@ static void {name}(int32_t *sums, const int16_t *const *rows, const int8_t *w, c
     for (int dy = 0; dy < {layer.support[0]}; dy++, w += {row}) {{
         if (!rows[dy]) continue;
         const int16_t *x = rows[dy] + run->line * {lines.pitch};
-        const int8_t *v = w;
-        for (const int16_t *end = x + run->count * {lines.pitch}; x != end; x += {lines.pitch}, v += {columns * lines.padded}) {{
+        const int16_t *end = x + run->count * {lines.pitch};
+        for (const int8_t *v = w; x != end; x += {lines.pitch}, v += {columns * lines.padded}) {{
 {inner}
         }}
     }}
@@ -133,10 +131,8 @@ def _stored(layer: IntegerConvolution, padded: int) -> NDArray[np.int8]:
     w = layer.weight.transpose(0, 3, 1, 4, 2)
     full = np.zeros((len(w) + len(w) % 2, *w.shape[1:4], padded), np.int8)
     full[: len(w), ..., : w.shape[4]] = w
-    if _channels(layer.convolution):
-        full = full.reshape(len(full) // 2, 2, -1, 4).swapaxes(1, 2)
-    else:
-        full = full[: len(w)]
+    channels = _channels(layer.convolution)
+    full = full.reshape(len(full) // 2, 2, -1, 4).swapaxes(1, 2) if channels else full[: len(w)]
     return full.reshape(-1, 4)[:, [0, 2, 1, 3]].ravel()
 
 
@@ -176,14 +172,17 @@ def integer_source(network: IntegerNetwork, prefix: str = "hcnn") -> CSource:
     known: dict[str, str] = {}
     table_bytes = multiply_adds = ring = 0
 
-    def table(kind: str, width: int, name: str, values: Sequence[str]) -> str:
-        """The name of a table with these values; equal tables are one."""
+    def declare(kind: str, width: int, name: str, values: Sequence[str]) -> None:
         nonlocal table_bytes
-        text = c_array(kind, "NAME", values)
+        declared.append(c_array(kind, name, values))
+        table_bytes += width * len(values)
+
+    def table(kind: str, width: int, name: str, values: Sequence[str]) -> str:
+        """The name of a table with these values; equal tables of layers are one."""
+        text = c_array(kind, "", values)
         if text not in known:
             known[text] = name
-            declared.append(text.replace("NAME", name, 1))
-            table_bytes += width * len(values)
+            declare(kind, width, name, values)
         return known[text]
 
     for number, layer in enumerate(network.convolutions):
@@ -202,15 +201,16 @@ def integer_source(network: IntegerNetwork, prefix: str = "hcnn") -> CSource:
             table("int32_t", 4, f"net_m{number}", _texts(layer.inner.multiplier)),
             table("int8_t", 1, f"net_w{number}", _texts(_stored(layer, lines.padded))),
             table("int32_t", 4, f"net_b{number}", _texts(layer.bias[0] if same else layer.bias)),
-            table("net_run_t", 6, f"net_runs{number}", ["{%d, %d, %d}" % run for run in runs]),
+            table("net_run_t", 6, f"net_runs{number}", [f"{{{line}, {tap}, {count}}}" for line, tap, count in runs]),
             table("uint16_t", 2, f"net_ends{number}", _texts(ends)),
         ]
         residual = geometry.residual
         numbers = [
-            height, width, geometry.index.shape[1], geometry.length, tall, wide, *geometry.step, *geometry.support, lines.lead,
-            lines.pitch, len(geometry.weight), geometry.outputs, len(geometry.index) // geometry.averaged, geometry.averaged,
-            geometry.weight.shape[1], lines.padded, _ACTIVATIONS[geometry.activation], 0 if same else len(geometry.weight),
-            layer.zero, zeros[geometry.source], 0 if residual is None else zeros[residual], offsets[number],
+            height, width, geometry.index.shape[1], geometry.length, tall, wide, *geometry.step, *geometry.support,
+            lines.lead, lines.pitch, len(geometry.weight), geometry.outputs, len(geometry.index) // geometry.averaged,
+            geometry.averaged, geometry.weight.shape[1], lines.padded, _ACTIVATIONS[geometry.activation],
+            0 if same else len(geometry.weight), layer.zero, zeros[geometry.source],
+            0 if residual is None else zeros[residual], offsets[number],
             offsets[geometry.source - 1] if geometry.source else -1, -1 if residual is None else offsets[residual - 1],
         ]  # fmt: skip
         scales = [_rescale(layer.inner, 0), _rescale(layer.residual), _rescale(layer.outer)]
@@ -219,11 +219,11 @@ def integer_source(network: IntegerNetwork, prefix: str = "hcnn") -> CSource:
         )
         table_bytes += 144
         multiply_adds += geometry.multiply_adds(tall * wide)
-    table("int16_t", 2, "net_elu", _texts(elu_table()))
-    table("int16_t", 2, "net_pixel_zero", _texts(network.pixel_zero))
+    declare("int16_t", 2, "net_elu", _texts(elu_table()))
+    declare("int16_t", 2, "net_pixel_zero", _texts(network.pixel_zero))
     if network.readout is not None:
-        table("int8_t", 1, "net_readout", _texts(network.readout))
-        table("int32_t", 4, "net_readout_bias", _texts(network.readout_bias))
+        declare("int8_t", 1, "net_readout", _texts(network.readout))
+        declare("int32_t", 4, "net_readout_bias", _texts(network.readout_bias))
     constants = {
         "CHANNELS": len(network.pixel_zero), "HEIGHT": chain.size[0], "WIDTH": chain.size[1],
         "CLASSES": len(network.readout_bias), "LAYERS": len(network.convolutions), "ARENA": arena, "RING": ring,
@@ -289,7 +289,8 @@ def _texts(values: Iterable[int] | NDArray[np.generic]) -> list[str]:
 
 
 _ABOUT = """\
-/* A network in 8-bit integers, written by hcnn. C99 and C++, no dependency but memcpy and memset, no allocation, no float.
+/* A network in 8-bit integers, written by hcnn. C99 and C++, no allocation, no floating point; of the C library only
+ * memcpy and memset.
  *
  *     int net_classify(const unsigned char *bytes, int32_t *logits);   returns the class, an index of net_classes
  *
@@ -297,8 +298,8 @@ _ABOUT = """\
  * units of NET_LOGIT_UNIT = {unit}. The buffers are static: calls of one network must not overlap.
  * Constants: {tables} bytes. Static buffers: {buffers} bytes. Multiply-adds of one image: {multiply_adds}.
  *
- * cc -std=c99 -O2 -c FILE.c. On Arm processors with DSP instructions two products are one instruction, with equal results;
- * -DNET_PLAIN_C does without. With -DHCNN_MAIN it is a program: raw images in, logits and classes out.
+ * cc -std=c99 -O2 -c FILE.c. On Arm processors with DSP instructions one instruction computes two products, with equal
+ * results; -DNET_PLAIN_C does without. With -DHCNN_MAIN it is a program: raw images in, logits and classes out.
  */
 """
 
