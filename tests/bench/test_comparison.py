@@ -179,4 +179,4 @@ def test_the_command_line_knows_the_baselines(results, capsys) -> None:
     assert cli.main(["train", "digits", "--teach", "attention", "--output", str(results / "x")]) == 2
     assert "need a --teacher" in capsys.readouterr().err.replace("\n", " ")
     assert cli.main(["train", "digits", "--model", "resnet_digits"]) == 2
-    assert "did you mean resnet20_digits" in capsys.readouterr().err.replace("\n", " ")
+    assert "did you mean resnet8_digits" in capsys.readouterr().err.replace("\n", " ")

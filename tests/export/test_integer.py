@@ -261,7 +261,7 @@ def test_ten_images_on_a_cortex_m4(shipped, tmp_path) -> None:
     text, data, bss = sizes.tolist()
     assert text + data < 40 * 1024
     assert source.buffer_bytes <= bss < source.buffer_bytes + 64
-    logits, slower, _ = on_cortex(folder, tmp_path, images[:2], "-DNET_PLAIN_C")
+    logits, slower, _ = on_cortex(folder, tmp_path, images[:2], "-Dnet_PLAIN_C")
     np.testing.assert_array_equal(logits, expected[:2])
     assert slower.min() > 1.3 * instructions.max()  # so the dual products are in use
 
