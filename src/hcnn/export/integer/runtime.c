@@ -175,7 +175,7 @@ static void net_lines_row(int8_t *y, const int16_t *const *rows, const net_layer
 {
     const int advance = l->step_x * l->lines * l->pitch, size = l->support_y * l->support_x * l->taps * l->padded;
     const int outputs = l->outputs, filters = l->filters;
-    const int16_t *seen[NET_MAX_SUPPORT];
+    const int16_t *seen[NET_MAX_SUPPORT] = {0};
     for (int j = 0; j < l->columns; j++) {
         for (int dy = 0; dy < l->support_y; dy++) seen[dy] = rows[dy] ? rows[dy] + j * advance : 0;
         for (int older = 0; older < l->kept; older++, y += outputs * filters) {
@@ -201,7 +201,7 @@ static void net_run_layer(const net_layer_t *l, const unsigned char *bytes)
     const int border = l->support_y / 2;
     const int size = (l->width + 2 * (l->support_x / 2)) * l->lines * l->pitch;
     const int wide = l->columns * l->kept * l->outputs * l->filters;
-    const int16_t *rows[NET_MAX_SUPPORT];
+    const int16_t *rows[NET_MAX_SUPPORT] = {0};
     int loaded = NET_PERIODIC ? -border : 0;
     memset(net_ring, 0, sizeof *net_ring * (size_t)(l->support_y * size));
     for (int i = 0; i < l->rows; i++) {
