@@ -339,8 +339,10 @@ def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting]) ->
             reason += f"\n  {found.hint}"
         validation, name, recipe = found.validation, found.recipe_name, found.recipe
         if initial is not None:
+            usual = _recipe(model, name)[1]
             name, further = further_recipe(initial)
-            recipe = replace(further, batch_size=recipe.batch_size, epochs=recipe.epochs)
+            lr = float(f"{further.lr * recipe.lr / usual.lr:.2g}")  # as much lower as for few images
+            recipe = replace(further, batch_size=recipe.batch_size, epochs=recipe.epochs, lr=lr)
     else:
         model = given["model"] or DEFAULT_MODELS.get(data, "hcnn_small_cifar10")
         name, recipe = _recipe(model, None) if initial is None else further_recipe(initial)
