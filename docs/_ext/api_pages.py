@@ -55,15 +55,13 @@ def api_pages() -> dict[str, str]:
         folder = name.split(".")[1]
         folders.setdefault(folder if hasattr(sys.modules[f"hcnn.{folder}"], "__path__") else LOOSE, []).append(name)
     folders = {folder: names for folder, names in folders.items() if names}
-    if missing:
-        sys.stderr.write(f"api: not described, because an extra is not installed: {', '.join(missing)}\n")
     return {
-        "api.md": _index(folders),
+        "api.md": _index(folders, missing),
         **{f"api/{folder}.md": _folder(folder, names) for folder, names in folders.items()},
     }
 
 
-def _index(folders: dict[str, list[str]]) -> str:
+def _index(folders: dict[str, list[str]], missing: list[str]) -> str:
     """What `import hcnn` offers, by the folder that it comes from, and the list of folders."""
     page = "# API reference\n\n## What `import hcnn` offers\n"
     offered: dict[str, list[str]] = {name: [] for name in ("front", *ORDER)}
@@ -78,12 +76,11 @@ def _index(folders: dict[str, list[str]]) -> str:
             page += f"\n**{folder}**\n\n" + "\n".join(entries)
     page += "\n## By subject\n\n"
     for folder in folders:
-        words = (
-            "Prediction, pictures and tests."
-            if folder == LOOSE
-            else _summary(sys.modules[f"hcnn.{folder}"])
-        )
+        words = "Prediction, pictures and tests." if folder == LOOSE else _summary(sys.modules[f"hcnn.{folder}"])
         page += f"[{_title(folder)}](api/{folder}.md)\n: {words}\n\n"
+    if missing:
+        page += "Not described, because an extra was not installed when these pages were built: "
+        page += ", ".join(f"`{name}`" for name in missing) + ".\n\n"
     return page + "```{toctree}\n:hidden:\n\n" + "\n".join(f"api/{folder}" for folder in folders) + "\n```\n"
 
 

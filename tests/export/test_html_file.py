@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -392,3 +393,21 @@ def test_the_command_writes_a_page(tmp_path, capsys) -> None:
     output.write_text("<!doctype html>\n<p>mine</p>")
     assert cli.main(command) == 2
     assert "add --force" in capsys.readouterr().err
+
+
+@browser_test
+def test_arrays_of_more_than_three_attributes_are_drawn_whole(browser, tmp_path) -> None:
+    model = warmed(create_model("multiscale_tiny", channels=1), (8, 8))
+    export_html(tmp_path / "page.html", model, pixels(2, 1, (8, 8)), preprocessing_of(model, (8, 8)))
+    page = browser.new_page()
+    page.goto((tmp_path / "page.html").as_uri())
+    page.evaluate("hcnnPage.classify(new Uint8Array(64).fill(9), 'grey')")
+    last = len(model.attribute_sizes)
+    sizes = model.attribute_sizes[last - 1]
+    assert len(sizes) > 3
+    page.get_by_role("button", name=f"layer {last}", exact=True).click()
+    older = " along " + ", ".join(f"v{axis}" for axis in range(1, len(sizes) - 1)) + ". Values"
+    page.wait_for_function(f"() => document.getElementById('legend').textContent.includes('blocks{older}')")
+    blocks = math.prod(sizes[:-2])
+    assert page.locator("#array").evaluate("(one) => one.height") == blocks * (sizes[-2] * (4 + 1) + 4)  # maps of 4×4
+    page.close()

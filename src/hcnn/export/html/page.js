@@ -257,10 +257,10 @@
   }
 
   const dark = [0, 34, 78], light = [253, 231, 55];
-  // Panels for the oldest attribute, rows for the middle one, columns for the newest; each cell is one map of space.
+  // Columns for the newest attribute, rows for the one before, panels for all older ones; each cell is one map of space.
   function drawArray({ values, extent: [rows, columns] }) {
     const { axes, sizes } = attributes();
-    const [panels, down, across] = [...Array(3 - sizes.length).fill(1), ...sizes].slice(-3);
+    const [down, across] = [1, ...sizes].slice(-2), panels = values.length / (rows * columns * down * across);
     const gap = 1, cellW = columns + gap, cellH = rows + gap, panelH = down * cellH + 4 * gap;
     const canvas = at("array");
     canvas.width = across * cellW + gap;
@@ -284,10 +284,11 @@
     canvas.style.width = `${canvas.width * scale}px`;
     const range = `from ${low.toFixed(2)} (dark) to ${high.toFixed(2)} (light), without the outermost 1 %`;
     canvas.setAttribute("aria-label", `the array x${depth}, ${sizes.join(" by ")} maps, ${range}`);
-    const order = axes.length === 3 ? `blocks go along ${axes[0]}, rows along ${axes[1]}, columns along ${axes[2]}`
-      : axes.length === 2 ? `rows go along ${axes[0]}, columns along ${axes[1]}` : `columns go along ${axes[0]}`;
+    const order = [`columns go along ${axes.at(-1)}`];
+    if (axes.length > 1) order.push(`rows along ${axes.at(-2)}`);
+    if (axes.length > 2) order.push(`blocks along ${axes.slice(0, -2).join(", ")}`);
     at("legend").textContent =
-      `x${depth}: ${sizes.join(" × ")} maps of ${rows} × ${columns} places; ${order}. Values ${range}.`;
+      `x${depth}: ${sizes.join(" × ")} maps of ${rows} × ${columns} places; ${order.join(", ")}. Values ${range}.`;
   }
 
   at("depths").append(...spec.arrays.map((_, index) =>
