@@ -10,6 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 from hcnn.estimator import HCNNClassifier
+from hcnn.training.recipe import Recipe
 
 TINY = {"width": 4, "depth": 4, "rank": 4, "downsample": ()}
 
@@ -110,6 +111,20 @@ def test_a_warm_start_starts_from_the_weights_so_far() -> None:
         model.fit(X, np.arange(40) % 3)
     with pytest.raises(ValueError, match=r"network: expected that of the fit before.*\['width'\] differ"):
         model.set_params(network__width=8).fit(X, y)
+
+
+def test_filters_that_were_whitened_once_are_not_whitened_again() -> None:
+    X, y = shades(40)
+    recipe = Recipe(epochs=1, batch_size=8, lr=1e-9, first_layer="whitening")
+    model = tiny(recipe=recipe, epochs=None, batch_size=None, warm_start=True).fit(X, y)
+    plain = tiny(epochs=1, lr=1e-9).fit(X, y)
+    name = next(iter(model.training_weights_))
+    assert not np.allclose(model.training_weights_[name], plain.training_weights_[name], atol=1e-3)
+    before = model.training_weights_[name].copy()
+    other = X * np.linspace(-1, 3, 8)  # images whose whitening filters would be others
+    for train in (model.fit, model.partial_fit):
+        train(other, y)
+        assert np.allclose(model.training_weights_[name], before, atol=1e-6)
 
 
 def test_parts_of_a_set_are_learned_one_by_one() -> None:

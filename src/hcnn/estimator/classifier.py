@@ -201,7 +201,7 @@ class HCNNClassifier(FittedNetwork):
             images[rest].to(device),
             labels[rest].to(device),
             preprocessing,
-            recipe_for(self.recipe, self._changes(), images[rest]),
+            recipe_for(self.recipe, self._changes(keep=again or initial is not None), images[rest]),
             seed=seed,
             weights=None if weights is None else weights[rest].to(device),
         )
@@ -248,7 +248,7 @@ class HCNNClassifier(FittedNetwork):
             self._build(config, seed, initial if first else None, again=not first),
             find_device(self.device),
         )
-        recipe = recipe_for(self.recipe, self._changes(), images)
+        recipe = recipe_for(self.recipe, self._changes(keep=not first or initial is not None), images)
         batch = len(images) // -(-len(images) // recipe.batch_size)  # no image is left over, or few
         recipe = replace(
             recipe, epochs=1, batch_size=batch, accumulate=1, schedule="step", milestones=(), factors=(), ema=0.0
@@ -267,8 +267,10 @@ class HCNNClassifier(FittedNetwork):
         self._keep(network, config, train_until_best(trainer, empty, 1))
         return self
 
-    def _changes(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("epochs", "batch_size", "lr", "attributes")}
+    def _changes(self, *, keep: bool = False) -> dict[str, Any]:
+        """What differs from the recipe; `keep` if training starts from weights that are to stay as they are."""
+        given = {name: getattr(self, name) for name in ("epochs", "batch_size", "lr", "attributes")}
+        return given | ({"first_layer": "random"} if keep else {})
 
     def _config(self, images: Tensor, classes: int, initial: Initial | None) -> HierarchicalCNNConfig:
         recipe = recipe_for(self.recipe, self._changes(), images)
