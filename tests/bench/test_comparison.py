@@ -56,6 +56,15 @@ def test_a_run_kept_twice_counts_once(results, tmp_path) -> None:
     ]
 
 
+def test_a_run_older_than_a_field_keeps_its_name(results, tmp_path) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(results / "resnet" / "0", folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["model"]["downsample"]  # as if the field, with its default, had been added later
+    (folder / "config.json").write_text(json.dumps(config))
+    assert [one.model for one in read_results(folder)] == ["resnet20_cifar10"]
+
+
 def test_rows_hold_our_figures_beside_the_publications(results) -> None:
     found = read_results(results)
     assert [(one.model, one.distilled, one.seed) for one in found] == [

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hcnn.models.records import network_config
 from hcnn.models.registry import NetworkConfig, list_models, model_config
 from hcnn.runs.settings import CONFIG, RESULT, network_kind
 from hcnn.storage.records import read_object
@@ -81,7 +82,7 @@ def _result(path: Path, result: dict[str, Any], config: dict[str, Any], names: d
     accuracy = float(result["test_accuracy" if tested else "validation_accuracy"])
     if not 0 <= accuracy <= 1:
         raise ValueError(f"accuracy: expected 0 to 1; got {accuracy}")
-    network = json.dumps([config["network"], config["model"]], sort_keys=True)
+    network = _key(network_config(config, str(path)))  # fields that are newer than the run have their defaults
     recipe = json.dumps([config["recipe"], config.get("teaching"), result["train_images"]], sort_keys=True)
     images = int(result["epochs"]) * int(result["train_images"])
     data, seed = str(result["data"]), int(result["seed"])

@@ -299,7 +299,7 @@ _ABOUT = """\
  * Constants: {tables} bytes. Static buffers: {buffers} bytes. Multiply-adds of one image: {multiply_adds}.
  *
  * cc -std=c99 -O2 -c FILE.c. On Arm processors with DSP instructions one instruction computes two products, with equal
- * results; -DNET_PLAIN_C does without. With -DHCNN_MAIN it is a program: raw images in, logits and classes out.
+ * results; NET_PLAIN_C switches that off. With -DHCNN_MAIN it is a program: raw images in, logits and classes out.
  */
 """
 
