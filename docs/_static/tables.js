@@ -7,6 +7,7 @@
     const names = [...table.querySelectorAll("thead th")].map((one) => one.textContent.trim());
     if (!names.length) return false;
     table.setAttribute("role", "table");
+    table.style.setProperty("--columns", Math.max(1, names.length - 1)); // the first is a row's title
     for (const row of table.querySelectorAll("tr")) {
       row.setAttribute("role", "row");
       [...row.cells].forEach((cell, index) => {
