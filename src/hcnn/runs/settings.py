@@ -128,7 +128,7 @@ def check_same_run(folder: Path, known: dict[str, Any], config: dict[str, Any]) 
             raise ValueError(f"{folder} holds a run of {before} epochs: expected --epochs {before} or more; got {now}")
         different.remove("recipe.epochs")
     if different:
-        allowed = " (more --epochs would do)" if more else ""
+        allowed = " (only --epochs may be raised)" if more else ""
         raise ValueError(
             f"{folder} holds another run: its {', '.join(different)} differ{allowed}; give another --output"
         )
