@@ -40,7 +40,11 @@ class Suggestion:
 
 
 def suggest(
-    folder: Path, image_size: Size | None = None, model: str | None = None, validation: int | None = None
+    folder: Path,
+    image_size: Size | None = None,
+    model: str | None = None,
+    validation: int | None = None,
+    why: str = "as requested",
 ) -> Suggestion:
     """Look at a folder of images and choose defaults for training on it.
 
@@ -55,6 +59,7 @@ def suggest(
         image_size: the side of the images, or (height, width), if the user gave one.
         model: the named network, if the user gave one.
         validation: number of images to hold out, if the user gave one.
+        why: where the image size comes from.
 
     Returns:
         The choice.
@@ -68,7 +73,7 @@ def suggest(
     median = shorter[len(shorter) // 2] if shorter else LARGEST
     shared = survey.sizes[0] if len(set(survey.sizes)) == 1 else None
     if size := height_and_width(image_size):
-        chosen, why = size, "as requested"
+        chosen = size
     elif shared and min(shared) >= SMALLEST and max(shared) <= SHARED_AT_MOST:
         chosen, why = shared, "their own size"
     else:

@@ -333,7 +333,8 @@ def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting]) ->
         initial = find_initial(source, given["model"], one if given["resume"] else None)
     if data not in NAMES and folder.is_dir():
         held = 0 if apart else given.get("validation")
-        found = suggest(folder, size or _image_size_of(initial), given["model"], held)
+        why = "as requested" if size or initial is None else f"as for {initial.source}"
+        found = suggest(folder, size or _image_size_of(initial), given["model"], held, why)
         model, image_size, reason = found.model, found.image_size, found.reason
         if initial is None and found.hint:
             reason += f"\n  {found.hint}"
