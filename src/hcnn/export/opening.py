@@ -27,9 +27,7 @@ def open_network(where: StrPath) -> Run:
     where = Path(where)
     is_file = where.suffix == ".safetensors" and not where.is_dir()
     if where.is_file() and not is_file:
-        raise ValueError(
-            f"{where}: expected a run folder, a Hub folder or a .safetensors file; no other file is opened"
-        )
+        raise ValueError(f"{where}: expected a folder of a run or of the Hub, or a .safetensors file")
     folder = where.parent if is_file else where
     if is_file:
         weights = where.name
