@@ -17,6 +17,7 @@ from hcnn.data.image_set import ImageSet
 from hcnn.explore import shifts
 from hcnn.explore.arrays import Arrays, build_arrays, invariant_arrays
 from hcnn.explore.images import images_of
+from hcnn.explore.named import Name, named_attributes
 from hcnn.explore.neighbours import Neighbours, Space
 from hcnn.explore.sources import AttributeSource, Position, attribute_dim
 from hcnn.runs.load import Run, load_named
@@ -71,6 +72,10 @@ class Explorer:
         """
         self.arrays.at(j)
         return {axis: size for axis, size in self.source.attributes()[j].items() if axis != f"v{j - 2}"}
+
+    def named(self, j: int) -> dict[str, Name]:
+        """The attributes of x̄_j that training tied to a property, with its name and unit."""
+        return named_attributes(self.run.config, j, self.attributes(j))
 
     def space(self, j: int, smooth: Sequence[str] = ()) -> Space:
         """One depth of the database, prepared for search; the most recent ones are kept in memory."""

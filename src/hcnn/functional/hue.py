@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 
 def hue_matrices(degrees: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def hue_matrices(degrees: Tensor) -> Tensor:
         True
 
     """
-    yiq = torch.tensor(_TO_YIQ, dtype=torch.float64, device=degrees.device)
+    yiq = torch.tensor(TO_YIQ, dtype=torch.float64, device=degrees.device)
     angle = degrees.double().deg2rad()
     zero, one, c, s = torch.zeros_like(angle), torch.ones_like(angle), angle.cos(), angle.sin()
     turn = torch.stack([one, zero, zero, zero, c, -s, zero, s, c], 1).unflatten(1, (3, 3))

@@ -1,6 +1,7 @@
 """The view of one image, depth and translation: neighbours, their distances, class scores and controls."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -30,7 +31,9 @@ def describe(explorer: Explorer) -> View:
         "images": len(explorer.base),
         "classes": [printable(name) for name in explorer.base.classes],
         "periodic": explorer.periodic,
-        "depths": [{"depth": j, "attributes": explorer.attributes(j)} for j in explorer.depths],
+        "depths": [
+            {"depth": j, "attributes": explorer.attributes(j), "named": _named(explorer, j)} for j in explorer.depths
+        ],
     }
 
 
@@ -90,11 +93,17 @@ def view(
         "label": explorer.label(query) if isinstance(query, int) else None,
         "depth": j,
         "axis": axis,
+        "named": _named(explorer, j).get(axis),
         "move": here,
         "rows": rows,
         "array": [[round(value, 4) for value in line] for line in moved[0].tolist()],
         "far": round(float(reference[int(0.95 * (len(reference) - 1))]), 4),
     }
+
+
+def _named(explorer: Explorer, j: int) -> dict[str, View]:
+    """The attributes of a depth that training tied to a property."""
+    return {axis: asdict(one) for axis, one in explorer.named(j).items()}
 
 
 def grid(explorer: Explorer, query: Query, j: int) -> View:

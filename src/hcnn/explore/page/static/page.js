@@ -17,6 +17,12 @@
   document.title = about.run;
   at("image").max = about.images - 1;
   const sizes = Object.fromEntries(about.depths.map((one) => [one.depth, one.attributes]));
+  const named = Object.fromEntries(about.depths.map((one) => [one.depth, one.named]));
+  // The text beside a slider.
+  function amount(depth, name, tau) {
+    const meaning = hcnnView.meaning(named[depth][name], tau);
+    return `τ = ${hcnnView.shown(tau)}${meaning && `: ${meaning}`}`;
+  }
   const page = {
     classes: about.classes, thumb: (image) => `/image/${image}.png`, queryThumb: () => `/image/${state.image}.png`,
     pick: (image) => go({ ...state, image: String(image) }),
@@ -62,15 +68,16 @@
   }
   function sliders() {
     at("sliders").replaceChildren(...Object.entries(sizes[state.depth]).map(([name, size]) => {
-      const output = hcnnView.make("output", { for: `slide-${name}` }, `τ = ${hcnnView.shown(state.move[name])}`);
+      const output = hcnnView.make("output", { for: `slide-${name}` }, amount(state.depth, name, state.move[name]));
+      const property = named[state.depth][name]?.property;
       const slider = hcnnView.make("input", { type: "range", id: `slide-${name}`, min: 0, max: size - 0.5, step: 0.5,
-        "aria-label": `translation along ${name}` });
+        "aria-label": `translation along ${name}${property ? `, ${property}` : ""}` });
       slider.value = state.move[name];
       slider.addEventListener("input", () => {
-        output.textContent = `τ = ${hcnnView.shown(Number(slider.value))}`;
+        output.textContent = amount(state.depth, name, Number(slider.value));
         go({ ...state, axis: name, move: { ...state.move, [name]: Number(slider.value) } }, true);
       });
-      return hcnnView.make("label", {}, name, slider, output);
+      return hcnnView.make("label", {}, property ? `${name}: ${property}` : name, slider, output);
     }));
   }
 
@@ -80,10 +87,10 @@
     const mine = ++number, asked = location.hash;
     at("image").value = /^\d+$/.test(state.image) ? state.image : "";
     if (before.depth !== state.depth || !at("sliders").children.length) sliders();
-    else for (const [name, amount] of Object.entries(state.move)) {
+    else for (const [name, tau] of Object.entries(state.move)) {
       const slider = at(`slide-${name}`);
-      slider.value = amount;
-      slider.nextSibling.textContent = `τ = ${hcnnView.shown(amount)}`;
+      slider.value = tau;
+      slider.nextSibling.textContent = amount(state.depth, name, tau);
     }
     for (const button of at("depths").children) button.setAttribute("aria-pressed", Number(button.dataset.depth) === state.depth);
     if (thumbed !== state.image) {

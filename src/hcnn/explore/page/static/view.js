@@ -14,6 +14,14 @@ const hcnnView = (() => {
 
   const shown = (number) => String(Math.round(number * 100) / 100).replace("-", "−");
 
+  // What a translation by τ does to an image, where training gave the attribute a name: "hue +90 degrees".
+  function meaning(named, tau) {
+    if (!named) return "";
+    let amount = named.step * tau;
+    if (amount > named.period / 2) amount -= named.period;
+    return `${named.property} ${amount > 0 ? "+" : ""}${shown(amount)} ${named.unit}`;
+  }
+
   function tile(page, [image, label, distance, near], longest, own) {
     const name = page.classes[label];
     const far = near ? "" : ", farther than usual";
@@ -60,7 +68,8 @@ const hcnnView = (() => {
     const names = { now: `now, τ = ${shown(view.move[view.axis])}`, shuffled: "control: order shuffled" };
     const rows = view.rows.map((row) => make("div", { class: `row ${row.kind}`, "data-tau": row.tau },
       make("div", { class: "name" }, row.kind === "shift"
-        ? (row.tau === 0 ? "control: no shift" : `τ = ${row.tau}`) : names[row.kind]),
+        ? (row.tau === 0 ? "control: no shift" : `τ = ${row.tau}`) : names[row.kind],
+        make("div", {}, row.kind === "shift" && row.tau === 0 ? "" : meaning(view.named, row.tau))),
       make("div", { class: "images" }, ...row.found.map((one) => tile(page, one, longest, view.label))),
       scores(page, row.scores)));
     const canvas = make("canvas", { role: "img" });
@@ -81,5 +90,5 @@ const hcnnView = (() => {
     place.replaceChildren(make("table", {}, head, ...body));
   }
 
-  return { make, strip, grid, shown };
+  return { make, strip, grid, shown, meaning };
 })();
