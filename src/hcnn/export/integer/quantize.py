@@ -147,7 +147,7 @@ def array_range(values: Tensor) -> tuple[float, int]:
     if not math.isfinite(high - low):
         raise ValueError("export c --int8: the network gives values that are not finite on the calibration images")
     best = (math.inf, 1.0, 0)
-    for share in np.linspace(0.5, 1.0, 26):
+    for share in np.linspace(0.5, 1.0, 26).tolist():
         scale = max((high * share - low) / 255, 2.0**-20)
         zero = round(-128 - low / scale)
         codes = ((flat / scale).round() + zero).clamp(-128, 127)
