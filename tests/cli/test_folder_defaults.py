@@ -44,7 +44,7 @@ def test_size_and_network_follow_the_images(sizes, expected, model, tmp_path) ->
 def test_few_images_get_small_batches_and_more_epochs(tmp_path) -> None:
     found = suggest(_folder(tmp_path / "data", [(8, 8)], 30))
     assert (found.validation, found.recipe.batch_size, found.recipe.epochs) == (12, 8, 167)
-    assert found.recipe.lr == 0.035  # 0.1 · √(8/64)
+    assert found.recipe.lr == 0.1
     assert found.hint == ""  # no pretrained network suits images of 8 pixels
 
 
@@ -57,6 +57,7 @@ def test_another_network_gets_the_recipe_that_it_learns_by(tmp_path) -> None:
 def test_few_images_are_better_served_by_trained_weights(tmp_path, capsys, monkeypatch) -> None:
     found = suggest(_folder(tmp_path / "data", [(32, 32)], 30))
     assert "starting from trained weights is usually better: --init hcnn_small_cifar10" in found.hint
+    assert found.recipe.lr == 0.014  # Muon's 0.05 · √(8/100)
     assert suggest(tmp_path / "data", model="resnet20_cifar10").hint == ""
     options = ["--epochs", "1", "--threads", "1", "--width", "4", "--rank", "2", "--depth", "4", "--downsample", "3"]
     monkeypatch.chdir(tmp_path)
