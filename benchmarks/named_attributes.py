@@ -35,7 +35,7 @@ from hcnn.models.registry import model_config
 from hcnn.runs.load import load_run
 from hcnn.runs.settings import RunSettings
 from hcnn.runs.train import train_run
-from hcnn.storage.atomic import write_json
+from hcnn.storage.atomic import write_atomically
 from hcnn.training.attribute_loss import equivariance_error
 from hcnn.training.evaluate import predict_logits
 from hcnn.training.recipes import get_recipe
@@ -275,8 +275,17 @@ def run_row(name: str, seed: int, data_dir: str | None, *, validation: bool, cha
         "commit": outcome["commit"], **measure(folder, row, base, images),
     }  # fmt: skip
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_json(target, record)
+    write_atomically(target, json.dumps(_rounded(record)).replace("}, {", "},\n{").encode())
     return target
+
+
+def _rounded(value: Any) -> Any:
+    """Four digits are enough for numbers of a few hundred images."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, list) else value
 
 
 def say(path: Path) -> str:
