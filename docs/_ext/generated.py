@@ -151,7 +151,9 @@ def write(app: Sphinx, config: Any) -> None:
     (target / "models.txt").write_text(models_table())
     (target / "counts.txt").write_text(counts_table())
     (target / "cli.md").write_text(command_page.command_page())
-    for name, text in api_pages.api_pages().items():
+    pages = api_pages.api_pages()
+    config.autosummary_generate = [f"generated/{name}" for name in pages]  # those of no earlier build too
+    for name, text in pages.items():
         path = target / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
