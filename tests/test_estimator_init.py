@@ -36,7 +36,9 @@ def test_it_starts_from_a_trained_network(digits, start) -> None:
     assert tuned.score(X[100:], y[100:]) > scratch.score(X[100:], y[100:]) + 0.2
     same = HCNNClassifier(init=start.model, freeze=2, **few).fit(X[:100], y[:100])
     assert np.array_equal(same.weights_["layers.2.weight"], tuned.weights_["layers.2.weight"])
-    assert clone(tuned).init == start.run.folder
+    copy = clone(tuned)
+    assert isinstance(copy, HCNNClassifier)
+    assert copy.init == start.run.folder
 
 
 def test_colours_words_and_parts_start_from_it_too(digits, start) -> None:

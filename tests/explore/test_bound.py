@@ -8,6 +8,7 @@ from hcnn.data.image_changes import change
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.explore.bound import ScoreBound, score_bound
 from hcnn.layers.randomness import drawn_from
+from hcnn.training.attribute_ties import AttributeTie
 from hcnn.training.recipe import Recipe
 from hcnn.training.trainer import Trainer
 
@@ -25,7 +26,7 @@ def found() -> dict[tuple[str, float], ScoreBound]:
     """A plain network and one whose hue is tied to v3, for hues turned by 22.5, 90 and 180 degrees."""
     images, labels, fresh = patches(120, 1), torch.arange(120) % 3, patches(24, 2)
     results = {}
-    for name, ties in (("plain", ()), ("tied", ("hue=v3@3",))):
+    for name, ties in (("plain", ()), ("tied", (AttributeTie("hue", "v3", 3),))):
         with drawn_from(torch.Generator().manual_seed(0)):
             model = hcnn.create_model(
                 "hcnn_digits", channels=3, classes=3, depth=5, downsample=(4,), boundary="circular"

@@ -7,6 +7,7 @@ import hcnn
 from hcnn.functional.hue import hue_matrices
 from hcnn.functional.shifts import shift
 from hcnn.layers import HueConv
+from hcnn.layers.normalization import running
 from hcnn.models.configs import MultiscaleHierarchicalCNNConfig
 from hcnn.models.multiscale import MultiscaleHierarchicalCNN
 
@@ -22,7 +23,7 @@ def turned(x: torch.Tensor, degrees: float) -> torch.Tensor:
 def test_a_turn_of_the_hue_is_a_translation(filters, boundary, training) -> None:
     torch.manual_seed(0)
     layer = HueConv(filters, channels=3, boundary=boundary, stride=2).double().train(training)
-    layer.norm.running_mean += 0.3
+    torch.nn.init.constant_(running(layer.norm)[0], 0.3)
     torch.nn.init.normal_(layer.norm.weight)
     x = torch.randn(4, 3, 6, 10, dtype=torch.float64)
     for tau in (1, 3, -2):

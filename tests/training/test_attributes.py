@@ -241,8 +241,9 @@ def test_roughness_is_that_of_the_explorer() -> None:
 def test_only_the_tied_layers_see_the_counterparts() -> None:
     trainer = make(["hue=v3@3"])
     seen: dict[int, int] = {}
-    for j, layer in enumerate(trainer.model.layers, 1):
-        layer.register_forward_pre_hook(lambda module, inputs, j=j: seen.__setitem__(j, len(inputs[0])))
+    depths = {layer: j for j, layer in enumerate(trainer.model.get_submodule("layers").children(), 1)}
+    for layer in depths:
+        layer.register_forward_pre_hook(lambda module, inputs: seen.update({depths[module]: len(inputs[0])}))
     next(iter(trainer.run()))
     assert seen == {1: 24, 2: 24, 3: 24, 4: 12}
     with torch.no_grad():
