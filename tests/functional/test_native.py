@@ -2,7 +2,11 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -195,7 +199,7 @@ def test_a_folded_layer_takes_one_pass(boundary, average) -> None:
         close(folded.float()(x), layer(x.double()))
 
 
-def test_results_do_not_depend_on_the_number_of_threads() -> None:
+def test_results_do_not_depend_on_the_number_of_threads_nor_on_whose_they_are() -> None:
     torch.manual_seed(0)
     x, y = torch.randn(7, 32, 16, 16), torch.randn(7, 64, 16, 16)
     geometry = [4, 8], [5, 7], [2, 2, 1, 1], False
@@ -206,26 +210,42 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
     operators = torch.ops.hcnn
     before, results = torch.get_num_threads(), []
     try:
-        for threads in (1, 2, 3):
+        own = library.own_threads
+        for threads, whose in ((1, nullcontext), (2, nullcontext), (3, nullcontext), (2, own), (3, own)):
             torch.set_num_threads(threads)
-            out, mean, variance = operators.native_batch_normalize_elu(*norm)
-            moments = operators.native_moments(x, False)
-            results.append(
-                [
-                    operators.native_conv(*conv, *geometry, False, False),
-                    *operators.native_conv_backward(y, *conv, *geometry, False, False),
-                    operators.native_plus_step(*plus, *geometry),
-                    *operators.native_plus_step_backward(y, *plus, *geometry),
-                    *(out, mean, variance),
-                    *operators.native_batch_normalize_elu_backward(out, mean, variance, *norm, mean, variance),
-                    *moments,
-                    operators.native_moments_backward(*moments, x, False, moments[0]),
-                ]
-            )
+            with whose():
+                out, mean, variance = operators.native_batch_normalize_elu(*norm)
+                moments = operators.native_moments(x, False)
+                results.append(
+                    [
+                        operators.native_conv(*conv, *geometry, False, False),
+                        *operators.native_conv_backward(y, *conv, *geometry, False, False),
+                        operators.native_plus_step(*plus, *geometry),
+                        *operators.native_plus_step_backward(y, *plus, *geometry),
+                        *(out, mean, variance),
+                        *operators.native_batch_normalize_elu_backward(out, mean, variance, *norm, mean, variance),
+                        *moments,
+                        operators.native_moments_backward(*moments, x, False, moments[0]),
+                    ]
+                )
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
+
+
+@pytest.mark.skipif(not list((Path(torch.__file__).parent / "lib").glob("libgomp*")), reason="PyTorch without libgomp")
+def test_pytorchs_own_threads_compute() -> None:
+    # A second pool would have to wait for the cores on which PyTorch's threads still spin.
+    program = """
+import os, torch, hcnn.functional
+torch.set_num_threads(2)
+torch.randn(1000, 1000).exp()
+count = len(os.listdir("/proc/self/task"))
+torch.ops.hcnn.native_moments(torch.randn(7, 32, 16, 16), False)
+assert len(os.listdir("/proc/self/task")) == count
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

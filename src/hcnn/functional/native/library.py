@@ -7,7 +7,7 @@
 import ctypes
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -71,6 +71,16 @@ def path() -> Path:
     return Path(os.environ.get("HCNN_NATIVE_LIBRARY") or build.LIBRARY)
 
 
+def _openmp_parallel() -> int | None:
+    """Address of GOMP_parallel in the OpenMP runtime that PyTorch has loaded; None where it has loaded another one."""
+    loaded_only = getattr(os, "RTLD_NOLOAD", None)
+    for file in (Path(torch.__file__).parent / "lib").glob("libgomp*.so*"):
+        with suppress(OSError, AttributeError):
+            if loaded_only is not None:
+                return ctypes.cast(ctypes.CDLL(str(file), loaded_only).GOMP_parallel, _POINTER).value
+    return None
+
+
 def load(path: Path, isa: str | None) -> tuple[ctypes.CDLL | None, str]:
     """The library, or None; and the instruction set that it uses, or why there is none."""
     if os.environ.get("HCNN_NATIVE") == "0":
@@ -81,6 +91,7 @@ def load(path: Path, isa: str | None) -> tuple[ctypes.CDLL | None, str]:
         library = ctypes.CDLL(str(path))
         library.hcnn_source.restype = library.hcnn_choose.restype = ctypes.c_char_p
         library.hcnn_choose.argtypes = [ctypes.c_char_p]
+        library.hcnn_use_team.restype, library.hcnn_use_team.argtypes = None, [_POINTER]
         if library.hcnn_source().decode() != build.digest():
             return None, "compiled from other source than this: run `make native`"
         chosen = library.hcnn_choose(isa.encode() if isa else None)
@@ -88,6 +99,7 @@ def load(path: Path, isa: str | None) -> tuple[ctypes.CDLL | None, str]:
         return None, f"cannot be loaded: {error}"
     if chosen is None:
         return None, f"this processor or build has no {isa!r}, which HCNN_NATIVE_ISA asks for"
+    library.hcnn_use_team(_openmp_parallel())
     for name, arrays in _SIGNATURES.items():
         function = getattr(library, name)
         function.restype, function.argtypes = None, [_POINTER, *[_POINTER] * arrays, _INT]
@@ -166,6 +178,18 @@ def instruction_set(name: str) -> Iterator[None]:
         yield
     finally:
         _library.hcnn_choose(_description.encode())
+
+
+@contextmanager
+def own_threads() -> Iterator[None]:
+    """Compute on threads of the library's own inside this block, not on PyTorch's; for tests and measurements."""
+    if _library is not None:
+        _library.hcnn_use_team(None)
+    try:
+        yield
+    finally:
+        if _library is not None:
+            _library.hcnn_use_team(_openmp_parallel())
 
 
 def call(name: str, sizes: ctypes.Structure, *arrays: Tensor | None) -> None:

@@ -10,6 +10,9 @@ typedef void (*hcnn_task)(void* context, int task, float* scratch);
 // Runs task 0 … tasks - 1 on at most `threads` threads, each with its own scratch of that many floats.
 void hcnn_parallel(int tasks, int threads, size_t scratch, hcnn_task run, void* context);
 
+// From now on the threads are those of this GOMP_parallel; null for a pool of our own.
+void hcnn_set_team(void* function);
+
 // A convolution along space and attributes per frequency; plan.py explains and makes the arrays.
 struct HcnnConv {  // of the step of HCNN(+) too, whose filters h have this support and stride
     int32_t images, height, width, channels;   // x: (images, channels, height, width)

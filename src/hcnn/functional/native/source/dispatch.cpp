@@ -36,6 +36,8 @@ EXPORT const char* hcnn_choose(const char* name) {
     return nullptr;
 }
 
+EXPORT void hcnn_use_team(void* function) { hcnn_set_team(function); }
+
 EXPORT const char* hcnn_source() { return HCNN_SOURCE; }  // a digest of what this was compiled from
 
 EXPORT void hcnn_conv(const HcnnConv* c, const float* x, const float* w, const float* bias, float* out, int threads) {

@@ -1,4 +1,5 @@
-// Threads that wait for work. A task's result must not depend on which thread runs it, so neither does anything here.
+// Threads that wait for work: PyTorch's own where they can be had, else a pool of ours. A task's result must not depend on
+// which thread runs it, so neither does anything here.
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
@@ -103,12 +104,29 @@ Pool& this_process() {
     return *now;
 }
 
+// GOMP_parallel of the OpenMP runtime that PyTorch has loaded. Its threads spin for a while after each operation of
+// PyTorch's, and threads of ours would have to wait for their cores meanwhile.
+typedef void (*Team)(void (*run)(void*), void* data, unsigned threads, unsigned flags);
+std::atomic<Team> team{nullptr};
+long team_process = 0;  // the runtime's threads do not survive a fork either, and it does not make new ones
+
+void work_on(void* job) { ((Job*)job)->work(); }
+
 }  // namespace
+
+extern "C" void hcnn_set_team(void* function) {
+    team_process = PROCESS();
+    team.store((Team)function);
+}
 
 extern "C" void hcnn_parallel(int tasks, int threads, size_t scratch, hcnn_task run, void* context) {
     Job job{tasks, scratch, run, context};
     const int helpers = (threads < tasks ? threads : tasks) - 1;
     if (helpers > 0) {
+        if (Team theirs = team.load(); theirs && team_process == PROCESS()) {
+            theirs(work_on, &job, (unsigned)helpers + 1, 0);
+            return;
+        }
         Pool& mine = this_process();
         std::unique_lock<std::mutex> alone(mine.busy, std::try_to_lock);
         if (alone.owns_lock()) {  // else another thread of the process has the pool: this one works by itself
