@@ -43,11 +43,11 @@ def equivariance_error(
         array; and E / change, the share of the change that the translation leaves unexplained.
 
     Example:
-        >>> x = torch.randn(20, 4, 8)
+        >>> x = torch.randn(20, 4, 8, generator=torch.Generator().manual_seed(0))
         >>> [float(one) for one in equivariance_error(x.roll(1, 2), x.roll(1, 2), x)]
         [0.0, 0.0]
         >>> [round(float(one), 2) for one in equivariance_error(x + 1, x, x)]
-        [1.03, 1.0]
+        [0.98, 1.0]
 
     """
     changed, translated, unchanged = changed.float(), translated.float(), unchanged.float()
