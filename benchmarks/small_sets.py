@@ -94,7 +94,9 @@ def write(root: Path, data_dir: Path | None) -> None:
         train, _, test = draw(one, data_dir)
         for part, images in (("train", train), ("test", test)):
             for i, (pixels, label) in enumerate(zip(images.images, images.labels.tolist(), strict=True)):
-                folder = root / name / part / images.classes[label]
+                title = images.classes[label]
+                # A class called "train" would be taken for the training images.
+                folder = root / name / part / ("railway_train" if title == "train" else title)
                 folder.mkdir(parents=True, exist_ok=True)
                 array = pixels.permute(1, 2, 0).squeeze(-1).numpy()
                 Image.fromarray(array).save(folder / f"{i:05}.png")
