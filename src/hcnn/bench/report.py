@@ -131,9 +131,9 @@ def pictures(record: dict[str, Any], folder: Path) -> list[Path]:
         ImportError: if matplotlib is not installed.
     """
     plt = drawing.pyplot()
-    figure, axes = plt.subplots(figsize=(8.5, 4.6), layout="constrained")
     rows = [row for row in record["methods"] if not row["train"]]
     labels = list(dict.fromkeys(_label(row) for row in rows))
+    figure, axes = plt.subplots(figsize=(3 + 1.3 * len(labels), 4.6), layout="constrained")
     ways = list(dict.fromkeys(_way(row) for row in rows))
     palette = (_GREY, _BLUE, "#56b4e9", _GREEN, _ORANGE, "#e69f00", "#cc79a7", "black")
     colours = dict(zip(ways, palette, strict=False))
