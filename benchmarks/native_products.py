@@ -9,28 +9,17 @@ thread, in CPU time.
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
+from hcnn.bench.timing import time_steps
 from hcnn.functional import native_description
 from hcnn.functional.attribute_conv.native import native_conv, native_weight
 from hcnn.functional.attribute_conv.native_cost import native_work
 from hcnn.functional.axes import Boundary
 
 ROUNDS = 15
-
-
-def seconds(steps: Sequence[Callable[[], object]]) -> list[float]:
-    """CPU seconds of each step, medians of rounds in turns."""
-    taken: list[list[float]] = [[] for _ in steps]
-    for turn in range(ROUNDS + 2):
-        for own, step in zip(taken, steps, strict=True):
-            start = time.process_time()
-            step()
-            if turn > 1:
-                own.append(time.process_time() - start)
-    return [statistics.median(own) for own in taken]
 
 
 def main() -> None:
@@ -67,7 +56,8 @@ def main() -> None:
                 lambda: torch.mm(a, b),
                 lambda: torch.conv2d(image, kernel, padding=1),
             ]
-            three, five, product, convolution = seconds(steps)
+            taken = time_steps(steps, rounds=ROUNDS, clock=time.process_time)
+            three, five, product, convolution = map(statistics.median, taken)
             positions = x.shape[0] * x.shape[2] * x.shape[3]
             per_tap = native_work(sizes, support, (2, 2), boundary)[0] * filters
             rate = 16 * per_tap * positions / (five - three)

@@ -2,53 +2,30 @@
 
     python benchmarks/native_ratio.py --threads 2
 
-Freed memory is kept, as in `hcnn train`. Medians after one round that is not measured; ResNet-20 for scale.
+`hcnn bench` has the same table among many others, and takes minutes. Freed memory is kept, as in `hcnn train`. Medians
+after one round that is not measured; ResNet-20 for scale.
 """
 
 import argparse
-import contextlib
-import copy
 import statistics
-import time
-from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 import torch
 
-import hcnn
-from hcnn.functional.native.library import description, native_disabled
+from hcnn.bench.case import Case, prepare
+from hcnn.bench.timing import time_steps
+from hcnn.functional import native_description
 from hcnn.runs.allocator import keep_freed_memory
 
-NETWORKS: tuple[tuple[str, dict[str, Any], int], ...] = (
-    ("hcnn_cifar10", {"boundary": "circular"}, 16),
-    ("hcnn_cifar10", {}, 16),
-    ("hcnn_small_cifar10", {"boundary": "circular"}, 64),
-    ("hcnn_small_cifar10", {}, 64),
-    ("hcnn_plus_cifar10", {"boundary": "circular"}, 4),
-    ("resnet20_cifar10", {}, 64),
+PERIODIC = {"boundary": "circular"}
+CASES = (
+    Case("hcnn_cifar10", PERIODIC),
+    Case("hcnn_cifar10"),
+    Case("hcnn_small_cifar10", PERIODIC, batch=64),
+    Case("hcnn_small_cifar10", batch=64),
+    Case("hcnn_plus_cifar10", PERIODIC, batch=4),
+    Case("resnet20_cifar10", batch=64),
 )
-
-
-def training_step(model: Any, x: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
-    """Forward and backward, without an optimizer."""
-
-    def step() -> None:
-        model.zero_grad(set_to_none=True)
-        torch.nn.functional.cross_entropy(model(x), labels).backward()
-
-    return step
-
-
-def inference(model: Any, x: torch.Tensor) -> Callable[[], None]:
-    """Folded where the network can be."""
-    model = copy.deepcopy(model).eval()
-    model = model.fold() if hasattr(model, "fold") else model
-
-    def step() -> None:
-        with torch.inference_mode():
-            model(x)
-
-    return step
 
 
 def main() -> None:
@@ -59,21 +36,14 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
-    print(f"native kernels: {description()}; {arguments.threads} threads, float32, images/s")
-    for name, settings, batch in NETWORKS:
-        model = hcnn.create_model(name, **settings)
-        x, labels = torch.randn(batch, 3, 32, 32), torch.randint(0, 10, (batch,))
-        for what, step in (("train", training_step(model.train(), x, labels)), ("infer", inference(model, x))):
-            model.train(what == "train")
-            seconds: dict[bool, list[float]] = {False: [], True: []}
-            for _ in range(arguments.rounds + 1):
-                for native in (False, True):
-                    with contextlib.nullcontext() if native else native_disabled():
-                        start = time.perf_counter()
-                        step()
-                        seconds[native].append(time.perf_counter() - start)
-            without, using = (batch / statistics.median(seconds[native][1:]) for native in (False, True))
-            title = f"{name} {settings.get('boundary', 'zeros')} {what}, batch {batch}"
+    print(f"native kernels: {native_description()}; {arguments.threads} threads, float32, images/s")
+    for case in CASES:
+        for train in (True, False):
+            steps = [prepare(replace(case, native=native), train=train) for native in (False, True)]
+            taken = time_steps(steps, rounds=arguments.rounds, warm_up=1)
+            without, using = (case.batch / statistics.median(one) for one in taken)
+            kind = f"{case.overrides.get('boundary', 'zeros')} {'train' if train else 'infer'}"
+            title = f"{case.name} {kind}, batch {case.batch}"
             print(f"{title:45s} {without:7.1f} -> {using:7.1f}   ratio {using / without:.2f}", flush=True)
 
 

@@ -64,6 +64,7 @@ def time_steps(
     seconds: float = 0.0,
     warm_up: int = 2,
     device: torch.device | str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[list[float]]:
     """Time steps in turns, A B C A B C …, so that whatever else the machine does meets all of them alike.
 
@@ -73,6 +74,7 @@ def time_steps(
         seconds: further rounds follow until each step was timed for that long.
         warm_up: rounds before, which are not timed.
         device: waited for around each step.
+        clock: the time in seconds; `time.process_time` counts what all threads of the process computed.
 
     Returns:
         The durations of each step in seconds, round by round.
@@ -94,11 +96,11 @@ def time_steps(
     while turn < warm_up + rounds or min(map(sum, taken)) < seconds:
         for own, step in zip(taken, steps, strict=True):
             wait()
-            start = time.perf_counter()
+            start = clock()
             step()
             wait()
             if turn >= warm_up:
-                own.append(time.perf_counter() - start)
+                own.append(clock() - start)
         turn += 1
     return taken
 

@@ -3,6 +3,7 @@
 from argparse import Namespace
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -85,9 +86,10 @@ def models(options: Namespace, console: Console) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     for name in list_models():
         spec = model_spec(name)
-        model = build(spec.config)
-        counts = count_parameters(model)
-        work = model.multiply_adds((spec.image_size[0],) * spec.config.spatial_axes)
+        with torch.device("meta"):  # what is counted needs no weights
+            model = build(spec.config)
+            counts = count_parameters(model)
+            work = model.multiply_adds((spec.image_size[0],) * spec.config.spatial_axes)
         width, rank, depth = (str(getattr(spec.config, field, "-")) for field in ("width", "rank", "depth"))
         table.add_row(
             name, width, rank, depth, str(spec.config.classes), f"{counts.trained:,}", f"{counts.composed:,}",

@@ -244,10 +244,8 @@ class HCNNClassifier(FittedNetwork):
         else:
             self._check_same_network(config)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        network, device = (
-            self._build(config, seed, initial if first else None, again=not first),
-            find_device(self.device),
-        )
+        network = self._build(config, seed, initial if first else None, again=not first)
+        device = find_device(self.device)
         recipe = recipe_for(self.recipe, self._changes(keep=not first or initial is not None), images)
         batch = len(images) // -(-len(images) // recipe.batch_size)  # no image is left over, or few
         recipe = replace(

@@ -135,21 +135,39 @@ def c_source(network: PlainNetwork, preprocessing: Preprocessing, size: Sequence
     macros = {name: f"#define NET_{name} {value}\n" for name, value in constants.items()}
     interface = "".join(macros.pop(name) for name in ("CHANNELS", "HEIGHT", "WIDTH", "CLASSES")) + _INTERFACE
     start = [about, "#include <math.h>\n#include <string.h>\n\n", interface, "\n", *macros.values(), head]
-    end = ["static const net_layer_t net_layers[NET_LAYERS] = {", *rows, "};", body]
-    # The names of the classes come from outside: the prefix does not go into them.
-    names = ", ".join(c_string(name) for name in preprocessing.classes)
-    text = "".join(
-        [
-            MARK.sub(prefix, "".join(start) + "\n".join(declared)),
-            f"\nconst char *const {prefix}_classes[{prefix}_CLASSES] = {{{names}}};\n",
-            MARK.sub(prefix, "\n".join(end)),
-        ]
-    )
+    body += main_program("float", "%.9g", "double")
+    text = whole_file(prefix, preprocessing.classes, "".join(start), declared, rows, body)
     header = MARK.sub(prefix, f"{about}#ifndef HCNN_NET_H\n#define HCNN_NET_H\n\n{interface}\n#endif\n")
     return CSource(text, header, bytes_total, buffer_bytes, multiply_adds)
 
 
-# Every name that the file defines begins with this mark here and in runtime.c, and with the prefix in the file.
+def main_program(kind: str, conversion: str, printed: str) -> str:
+    """The program of -DHCNN_MAIN, for logits of a type, printed by a conversion of printf as another type."""
+    text = (files("hcnn.export") / "main.c").read_text(encoding="utf-8")
+    for name, value in (("LOGIT_TYPE", kind), ("LOGIT_FORMAT", f'"{conversion} "'), ("LOGIT_PRINTED", printed)):
+        text = text.replace(name, value)
+    return text
+
+
+def whole_file(
+    prefix: str, classes: Iterable[str], start: str, tables: Iterable[str], rows: Iterable[str], body: str
+) -> str:
+    """The source file: what comes before the tables, the tables, the names of the classes, the layers, the functions.
+
+    The names of the classes come from outside: the prefix does not go into them.
+    """
+    names = ", ".join(c_string(name) for name in classes)
+    layers = ["static const net_layer_t net_layers[NET_LAYERS] = {", *rows, "};", body]
+    return "".join(
+        [
+            MARK.sub(prefix, start + "\n".join(tables)),
+            f"\nconst char *const {prefix}_classes[{prefix}_CLASSES] = {{{names}}};\n",
+            MARK.sub(prefix, "\n".join(layers)),
+        ]
+    )
+
+
+# Every name that the file defines begins with this mark here, in runtime.c and in main.c, and with the prefix in the file.
 MARK = re.compile(r"(?<![A-Za-z0-9])(net|NET)(?=_)")
 
 _ABOUT = """\

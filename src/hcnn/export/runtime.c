@@ -157,34 +157,3 @@ int net_classify(const unsigned char *bytes, float *logits)
     return best;
 }
 
-#ifdef HCNN_MAIN
-#include <stdio.h>
-
-/* A name on one line, whatever bytes it holds. */
-static void net_print(const char *name)
-{
-    for (; *name; name++) {
-        const unsigned char byte = (unsigned char)*name;
-        if (byte < 32 || byte == 127) printf("\\x%02x", byte);
-        else putchar(byte);
-    }
-    putchar('\n');
-}
-
-int main(void)
-{
-    static unsigned char bytes[NET_CHANNELS * NET_HEIGHT * NET_WIDTH];
-    float logits[NET_CLASSES];
-    size_t read;
-    while ((read = fread(bytes, 1, sizeof bytes, stdin)) == sizeof bytes) {
-        const int best = net_classify(bytes, logits);
-        for (int n = 0; n < NET_CLASSES; n++) printf("%.9g ", (double)logits[n]);
-        net_print(net_classes[best]);
-    }
-    if (read || ferror(stdin)) {
-        fprintf(stderr, "expected images of %d bytes; the last one has %d\n", (int)sizeof bytes, (int)read);
-        return 1;
-    }
-    return fflush(stdout) ? 1 : 0;
-}
-#endif

@@ -5,8 +5,6 @@ tune.csv                   the same as a table
 rung-1/trial-0/ …          a run folder for each trial that was trained
 """
 
-import csv
-import io
 import math
 import random
 from collections.abc import Callable, Collection
@@ -20,6 +18,7 @@ from hcnn.runs.settings import RunSettings, check_fit, run_config
 from hcnn.runs.train import train_run
 from hcnn.storage.atomic import write_atomically, write_json
 from hcnn.storage.records import read_object
+from hcnn.text import csv_row
 from hcnn.training.device import find_device
 from hcnn.training.progress import Diverged, Progress
 
@@ -290,10 +289,10 @@ def _write(folder: Path, begun: dict[str, Any], scores: list[Score], best: Score
     records = [asdict(score) for score in scores]
     write_json(folder / RECORD, {"begun": begun, "scores": records, "best": None if best is None else asdict(best)})
     names = list(scores[0].settings)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["rung", "epochs", "trial", *names, "validation_accuracy", "validation_loss", "seconds"])
+    rows: list[list[object]] = [
+        ["rung", "epochs", "trial", *names, "validation_accuracy", "validation_loss", "seconds"]
+    ]
     for one in scores:
         found = [round(one.accuracy, 6), one.loss and round(one.loss, 6), one.seconds]
-        writer.writerow([one.rung, one.epochs, one.trial, *(one.settings[name] for name in names), *found])
-    write_atomically(folder / TABLE, text.getvalue().encode())
+        rows.append([one.rung, one.epochs, one.trial, *(one.settings[name] for name in names), *found])
+    write_atomically(folder / TABLE, "".join(map(csv_row, rows)).encode())

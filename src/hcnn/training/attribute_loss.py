@@ -174,7 +174,7 @@ class ArrayLoss:
             if self._deepest:
                 stack.callback(self._layers[self._deepest - 1].register_forward_hook(_first_half).remove)
             for depth in {depth for depth, _ in self._axes}:
-                handle = self._layers[depth - 1].register_forward_hook(_keep_output(self._outputs, depth))
+                handle = self._layers[depth - 1].register_forward_hook(_keep(self._outputs, depth))
                 stack.callback(handle.remove)
             yield
 
@@ -235,15 +235,10 @@ def _column(values: Tensor, x: Tensor) -> Tensor:
 
 
 def _keep(kept: dict[int, Tensor], depth: int) -> Any:
-    def keep(array: Tensor) -> None:
-        kept[depth] = array
+    """A hook on the array of a layer or on what it returns, which is its last argument either way."""
 
-    return keep
-
-
-def _keep_output(kept: dict[int, Tensor], depth: int) -> Any:
-    def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        kept[depth] = output
+    def keep(*given: Any) -> None:
+        kept[depth] = given[-1]
 
     return keep
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from hcnn.data.preprocessing import Preprocessing
 from hcnn.layers.randomness import drawn_from
 from hcnn.training.device import is_out_of_memory
 from hcnn.training.recipe import Recipe
@@ -33,19 +34,20 @@ def check_learnable(images: Tensor, labels: Tensor, classes: Sequence[str]) -> N
         raise ValueError(f"expected training images that differ; all {len(images)} have the same constant colour")
 
 
-def prepare_network(model: nn.Module, images: Tensor, recipe: Recipe) -> None:
+def prepare_network(model: nn.Module, images: Tensor, preprocessing: Preprocessing, recipe: Recipe) -> None:
     """Give a network what a recipe says of it: the start of its first layer, and the momentum of its statistics.
 
     Args:
         model: the network; it is changed.
-        images: some of the training images, standardized (n, c, *u).
+        images: the training images (n, c, *u).
+        preprocessing: of the images.
         recipe: the recipe.
 
     Raises:
         ValueError: if the network has no first layer that could be whitened.
     """
     if recipe.first_layer == "whitening":
-        start_by_whitening(model, images)
+        start_by_whitening(model, preprocessing.standardize(images[:WHITENED_IMAGES]))
     if recipe.statistics_momentum is not None:
         for module in model.modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):

@@ -25,7 +25,7 @@ from hcnn.training.attribute_loss import ArrayLoss
 from hcnn.training.cuda_graph import CapturedStep
 from hcnn.training.device import settle_precision
 from hcnn.training.distributed import average_gradients, rank_and_size
-from hcnn.training.first_step import WHITENED_IMAGES, check_learnable, prepare_network, try_step
+from hcnn.training.first_step import check_learnable, prepare_network, try_step
 from hcnn.training.optimizers import RecipeOptimizer, WeightAverage
 from hcnn.training.progress import Diverged, Progress, Steps
 from hcnn.training.recipe import Recipe, image_size, learning_rate
@@ -114,7 +114,7 @@ class Trainer:
         count = min(2, len(images), recipe.batch_size // self.processes // recipe.accumulate)
         x, *_ = self._inputs(torch.arange(count, device=self.device), 0)
         try_step(model, x, len(preprocessing.classes), bfloat16=self.precision == "bfloat16")
-        prepare_network(model, preprocessing.standardize(images[:WHITENED_IMAGES]), recipe)
+        prepare_network(model, images, preprocessing, recipe)
         synchronize(model, group)
         self.forward = torch.compile(model) if recipe.compile else model
         self.graph, self.distillation = graph, distillation

@@ -239,28 +239,3 @@ int net_classify(const unsigned char *bytes, int32_t *logits)
     return best;
 }
 
-#ifdef HCNN_MAIN
-#include <stdio.h>
-
-int main(void)
-{
-    static unsigned char bytes[NET_CHANNELS * NET_HEIGHT * NET_WIDTH];
-    int32_t logits[NET_CLASSES];
-    size_t read;
-    while ((read = fread(bytes, 1, sizeof bytes, stdin)) == sizeof bytes) {
-        const int best = net_classify(bytes, logits);
-        for (int n = 0; n < NET_CLASSES; n++) printf("%ld ", (long)logits[n]);
-        for (const char *name = net_classes[best]; *name; name++) { /* on one line, whatever bytes it holds */
-            const unsigned char byte = (unsigned char)*name;
-            if (byte < 32 || byte == 127) printf("\\x%02x", byte);
-            else putchar(byte);
-        }
-        putchar('\n');
-    }
-    if (read || ferror(stdin)) {
-        fprintf(stderr, "expected images of %d bytes; the last one has %d\n", (int)sizeof bytes, (int)read);
-        return 1;
-    }
-    return fflush(stdout) ? 1 : 0;
-}
-#endif

@@ -12,8 +12,8 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
-from hcnn.export.c_source import MARK, CSource, c_array
-from hcnn.export.escape import c_identifier, c_string
+from hcnn.export.c_source import MARK, CSource, c_array, main_program, whole_file
+from hcnn.export.escape import c_identifier
 from hcnn.export.integer.arena import Use, place
 from hcnn.export.integer.chain import Convolution
 from hcnn.export.integer.quantize import ELU_STEP, IntegerConvolution, IntegerNetwork, Rescale, elu_table
@@ -252,17 +252,8 @@ def integer_source(network: IntegerNetwork, prefix: str = "hcnn") -> CSource:
         head,
         *written,
     ]
-    end = ["static const net_layer_t net_layers[NET_LAYERS] = {", *rows, "};", body]
-    names = ", ".join(
-        c_string(name) for name in chain.preprocessing.classes
-    )  # from outside: the prefix stays out of them
-    text = "".join(
-        [
-            MARK.sub(prefix, "".join(start) + "\n".join(declared)),
-            f"\nconst char *const {prefix}_classes[{prefix}_CLASSES] = {{{names}}};\n",
-            MARK.sub(prefix, "\n".join(end)),
-        ]
-    )
+    body += main_program("int32_t", "%ld", "long")
+    text = whole_file(prefix, chain.preprocessing.classes, "".join(start), declared, rows, body)
     guard = f"{about}#ifndef HCNN_NET_H\n#define HCNN_NET_H\n\n#include <stdint.h>\n\n{interface}\n#endif\n"
     return CSource(text, MARK.sub(prefix, guard), table_bytes, buffer_bytes, multiply_adds)
 
