@@ -167,7 +167,7 @@ def whole_file(
     )
 
 
-# Every name that the file defines begins with this mark here, in runtime.c and in main.c, and with the prefix in the file.
+# Names that the file defines begin with this mark here, in runtime.c and in main.c, and with the prefix in the file.
 MARK = re.compile(r"(?<![A-Za-z0-9])(net|NET)(?=_)")
 
 _ABOUT = """\
