@@ -1,6 +1,6 @@
 """A recipe for `hcnn_small_cifar10`, chosen on 5,000 validation images; the test set is not read.
 
-    python benchmarks/recipe_search.py --data-dir DATA             # all settings in turn; resumes where it stopped
+    python benchmarks/recipe_search.py --data-dir DATA --jobs 2    # two settings at a time; resumes where it stopped
     python benchmarks/recipe_search.py --data-dir DATA --stage 2   # the best of them at greater length
     python benchmarks/recipe_search.py --report                    # only write results/recipe-search
 
@@ -13,6 +13,7 @@ import csv
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,8 +62,8 @@ STAGE_1 = [
     Setting("cutout", "--cutout 8", "cutout"),
     Setting("cutmix", "--cutmix 1", "CutMix"),
     Setting("mixup", "--mixup 0.2", "mixup"),
-    Setting("taught", "--teacher TEACHER --teach soft_targets --labels 0.5 --soft-targets 0.5", "ResNet-20 as teacher"),
-    Setting("taught-only", "--teacher TEACHER --teach soft_targets", "the same, labels 0.1"),
+    Setting("taught", "--epochs 3 --teacher TEACHER --teach soft_targets --labels 0.5 --soft-targets 0.5", "by ResNet-20"),
+    Setting("taught-only", "--epochs 3 --teacher TEACHER --teach soft_targets", "the same, labels 0.1"),
 ]  # fmt: skip
 
 # By the table of stage 1.
@@ -148,16 +149,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", default=str(Path.home() / ".cache" / "hcnn"))
     parser.add_argument("--stage", type=int, choices=(1, 2), default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="Runs at a time, one thread each.")
     parser.add_argument("--report", action="store_true", help="Only write the report.")
     arguments = parser.parse_args()
     if not arguments.report:
         settings, length, suffix = (STAGE_1, SHORT, "") if arguments.stage == 1 else (STAGE_2, LONG, "-long")
-        for setting in settings:
-            options = setting.options.replace("TEACHER", str(RUNS / "teacher"))
-            if "--teacher" in options:
-                run("teacher", TEACHER, arguments.data_dir)
-            run(setting.name + suffix, f"{BASE} {length} {options}", arguments.data_dir)
-            report()
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            taught = any("TEACHER" in setting.options for setting in settings)
+            teacher = pool.submit(run, "teacher", TEACHER, arguments.data_dir) if taught else None
+
+            def train(setting: Setting) -> None:
+                if teacher is not None and "TEACHER" in setting.options:
+                    teacher.result()
+                options = setting.options.replace("TEACHER", str(RUNS / "teacher"))
+                run(setting.name + suffix, f"{BASE} {length} {options}", arguments.data_dir)
+
+            list(pool.map(train, settings))
     report()
 
 
