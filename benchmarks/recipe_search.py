@@ -62,7 +62,7 @@ STAGE_1 = [
     Setting("cutout", "--cutout 8", "cutout"),
     Setting("cutmix", "--cutmix 1", "CutMix"),
     Setting("mixup", "--mixup 0.2", "mixup"),
-    Setting("taught", "--epochs 3 --teacher TEACHER --teach soft_targets --labels 0.5 --soft-targets 0.5", "by ResNet-20"),
+    Setting("taught", "--epochs 3 --teacher TEACHER --teach soft_targets --labels 0.5 --soft-targets 0.5", "ResNet-20"),
     Setting("taught-only", "--epochs 3 --teacher TEACHER --teach soft_targets", "the same, labels 0.1"),
 ]  # fmt: skip
 

@@ -36,10 +36,24 @@ def cells(entry: Entry) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def _tables(entries: list[Entry]) -> list[str]:
+    """Full runs first, then short runs and systems without a run, each under a heading of its own."""
+    sections = {
+        "Full runs": [entry for entry in entries if entry.images >= SHORT],
+        "Short runs, not reproductions": [entry for entry in entries if 0 < entry.images < SHORT],
+        "Not yet trained": [entry for entry in entries if not entry.images],
+    }
+    lines: list[str] = []
+    for title, own in sections.items():
+        if own:
+            lines += ["", f"## {title}", "", "| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
+            lines += ["| " + " | ".join(cells(entry)) + " |" for entry in own]
+    return lines
+
+
 def markdown(entries: list[Entry], throughput: dict[str, Any] | None) -> str:
-    """The table in Markdown, with what its columns mean."""
-    lines = ["# Comparison", "", "| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
-    lines += ["| " + " | ".join(cells(entry)) + " |" for entry in entries]
+    """The tables in Markdown, with what their columns mean."""
+    lines = ["# Comparison", *_tables(entries)]
     machine = "not measured yet: `hcnn compare --measure`"
     if throughput:
         found = throughput["hardware"]
@@ -49,6 +63,8 @@ def markdown(entries: list[Entry], throughput: dict[str, Any] | None) -> str:
             "median (slowest to fastest step)"
         )
     lines += [
+        "",
+        "## What the columns mean",
         "",
         "The second to fourth column hold the figures that the publications print. Our accuracy is the mean ± sample",
         'deviation over n seeds. "Learned" counts all trained parameters, "computing" those of the inference network',
