@@ -15,7 +15,7 @@ import argparse
 import json
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ class Data:
 DATA = {
     "digits": Data("hcnn_digits", "digits", 20, 300),
     "coloured-digits": Data("hcnn_digits", "digits", 20, 300),
-    "cifar10": Data("hcnn_small_cifar10", "fast", 5, 2500, 10_000, 2000),
+    "cifar10": Data("hcnn_small_cifar10", "fast", 8, 2500, 12_500, 2000),
 }
 
 
@@ -72,6 +72,12 @@ class Row:
     ties: tuple[str, ...] = ()
     network: Mapping[str, Any] = field(default_factory=dict)
     topography: float = 0.0
+
+
+def _steps(tie: str, cell: tuple[int, str], values: Iterable[float], **more: Any) -> dict[str, Row]:
+    """One property, tied with several weights: the curve of accuracy against equivariance error."""
+    name = tie.partition("=")[0]
+    return {f"{name}-tied-weight-{w:g}": Row(name, cell, (f"{tie}:weight={w:g}",), **more) for w in values}
 
 
 def _arms(property: str, tie: str, attribute: str, depth: int) -> dict[str, Row]:
@@ -87,12 +93,16 @@ ROWS: dict[str, dict[str, Row]] = {
         "plain": Row("hue", (3, "v3")),
         **_arms("hue", "hue=v3@3", "v3", 3),
         "hue-constructed": Row("hue", (3, "v1"), network={"first_attribute": "hue", "width": 16}),
+        **_steps("hue=v3@3", (3, "v3"), (0.03, 0.1, 0.3, 3, 10)),
+        **{f"hue-tied-depth-{j}": Row("hue", (j, f"v{j}"), (f"hue=v{j}@{j}",)) for j in (2, 4, 5)},
+        "plain-16": Row("hue", (3, "v3"), network={"width": 16}),
+        "hue-augmentation-16": Row("hue", (3, "v3"), ("hue=v3@3:weight=0",), {"width": 16}),
         "hue-tied-16": Row("hue", (3, "v3"), ("hue=v3@3",), {"width": 16}),
         "hue-and-brightness-tied": Row("hue", (3, "v3"), ("hue=v3@3", "brightness=v2@3")),
     },
     "digits": {
         "plain": Row("rotation", (3, "v3")),
-        "topography": Row("rotation", (3, "v3"), topography=0.3),
+        **{f"topography-{w:g}": Row("rotation", (3, "v3"), topography=w) for w in (0.03, 0.1, 0.3, 1)},
         **_arms("rotation", "rotation=v3@3", "v3", 3),
         **_arms("scale", "scale=v3@3", "v3", 3),
         **_arms("position right", "position-right=v3@3", "v3", 3),
@@ -101,8 +111,9 @@ ROWS: dict[str, dict[str, Row]] = {
     "cifar10": {
         "plain": Row("hue", (3, "v3")),
         **_arms("hue", "hue=v3@3", "v3", 3),
-        "hue-constructed": Row("hue", (3, "v1"), network={"first_attribute": "hue", "width": 16}),
+        "hue-constructed": Row("hue", (2, "v1"), network={"first_attribute": "hue"}),
         **_arms("rotation", "rotation=v3@3", "v3", 3),
+        "topography-0.1": Row("hue", (3, "v3"), topography=0.1),
     },
 }
 
