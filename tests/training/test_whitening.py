@@ -5,7 +5,11 @@ import torch
 from torch import nn
 
 import hcnn
+from hcnn.data.image_set import ImageSet
+from hcnn.data.preprocessing import fit_preprocessing
 from hcnn.layers.randomness import drawn_from
+from hcnn.training.first_step import prepare_network
+from hcnn.training.recipes import get_recipe
 from hcnn.training.whitening import start_by_whitening, whitening_filters
 
 
@@ -56,3 +60,18 @@ def test_what_cannot_be_whitened_is_refused() -> None:
         whitening_filters(smooth_images(1, 2, 12), 4, (3, 3))
     with pytest.raises(ValueError, match=r"first convolution has a weight \(filters, 3, \*support\); Linear has none"):
         start_by_whitening(nn.Linear(4, 4), smooth_images(3, 12, 12))
+
+
+def test_images_in_the_order_of_their_classes_all_count() -> None:
+    smooth = smooth_images(3, 12, 12).mul(20).add(128).clamp(0, 255).byte().repeat(5, 1, 1, 1)
+    rough = torch.randint(0, 256, smooth.shape, generator=torch.Generator().manual_seed(0)).byte()
+    images = torch.cat([smooth, rough])
+    labels = torch.arange(2).repeat_interleave(2000)
+    preprocessing = fit_preprocessing(ImageSet(images, labels, ("smooth", "rough"), "sorted"))
+    recipe = get_recipe("fast", first_layer="whitening")
+    models = [hcnn.create_model("hcnn_small_cifar10") for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    prepare_network(models[0], images, preprocessing, recipe)
+    start_by_whitening(models[1], preprocessing.standardize(images[:1000]))  # of the first class alone
+    own, first = (next(v for v in m.state_dict().values() if v.shape == (8, 3, 3, 3)) for m in models)
+    assert (own - first).norm() > 0.1 * own.norm()

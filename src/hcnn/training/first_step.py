@@ -47,7 +47,8 @@ def prepare_network(model: nn.Module, images: Tensor, preprocessing: Preprocessi
         ValueError: if the network has no first layer that could be whitened.
     """
     if recipe.first_layer == "whitening":
-        start_by_whitening(model, preprocessing.standardize(images[:WHITENED_IMAGES]))
+        step = -(-len(images) // WHITENED_IMAGES)  # evenly spaced: a folder's images are sorted by class
+        start_by_whitening(model, preprocessing.standardize(images[::step]))
     if recipe.statistics_momentum is not None:
         for module in model.modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
