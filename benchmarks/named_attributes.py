@@ -46,7 +46,7 @@ ORDERS, RESAMPLES = 5, 1000
 
 @dataclass(frozen=True)
 class Data:
-    """What a row trains on: the network, its recipe and its epochs, and how many images where not all are used."""
+    """What a row trains on: the network, its recipe and epochs, how many images where not all are used, a momentum."""
 
     network: str
     recipe: str
@@ -54,12 +54,13 @@ class Data:
     validation: int
     train_images: int | None = None
     test_images: int | None = None
+    momentum: float | None = None
 
 
 DATA = {
     "digits": Data("hcnn_digits", "digits", 20, 300),
     "coloured-digits": Data("hcnn_digits", "digits", 20, 300),
-    "cifar10": Data("hcnn_small_cifar10", "fast", 8, 2500, 12_500, 2000),
+    "cifar10": Data("hcnn_small_cifar10", "fast", 8, 2500, 12_500, 2000, 0.9),
 }
 
 
@@ -271,7 +272,10 @@ def run_row(name: str, seed: int, data_dir: str | None, *, validation: bool, cha
             spec.network, boundary="circular", channels=found.train.images.shape[1], classes=len(found.train.classes),
             **row.network,
         ),
-        get_recipe(spec.recipe, epochs=spec.epochs, attributes=row.ties, topography=row.topography),
+        get_recipe(
+            spec.recipe, epochs=spec.epochs, attributes=row.ties, topography=row.topography,
+            **({} if spec.momentum is None else {"momentum": spec.momentum}),
+        ),
         data,
         seed,
     )  # fmt: skip
