@@ -52,8 +52,6 @@ def _entry_point(name: str) -> Callable[..., Any]:
             options.pop(option, None)
         model = create_model(name, pretrained=pretrained, **options)
         model.pretrained_cfg = model.default_cfg = {"architecture": name, **default_cfgs[name]}
-        if hasattr(model, "config"):  # which a feature extractor has not
-            model.num_classes = model.config.classes
         return model
 
     create.__name__ = create.__qualname__ = name

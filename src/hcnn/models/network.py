@@ -30,6 +30,20 @@ class Network(nn.Module):
     frozen: int = 0
     array_count: int = 0
 
+    @property
+    def num_classes(self) -> int:
+        """The number of classes, `config.classes`, by the name that timm has for it.
+
+        Example:
+            >>> from hcnn import create_model
+            >>> model = create_model("resnet20_digits")
+            >>> model.reset_classifier(3)
+            >>> model.num_classes
+            3
+
+        """
+        return self.config.classes
+
     def get_classifier(self) -> nn.Module:
         """The smallest module that holds the whole class layer.
 
