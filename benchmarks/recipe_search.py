@@ -78,6 +78,12 @@ STAGE_2 = [
         f"{BEST} --label-smoothing 0.1 --image-sizes 24 28 --image-sizes-until 0.4 0.7 --epochs 10",
         "and smaller images first",
     ),
+    Setting("two-lr-half", f"{BEST} --lr 0.025", "and half the peak rate"),
+    Setting(
+        "two-taught",
+        f"{BEST} --epochs 6 --teacher TEACHER --teach soft_targets --labels 0.5 --soft-targets 0.5",
+        "and ResNet-20 as teacher",
+    ),
 ]
 
 # The teacher must not have seen the validation images either.
