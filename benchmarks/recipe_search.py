@@ -78,6 +78,11 @@ STAGE_2 = [
         f"{BEST} --label-smoothing 0.1 --image-sizes 24 28 --image-sizes-until 0.4 0.7 --epochs 10",
         "and smaller images first",
     ),
+    Setting(
+        "two-sizes",
+        f"{BEST} --image-sizes 24 28 --image-sizes-until 0.4 0.7 --epochs 10",
+        "the same without smoothing",
+    ),
     Setting("two-lr-half", f"{BEST} --lr 0.025", "and half the peak rate"),
     Setting(
         "two-taught",
