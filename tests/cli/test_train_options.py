@@ -33,11 +33,11 @@ def folder(tmp_path_factory) -> Path:
     [
         ([], "hcnn_digits", "digits"),
         (["digits"], "hcnn_digits", "digits"),
-        (["cifar10"], "hcnn_small_cifar10", "fast"),
-        (["cifar100"], "hcnn_cifar100", "fast"),
-        (["cifar10", "--output", "digits"], "hcnn_small_cifar10", "fast"),  # a value that looks like data
+        (["cifar10"], "hcnn_small_cifar10", "cifar"),
+        (["cifar100"], "hcnn_cifar100", "cifar"),
+        (["cifar10", "--output", "digits"], "hcnn_small_cifar10", "cifar"),  # a value that looks like data
         (["--output", "cifar100", "digits"], "hcnn_digits", "digits"),
-        (["--teach", "none", "--output=digits", "cifar10"], "hcnn_small_cifar10", "fast"),
+        (["--teach", "none", "--output=digits", "cifar10"], "hcnn_small_cifar10", "cifar"),
         (["cifar10", "--model", "nin_digits"], "nin_digits", "digits_muon"),
         (["--model=maxout_cifar10", "cifar10"], "maxout_cifar10", "fast_plain"),
         (["cifar10", "--recipe", "paper"], "hcnn_small_cifar10", "paper"),
@@ -114,7 +114,7 @@ def test_attributes_are_given_one_by_one_and_make_the_network_periodic() -> None
     by_option = train_options.read(["cifar10", "--attribute", texts[0], "--attribute", texts[1]])
     by_set = train_options.read(["cifar10", "--set", "attributes=" + ",".join(texts)])
     for found in (by_option, by_set):
-        assert found.recipe == get_recipe("fast", attributes=ties)
+        assert found.recipe == get_recipe("cifar", attributes=ties)
         assert found.network == hcnn.model_config("hcnn_small_cifar10", boundary="circular")
     assert train_options.read(["--attribute", texts[0], "--boundary", "zeros"]).network.boundary == "zeros"
 

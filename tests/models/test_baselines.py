@@ -192,7 +192,7 @@ def test_the_command_chooses_a_recipe_that_the_network_learns_by(tmp_path, one_t
         assert trained["optimizer"] == get_recipe(expected).optimizer
         assert trained["lr"] == get_recipe(expected).lr
     assert {model_spec(f"{name}_cifar10").recipe for name in ("fitnet4", "maxout")} == {"fast_plain"}
-    assert model_spec("hcnn_cifar10").recipe == "fast"
+    assert model_spec("hcnn_cifar10").recipe == "cifar"
 
 
 def test_dropout_goes_on_bit_for_bit(tmp_path, one_thread) -> None:

@@ -18,7 +18,7 @@ class ModelSpec:
     Attributes:
         config: its configuration.
         image_size: sides of the images that it is meant for.
-        base_recipe: the recipe for models of its images, "fast" or "digits".
+        base_recipe: the recipe for models of its kind and images: "cifar", "fast" or "digits".
     """
 
     config: NetworkConfig
@@ -80,7 +80,7 @@ _CIFAR_MODELS: dict[str, NetworkConfig] = {
     "hcnn_small_cifar10": replace(_CIFAR10, width=8, attribute_support=(5, 7)),
 }
 _SPECS: dict[str, ModelSpec] = {
-    **{name: ModelSpec(config) for name, config in _CIFAR_MODELS.items()},
+    **{name: ModelSpec(config, base_recipe="cifar") for name, config in _CIFAR_MODELS.items()},
     "hcnn_digits": ModelSpec(_DIGITS, (8, 8), "digits"),
     "multiscale_tiny": ModelSpec(MultiscaleHierarchicalCNNConfig()),
     **{
