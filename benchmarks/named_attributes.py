@@ -95,7 +95,7 @@ ROWS: dict[str, dict[str, Row]] = {
         **_arms("hue", "hue=v3@3", "v3", 3),
         "hue-constructed": Row("hue", (3, "v1"), network={"first_attribute": "hue", "width": 16}),
         **_steps("hue=v3@3", (3, "v3"), (0.03, 0.1, 0.3, 3, 10)),
-        **{f"hue-tied-depth-{j}": Row("hue", (j, f"v{j}"), (f"hue=v{j}@{j}",)) for j in (2, 4, 5)},
+        **{f"hue-tied-depth-{j}": Row("hue", (j, f"v{j}"), (f"hue=v{j}@{j}",)) for j in (4, 5)},
         "plain-16": Row("hue", (3, "v3"), network={"width": 16}),
         "hue-augmentation-16": Row("hue", (3, "v3"), ("hue=v3@3:weight=0",), {"width": 16}),
         "hue-tied-16": Row("hue", (3, "v3"), ("hue=v3@3",), {"width": 16}),
@@ -112,7 +112,8 @@ ROWS: dict[str, dict[str, Row]] = {
     "cifar10": {
         "plain": Row("hue", (3, "v3")),
         **_arms("hue", "hue=v3@3", "v3", 3),
-        "hue-constructed": Row("hue", (2, "v1"), network={"first_attribute": "hue"}),
+        "hue-constructed": Row("hue", (3, "v1"), network={"first_attribute": "hue", "width": 16}),
+        "plain-16": Row("hue", (3, "v1"), network={"width": 16}),
         **_arms("rotation", "rotation=v3@3", "v3", 3),
         "topography-0.1": Row("hue", (3, "v3"), topography=0.1),
     },
