@@ -3,7 +3,7 @@
     python benchmarks/named_attributes.py --list
     python benchmarks/named_attributes.py coloured-digits/hue-tied --seed 0
     python benchmarks/named_attributes.py cifar10/hue-tied --seed 0 --data-dir DATA --threads 1     # resumes
-    python benchmarks/named_attributes.py --table                          # writes results/named-attributes/README.md
+    python benchmarks/named_attributes_report.py        # writes README.md and curve.png into results/named-attributes
 
 A row trains into runs/named-attributes and writes results/named-attributes/ROW-SEED.json, unless it is there. With
 ``--validation`` it measures validation images in place of test images and writes beside the run; that is how weights
@@ -14,7 +14,6 @@ by construction. "Shuffled" evaluates the same network with the values of the at
 import argparse
 import json
 import math
-import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,6 +41,7 @@ from hcnn.training.recipes import get_recipe
 
 RUNS, RESULTS = Path("runs/named-attributes"), Path("results/named-attributes")
 ORDERS, RESAMPLES = 5, 1000
+WEIGHTS = (0.03, 0.1, 0.3, 3.0, 10.0)  # of the curve, beside 0 and 1
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ ROWS: dict[str, dict[str, Row]] = {
         "plain": Row("hue", (3, "v3")),
         **_arms("hue", "hue=v3@3", "v3", 3),
         "hue-constructed": Row("hue", (3, "v1"), network={"first_attribute": "hue", "width": 16}),
-        **_steps("hue=v3@3", (3, "v3"), (0.03, 0.1, 0.3, 3, 10)),
+        **_steps("hue=v3@3", (3, "v3"), WEIGHTS),
         **{f"hue-tied-depth-{j}": Row("hue", (j, f"v{j}"), (f"hue=v{j}@{j}",)) for j in (4, 5)},
         "plain-16": Row("hue", (3, "v3"), network={"width": 16}),
         "hue-augmentation-16": Row("hue", (3, "v3"), ("hue=v3@3:weight=0",), {"width": 16}),
@@ -307,7 +307,7 @@ def _rounded(value: Any) -> Any:
 def say(path: Path) -> str:
     """The numbers of a row that matter most, on a line."""
     one = json.loads(path.read_text(encoding="utf-8"))
-    cell, gain = _cell(one), one.get("consistency_gain", [math.nan])[0]
+    cell, gain = cell_of(one), one.get("consistency_gain", [math.nan])[0]
     return (
         f"{one['row']} {one['seed']}: accuracy {one['accuracy'][0]:.3f}, "
         f"changed {one['accuracy_changed'][one['property']][0]:.3f}, r {cell['r'][0]:.2f}, "
@@ -317,68 +317,12 @@ def say(path: Path) -> str:
     )
 
 
-def _cell(one: dict[str, Any], property: str | None = None) -> dict[str, Any]:
+def cell_of(one: dict[str, Any], property: str | None = None) -> dict[str, Any]:
+    """What was measured of a property, the row's own if None, at the row's depth and attribute."""
     depth, attribute = one["cell"]
     wanted = depth, attribute, property or one["property"]
     nothing = {"r": [math.nan], "share": [math.nan], "shuffled_share": math.nan, "shuffled_r": math.nan}
     return next((c for c in one["cells"] if (c["depth"], c["attribute"], c["property"]) == wanted), nothing)
-
-
-def _over_seeds(values: list[float], digits: int = 2, factor: float = 1.0) -> str:
-    """Mean and half the width of the 95 % interval over seeds, by Student's t."""
-    values = [factor * value for value in values if not math.isnan(value)]
-    if not values:
-        return "-"
-    mean = statistics.fmean(values)
-    if len(values) == 1:
-        return f"{mean:.{digits}f} (one seed)"
-    t = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}[len(values)]
-    return f"{mean:.{digits}f} ± {t * statistics.stdev(values) / math.sqrt(len(values)):.{digits}f}"
-
-
-def table() -> str:
-    """All results as Markdown."""
-    known: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(RESULTS.glob("*.json")):
-        one = json.loads(path.read_text(encoding="utf-8"))
-        known.setdefault(one["row"], []).append(one)
-    lines = []
-    for data, spec in DATA.items():
-        mine = {name: ones for name, ones in known.items() if name.startswith(f"{data}/")}
-        if not mine:
-            continue
-        images = next(iter(mine.values()))[0]
-        lines += [
-            f"\n## {data}\n",
-            f"{spec.network}, periodic, {spec.epochs} epochs of {images['train_images']:,} images, measured on "
-            f"{images['images']:,} test images. Mean ± half of the 95 % interval over seeds.\n",
-            "| arm | property | cell | seeds | accuracy, % | under the full range, % | r | share explained | "
-            "share, shuffled | consistency | shuffled | error / spread | roughness |",
-            "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-        ]
-        arms = [f"{data}/{arm}" for arm in ROWS[data]]
-        for name in [arm for arm in arms if arm in mine]:
-            ones = mine[name]
-            properties = [ones[0]["property"]]
-            if name.endswith("/plain") and data == "digits":
-                properties += ["scale", "position right", "brightness"]
-            for property in properties:
-                cells = [_cell(one, property) for one in ones]
-                own = property == ones[0]["property"]
-                columns = [
-                    name.split("/")[1], property, f"{ones[0]['cell'][1]}@{ones[0]['cell'][0]}", str(len(ones)),
-                    _over_seeds([one["accuracy"][0] for one in ones], 1, 100),
-                    _over_seeds([one["accuracy_changed"][property][0] for one in ones], 1, 100),
-                    _over_seeds([c["r"][0] for c in cells]),
-                    _over_seeds([c["share"][0] for c in cells]),
-                    _over_seeds([c["shuffled_share"] for c in cells]),
-                    _over_seeds([one.get("consistency", [math.nan])[0] for one in ones], 1, 100),
-                    _over_seeds([one.get("consistency_shuffled", [math.nan])[0] for one in ones], 1, 100),
-                    _over_seeds([one["error"]["of_spread"] if own else math.nan for one in ones], 3),
-                    _over_seeds([one.get("roughness", math.nan) for one in ones]),
-                ]  # fmt: skip
-                lines.append("| " + " | ".join(columns) + " |")
-    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -391,14 +335,10 @@ def main() -> None:
     parser.add_argument("--validation", action="store_true")
     parser.add_argument("--change", action="append", default=[], metavar="KEY=VALUE", help="of the ties, as weight=2")
     parser.add_argument("--list", action="store_true")
-    parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.list:
         print("\n".join(f"{data}/{arm}" for data, arms in ROWS.items() for arm in arms))
-    elif given.table:
-        head = "# Named attributes\n\n`python benchmarks/named_attributes.py --table` writes this page.\n"
-        (RESULTS / "README.md").write_text(head + table(), encoding="utf-8")
     elif given.row in {f"{data}/{arm}" for data, arms in ROWS.items() for arm in arms}:
         if given.change and not given.validation:
             parser.error("--change: expected --validation beside it, for settings are chosen on validation images")

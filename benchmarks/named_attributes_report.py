@@ -1,0 +1,110 @@
+"""What `named_attributes.py` measured, as tables and as the curve of accuracy against equivariance error.
+
+python benchmarks/named_attributes_report.py        # writes README.md and curve.png into results/named-attributes
+"""
+
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+from named_attributes import DATA, RESULTS, ROWS, WEIGHTS, cell_of
+
+from hcnn.plotting import pyplot, save
+
+
+def _over_seeds(values: list[float], digits: int = 2, factor: float = 1.0) -> str:
+    """Mean and half the width of the 95 % interval over seeds, by Student's t."""
+    values = [factor * value for value in values if not math.isnan(value)]
+    if not values:
+        return "-"
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return f"{mean:.{digits}f} (one seed)"
+    t = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}[len(values)]
+    return f"{mean:.{digits}f} ± {t * statistics.stdev(values) / math.sqrt(len(values)):.{digits}f}"
+
+
+def table() -> str:
+    """All results as Markdown."""
+    known: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(RESULTS.glob("*.json")):
+        one = json.loads(path.read_text(encoding="utf-8"))
+        known.setdefault(one["row"], []).append(one)
+    lines = []
+    for data, spec in DATA.items():
+        mine = {name: ones for name, ones in known.items() if name.startswith(f"{data}/")}
+        if not mine:
+            continue
+        images = next(iter(mine.values()))[0]
+        lines += [
+            f"\n## {data}\n",
+            f"{spec.network}, periodic, {spec.epochs} epochs of {images['train_images']:,} images, measured on "
+            f"{images['images']:,} test images. Mean ± half of the 95 % interval over seeds.\n",
+            "| arm | property | cell | seeds | accuracy, % | under the full range, % | r | share explained | "
+            "share, shuffled | consistency | shuffled | error / spread | roughness |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        arms = [f"{data}/{arm}" for arm in ROWS[data]]
+        for name in [arm for arm in arms if arm in mine]:
+            ones = mine[name]
+            properties = [ones[0]["property"]]
+            if name.endswith("/plain") and data == "digits":
+                properties += ["scale", "position right", "brightness"]
+            for property in properties:
+                cells = [cell_of(one, property) for one in ones]
+                own = property == ones[0]["property"]
+                columns = [
+                    name.split("/")[1], property, f"{ones[0]['cell'][1]}@{ones[0]['cell'][0]}", str(len(ones)),
+                    _over_seeds([one["accuracy"][0] for one in ones], 1, 100),
+                    _over_seeds([one["accuracy_changed"][property][0] for one in ones], 1, 100),
+                    _over_seeds([c["r"][0] for c in cells]),
+                    _over_seeds([c["share"][0] for c in cells]),
+                    _over_seeds([c["shuffled_share"] for c in cells]),
+                    _over_seeds([one.get("consistency", [math.nan])[0] for one in ones], 1, 100),
+                    _over_seeds([one.get("consistency_shuffled", [math.nan])[0] for one in ones], 1, 100),
+                    _over_seeds([one["error"]["of_spread"] if own else math.nan for one in ones], 3),
+                    _over_seeds([one.get("roughness", math.nan) for one in ones]),
+                ]  # fmt: skip
+                lines.append("| " + " | ".join(columns) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def curve(path: Path) -> None:
+    """Draw accuracy against equivariance error: coloured digits, one point for each weight of the tie and each seed."""
+    figure, axes = pyplot().subplots(figsize=(7, 4.2), layout="constrained")
+    paths = sorted(RESULTS.glob("coloured-digits-hue-*.json"))
+    records = [json.loads(one.read_text(encoding="utf-8")) for one in paths]
+    known = {"coloured-digits/hue-augmentation": 0.0, "coloured-digits/hue-tied": 1.0}
+    known |= {f"coloured-digits/hue-tied-weight-{w:g}": w for w in WEIGHTS}
+    points = [(one["error"]["of_spread"], one, known[one["row"]]) for one in records if one["row"] in known]
+    for label, colour, marker, value in (
+        ("images as in training", "#0072b2", "o", lambda one: one["accuracy"][0]),
+        ("hues turned by up to ±180 degrees", "#d55e00", "s", lambda one: one["accuracy_changed"]["hue"][0]),
+    ):
+        axes.scatter([x for x, _, _ in points], [100 * value(one) for _, one, _ in points], c=colour, marker=marker,
+                     label=label)  # fmt: skip
+    for weight in sorted(set(known.values())):
+        xs = [x for x, _, w in points if w == weight]
+        if xs:
+            axes.annotate(f"{weight:g}", (math.exp(statistics.fmean(map(math.log, xs))), 1.0), (0, 2),
+                          xycoords=("data", "axes fraction"), textcoords="offset points", ha="center",
+                          fontsize=8)  # fmt: skip
+    axes.set(xscale="log", xlabel="relative equivariance error at v3, depth 3", ylabel="test accuracy, %")
+    axes.set_title("Coloured digits; above: weight of the tie", pad=16)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower left")
+    save(figure, path)
+
+
+def main() -> None:
+    """Write both."""
+    head = "# Named attributes\n\n`python benchmarks/named_attributes_report.py` writes this page.\n"
+    picture = "\n![Accuracy against equivariance error](curve.png)\n"
+    curve(RESULTS / "curve.png")
+    (RESULTS / "README.md").write_text(head + table() + picture, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
