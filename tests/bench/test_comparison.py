@@ -93,7 +93,12 @@ def test_the_command_writes_table_and_picture(results, tmp_path, capsys) -> None
     line = next(line for line in text.splitlines() if line.startswith("| ResNet-20"))
     assert "0.27M | 91.25 | – | CIFAR-10" in line
     assert "269,722 | 269,722 | 40.6M" in line
-    assert text.count("not yet trained") == len(SYSTEMS) - 2
+    short, missing = (
+        text.partition(f"## {title}\n")[2] for title in ("Short runs, not reproductions", "Not yet trained")
+    )
+    assert short.partition("## ")[0].count("images seen") == 2
+    assert missing.partition("## ")[0].count("\n| ") == 1 + len(SYSTEMS) - 2
+    assert "## Full runs" not in text
     with (tmp_path / "out" / "comparison.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(SYSTEMS)

@@ -68,7 +68,14 @@ class Entry:
         if not self.accuracies:
             return "not yet trained"
         kind = "short run, not a reproduction" if self.images < SHORT else "full run"
-        return f"{kind}: {self.images:,} images seen, {'test' if self.tested else 'validation'} accuracy"
+        return f"{kind}: {self.seen}"
+
+    @property
+    def seen(self) -> str:
+        """How many images a run has seen and what its accuracy is of, in words; the second half of `run`."""
+        if not self.accuracies:
+            return "–"
+        return f"{self.images:,} images seen, {'test' if self.tested else 'validation'} accuracy"
 
     @property
     def accuracy(self) -> str:

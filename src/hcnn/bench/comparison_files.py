@@ -31,7 +31,7 @@ def cells(entry: Entry) -> tuple[str, ...]:
 
     return (
         entry.system.title, entry.system.parameters or "–", figure(entry.system.cifar10), figure(entry.system.cifar100),
-        DATA.get(entry.data, "–"), entry.accuracy, entry.run, f"{entry.learned:,}", f"{entry.computing:,}",
+        DATA.get(entry.data, "–"), entry.accuracy, entry.seen, f"{entry.learned:,}", f"{entry.computing:,}",
         f"{entry.multiply_adds / 1e6:,.1f}M", speed(entry.train), speed(entry.infer),
     )  # fmt: skip
 
