@@ -177,7 +177,7 @@ def operators() -> list[tuple[Any, tuple[Any, ...]]]:
     ]
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck of torch 2.14 reads it
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch 2.14 reads it
 @pytest.mark.parametrize("index", range(5))
 def test_operators_are_what_compilers_expect(index) -> None:
     """Schema, shapes without data, autograd registration, ahead-of-time tracing with its gradients."""
