@@ -28,13 +28,14 @@ from hcnn.data.image_set import ImageSet, Splits
 from hcnn.data.splits import fewer, set_aside
 from hcnn.explore import AttributeSource, invariant_arrays, shuffled_orders
 from hcnn.explore.arrays import Arrays
-from hcnn.explore.meaning import meanings
+from hcnn.explore.meaning import best_shifts, meanings
 from hcnn.explore.statistics import Bootstrap, Questions, class_consistency, roughness
 from hcnn.models.registry import model_config
 from hcnn.runs.load import load_run
 from hcnn.runs.settings import RunSettings
 from hcnn.runs.train import train_run
 from hcnn.storage.atomic import write_atomically
+from hcnn.training import AttributeTie
 from hcnn.training.attribute_loss import equivariance_error
 from hcnn.training.evaluate import predict_logits
 from hcnn.training.recipes import get_recipe
@@ -228,7 +229,6 @@ def _error(model: Any, plain: Any, images: ImageSet, row: Row, size: int) -> dic
     """The relative equivariance error at the row's cell, over the range of its property."""
     from hcnn.data.signal_changes import StandardizedChange
     from hcnn.functional.shifts import shift_each
-    from hcnn.training import AttributeTie
 
     depth, attribute = row.cell
     low, high = PROPERTIES[row.property].range
@@ -304,6 +304,31 @@ def _rounded(value: Any) -> Any:
     return [_rounded(one) for one in value] if isinstance(value, list) else value
 
 
+def in_array(name: str, seed: int, data_dir: str | None, images: int = 60) -> str:
+    """The best shifts in x_j itself, where the tie is, for a row that was trained; x̄_j averages over v_{j-2} first."""
+    data, arm = name.split("/")
+    row, run = ROWS[data][arm], load_run(RUNS / data / f"{arm}-{seed}")
+    depth, attribute = row.cell
+    tie, model, plain = AttributeTie(row.property, attribute, depth), run.model.eval(), run.preprocessing
+    test = splits(data, data_dir).test
+    assert test is not None
+    pixels = test.images[:images]
+    dim = depth - int(attribute[1:]) + 1  # of the attribute, counted from the end, once space is one axis
+
+    def array(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return model(x, return_arrays=True)[1][depth].values.flatten(-2)
+
+    start, lines = array(plain.standardize(pixels)), []
+    for amount in (-90.0, 45.0, 90.0, 135.0):
+        changed = change(pixels, row.property, torch.full((len(pixels),), amount))
+        fit = best_shifts(start, array(plain.standardize_floats(changed))[:, None], -1 - dim)
+        expected = tie.shift(amount, start.shape[-1 - dim])
+        share = float(fit.explained.sum() / fit.total.sum())
+        lines += [f"{amount:g}: shift {float(fit.shift.median()):g}, tied to {expected:g}; share {share:.3f}"]
+    return "\n".join(lines)
+
+
 def say(path: Path) -> str:
     """The numbers of a row that matter most, on a line."""
     one = json.loads(path.read_text(encoding="utf-8"))
@@ -334,12 +359,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--validation", action="store_true")
     parser.add_argument("--change", action="append", default=[], metavar="KEY=VALUE", help="of the ties, as weight=2")
+    parser.add_argument("--in-array", action="store_true", help="only print the best shifts in x_j of a trained row")
     parser.add_argument("--list", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.list:
         print("\n".join(f"{data}/{arm}" for data, arms in ROWS.items() for arm in arms))
     elif given.row in {f"{data}/{arm}" for data, arms in ROWS.items() for arm in arms}:
+        if given.in_array:
+            return print(in_array(given.row, given.seed, given.data_dir))
         if given.change and not given.validation:
             parser.error("--change: expected --validation beside it, for settings are chosen on validation images")
         print(say(run_row(given.row, given.seed, given.data_dir, validation=given.validation, changes=given.change)))
