@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hcnn import HierarchicalCNN, HierarchicalCNNConfig
 from hcnn.data.augment import Augmentation
 from hcnn.data.preprocessing import Preprocessing
+from hcnn.training import cuda_graph
 from hcnn.training.optimizers import RecipeOptimizer
 from hcnn.training.recipe import Recipe
 from hcnn.training.trainer import Trainer
@@ -90,6 +93,48 @@ def test_a_rate_on_the_device_steps_as_one_on_the_host(optimizer) -> None:
     one._train_step(0, 2, 0.01)
     for expected, actual in zip(one.model.parameters(), other.model.parameters(), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
+
+
+class Recorder:
+    """Stands in for `torch.cuda` on a CPU: counts what is recorded and replayed."""
+
+    def __init__(self) -> None:
+        self.recorded = self.replayed = 0
+
+    def CUDAGraph(self) -> "Recorder":
+        return self
+
+    def replay(self) -> None:
+        self.replayed += 1
+
+    @contextmanager
+    def graph(self, _: "Recorder") -> Iterator[None]:
+        self.recorded += 1
+        yield
+
+    def Stream(self) -> "Recorder":
+        return self
+
+    def current_stream(self) -> "Recorder":
+        return self
+
+    def wait_stream(self, _: "Recorder") -> None:
+        pass
+
+    def stream(self, _: "Recorder") -> nullcontext:
+        return nullcontext()
+
+
+def test_images_of_another_size_are_recorded_anew(monkeypatch) -> None:
+    recorder = Recorder()
+    monkeypatch.setattr(cuda_graph.torch, "cuda", recorder)
+    seen: list[torch.Size] = []
+    step = cuda_graph.CapturedStep(lambda inputs: seen.append(inputs[0].shape) or inputs[0].sum())
+    for size in (4, 6):
+        for _ in range(5):
+            step([torch.ones(size)])
+    assert (recorder.recorded, recorder.replayed) == (2, 4)
+    assert seen == [torch.Size([4])] * 4 + [torch.Size([6])] * 4  # three steps as they are, then the one recorded
 
 
 def test_graphs_are_refused_without_cuda() -> None:

@@ -14,7 +14,9 @@ class CapturedStep:
     """Runs a step as it is a few times, then records it once and replays the record with new inputs.
 
     The step may read and change any tensors in place, but it must not allocate memory that outlives it, branch on
-    values, or wait for the device. Once it is recorded, its parameters' gradients are in the graph's memory.
+    values, or wait for the device. Once it is recorded, its parameters' gradients are in the graph's memory. A record
+    holds for one shape of the inputs: where that changes, as it does with a recipe whose images grow, the step is
+    recorded again.
 
     Args:
         step: from input tensors to an output tensor, on a CUDA device.
@@ -32,7 +34,9 @@ class CapturedStep:
         self.output = torch.empty(0)
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
-        """The step's output for these inputs, whose shapes are always the same; overwritten by the next call."""
+        """The step's output for these inputs; overwritten by the next call."""
+        if self.graph is not None and [one.shape for one in inputs] != [one.shape for one in self.inputs]:
+            self.calls, self.graph = 0, None
         self.calls += 1
         if self.calls <= self.WARM_UP:
             return self._aside(list(inputs))
