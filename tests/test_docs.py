@@ -15,6 +15,7 @@ import pytest
 import hcnn
 from hcnn.cli.commands import COMMANDS
 from hcnn.data.datasets import load
+from hcnn.models.pretrained import pretrained_record
 from hcnn.runs.settings import RunSettings
 from hcnn.runs.train import train_run
 from hcnn.training.recipes import get_recipe
@@ -103,12 +104,16 @@ def test_the_numbers_of_the_readme_are_those_of_the_results() -> None:
         return json.loads((ROOT / "results" / path).read_text(encoding="utf-8"))
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    demo, small = read("digits/seeds.json")["test_accuracy"], read("hcnn_small_cifar10-fast16/result.json")
+    demo = read("digits/seeds.json")["test_accuracy"]
     assert len(demo["values"]) == 3
     assert f"| {100 * demo['mean']:.1f} ± {100 * demo['std']:.1f} % of the test images (3 seeds) |" in text
-    row = f"CIFAR-10, `hcnn_small_cifar10`, {small['parameters']['composed']:,} weights for inference"
-    assert f"| {row} | {small['test_accuracy']:.2%} of".replace("%", " %") in text
-    assert f"(1 seed, {small['epochs']} epochs)" in text
+    shipped = [name for name in hcnn.list_pretrained() if "cifar10" in name]
+    assert len(shipped) >= 3
+    for name in shipped:
+        result = pretrained_record(name)["result"]
+        [line] = [line for line in text.splitlines() if f"`{name}`" in line and line.startswith("| CIFAR-10")]
+        assert f"{100 * result['test_accuracy']:.2f} %" in line, name
+        assert f"(1 seed, {result['epochs']} epochs)" in line, name
     bench = read("benchmarks/cpu-2-cores/bench.json")
     speed = {
         (row["overrides"].get("boundary", "zeros"), row["two_step"]): row["images_per_second"]

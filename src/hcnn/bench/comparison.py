@@ -110,14 +110,14 @@ def make_entries(results: Iterable[Result], throughput: dict[str, Any] | None = 
     for system in SYSTEMS:
         mine: dict[tuple[str, str, bool], list[Result]] = {}
         for one in results:
-            if one.distilled == system.distilled and one.model in {f"{system.model}_{data}" for data in DATA}:
+            if one.distilled == system.distilled and one.model in {system.network(data) for data in DATA}:
                 mine.setdefault((one.data, one.recipe, one.tested), []).append(one)
         groups = sorted(mine.values(), key=lambda group: (-group[0].images, group[0].data))
         for group in groups or [[]]:
             data = group[0].data if group else "cifar10"
-            name = f"{system.model}_{data}"
+            name = system.network(data)
             if name not in list_models():  # hcnn_small has no CIFAR-100 network
-                name = f"{system.model}_cifar10"
+                name = system.network("cifar10")
             speed = speeds.get(name, {})
             entries.append(
                 Entry(

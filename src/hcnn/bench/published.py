@@ -15,6 +15,7 @@ class System:
         cifar10: accuracy in %, or None.
         cifar100: accuracy in %, or None.
         source: the publication that prints the figures.
+        suffix: what follows the data set in the name of the network.
     """
 
     title: str
@@ -24,13 +25,25 @@ class System:
     cifar10: float | None
     cifar100: float | None
     source: str
+    suffix: str = ""
+
+    def network(self, data: str) -> str:
+        """The name of its network for a data set.
+
+        Example:
+            >>> SYSTEMS[1].network("cifar100")
+            'hcnn_cifar100_circular'
+        """
+        return f"{self.model}_{data}{self.suffix}"
 
 
 _PAPER = "Jacobsen et al. 2017, tables 1 and 2"
 SYSTEMS: tuple[System, ...] = (
     System("HCNN", "hcnn", False, "0.098M / 0.25M", 91.23, 62.01, _PAPER),
+    System("HCNN, periodic", "hcnn", False, "", None, None, "the network of the paper's section 5.3", "_circular"),
     System("HCNN(+)", "hcnn_plus", False, "0.34M / 0.89M", 92.30, 63.19, _PAPER),
     System("HCNN small (K = 8)", "hcnn_small", False, "", None, None, "not in the paper"),
+    System("HCNN small, periodic", "hcnn_small", False, "", None, None, "not in the paper", "_circular"),
     System("All-CNN-C", "allcnn", False, "1.3M", 92.75, 66.29, "Springenberg et al. 2014, tables 4 and 5"),
     System("ResNet-20", "resnet20", False, "0.27M", 91.25, None, "He et al. 2016, table 6"),
     System("Network in Network", "nin", False, "0.98M", 91.20, 64.32, "Lin et al. 2013; parameters: " + _PAPER),

@@ -6,7 +6,7 @@ from typing import Any
 from hcnn import plotting as drawing
 from hcnn.bench.published import SYSTEMS
 
-_PUBLISHED = {f"{row.model}_cifar10": row.cifar10 for row in SYSTEMS if row.cifar10 and not row.distilled}
+_PUBLISHED = {row.network("cifar10"): row.cifar10 for row in SYSTEMS if row.cifar10 and not row.distilled}
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#777777"
 
 

@@ -21,7 +21,7 @@ Speed = tuple[float, float, float]  # images per second: median, slowest step, f
 
 def compared_networks() -> list[str]:
     """The named CIFAR-10 networks of the comparison, each once."""
-    return [name for name in dict.fromkeys(f"{system.model}_cifar10" for system in SYSTEMS) if name in list_models()]
+    return [name for name in dict.fromkeys(system.network("cifar10") for system in SYSTEMS) if name in list_models()]
 
 
 def measure_networks(

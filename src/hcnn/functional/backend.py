@@ -2,8 +2,9 @@
 
 Every operation has a folder with its forms, functions of the same arguments, and one `dispatch` that calls `choose`.
 
-The Triton kernels have been compared with their reference implementations in Triton's interpreter and compiled for
-compute capability 9.0 without a GPU. They have not been run, and so not been timed, on one.
+The Triton kernels are compared with their reference implementations in Triton's interpreter. On an H200 networks have
+been trained with them (`results/hcnn_cifar10-40`), and a training step takes less than half as long as without them
+(`results/benchmarks`).
 """
 
 import os

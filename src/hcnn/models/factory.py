@@ -36,6 +36,7 @@ HierarchicalName = Literal[
     "hcnn_plus_cifar10_circular",
     "hcnn_cifar100_circular",
     "hcnn_small_cifar10",
+    "hcnn_small_cifar10_circular",
     "hcnn_digits",
 ]
 

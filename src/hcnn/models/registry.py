@@ -65,6 +65,7 @@ _CIFAR10 = HierarchicalCNNConfig()
 _CIFAR100 = replace(_CIFAR10, classes=100, attribute_support=(11, 11))
 _PUBLISHED: dict[str, Any] = {"downsample": (4, 8), "readout": "linear", "inner_affine": True}
 _DIGITS = HierarchicalCNNConfig(channels=1, width=8, rank=16, depth=7, attribute_support=(3, 5), downsample=(4,))
+_SMALL = replace(_CIFAR10, width=8, attribute_support=(5, 7))
 _CIFAR_MODELS: dict[str, NetworkConfig] = {
     "hcnn_cifar10": _CIFAR10,
     "hcnn_plus_cifar10": replace(_CIFAR10, inner_elu=True),
@@ -77,7 +78,8 @@ _CIFAR_MODELS: dict[str, NetworkConfig] = {
     "hcnn_cifar10_circular": replace(_CIFAR10, boundary="circular"),
     "hcnn_plus_cifar10_circular": replace(_CIFAR10, inner_elu=True, boundary="circular"),
     "hcnn_cifar100_circular": replace(_CIFAR100, boundary="circular"),
-    "hcnn_small_cifar10": replace(_CIFAR10, width=8, attribute_support=(5, 7)),
+    "hcnn_small_cifar10": _SMALL,
+    "hcnn_small_cifar10_circular": replace(_SMALL, boundary="circular"),
 }
 _SPECS: dict[str, ModelSpec] = {
     **{name: ModelSpec(config, base_recipe="cifar") for name, config in _CIFAR_MODELS.items()},
