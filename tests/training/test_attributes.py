@@ -229,6 +229,25 @@ def test_the_error_is_0_for_the_translation_and_1_for_the_mean() -> None:
     assert float(half[0]) == float(half[1]) == 0
 
 
+@pytest.mark.parametrize(("attribute", "sees"), [("v3", True), ("v1", False)])
+def test_changes_that_cancel_in_the_mean_over_the_oldest_attribute_are_an_error(attribute, sees) -> None:
+    tie = AttributeTie("hue", attribute, 3)
+    loss = ArrayLoss(network(attribute_support=(3, 3), width=16), (tie,), 0.0, COLOUR)
+    amounts = torch.full((20,), 90.0, dtype=torch.float64)
+    dim = 3 if attribute == "v3" else 1
+    x = torch.randn(20, 4, 8, 16, 2, 2)
+    unlike = x - x.mean(1, keepdim=True)  # its mean over v_1 is 0
+
+    def value(arrays: torch.Tensor) -> float:
+        moved = shift_each(arrays, dim, tie.shift(amounts, arrays.shape[dim]))
+        loss._kept[3] = torch.cat([moved + 0.1 * torch.randn_like(moved), arrays])
+        return float(loss.loss(torch.zeros(20, dtype=torch.int64), amounts)[0])
+
+    alike, cancelling = value(x), value(unlike)
+    assert alike < 0.1
+    assert (cancelling > 1) is sees
+
+
 def test_roughness_is_that_of_the_explorer() -> None:
     from hcnn.explore.statistics import roughness as measured
 

@@ -181,6 +181,9 @@ class ArrayLoss:
     def loss(self, which: Tensor | None = None, amounts: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The loss of the arrays of the pass that was watched, which are forgotten.
 
+        Each tie asks for its translation in x_j, and in x̄_j too, the mean over the oldest attribute, which is all that
+        the next layer sees: in it, changes that are exact translations for each value of v_{j-2} may cancel.
+
         Args:
             which: as `pairs` gave it.
             amounts: as `pairs` gave it.
@@ -189,7 +192,7 @@ class ArrayLoss:
             The weighted sum, and the relative equivariance error of each tie, (ties,), detached.
 
         """
-        errors = []
+        errors, means = [], []
         for number, tie in enumerate(self.ties):
             assert which is not None
             assert amounts is not None
@@ -199,8 +202,11 @@ class ArrayLoss:
             if self.change.properties[tie.property].moves:
                 second = self._moved(second, tie, amounts if mine is None else amounts * mine)
             dim = array.ndim - self.spatial - 1 - (tie.depth - int(tie.attribute[1:]))
-            translated = shift_each(second, dim, tie.shift(amounts, array.shape[dim]))
-            errors.append(equivariance_error(first, translated, second, mine, self.group))
+            arrays = [first, shift_each(second, dim, tie.shift(amounts, array.shape[dim])), second]
+            errors.append(equivariance_error(*arrays, mine, self.group))
+            if tie.weight and dim != 1 and self._layers[tie.depth - 1].average_oldest:
+                of_mean = equivariance_error(*(one.mean(1) for one in arrays), mine, self.group)
+                means.append(tie.weight * torch.stack(of_mean).sum())
         rough = [
             roughness(self._outputs[depth], self._outputs[depth].ndim - self.spatial - 1 - back, self.group)
             for depth, back in self._axes
@@ -208,6 +214,7 @@ class ArrayLoss:
         self._kept.clear()
         self._outputs.clear()
         terms = [tie.weight * (one + other) for tie, (one, other) in zip(self.ties, errors, strict=True) if tie.weight]
+        terms += means
         terms += [self.topography * torch.stack(rough).mean()] if rough else []
         total = torch.stack(terms).sum() if terms else torch.zeros((), device=None if which is None else which.device)
         return total, torch.stack([one for one, _ in errors]).detach() if errors else total.new_zeros(0)
