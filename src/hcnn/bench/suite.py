@@ -22,7 +22,7 @@ from hcnn.runs.environment import commit, hardware
 
 
 def race(cases: list[Case], *, train: bool, rounds: int = 3, device: str = "cpu") -> list[dict[str, Any]]:
-    """Time cases in turns, A B C A B C …, after one round that warms up.
+    """Time cases in turns, A B C A B C …, after three rounds that warm up: until then the memory of the process grows.
 
     Args:
         cases: what to run; the others are compared with the first.
@@ -40,7 +40,7 @@ def race(cases: list[Case], *, train: bool, rounds: int = 3, device: str = "cpu"
         (1.0, True)
     """
     steps = [prepare(case, train=train, device=device) for case in cases]
-    taken = time_steps(steps, rounds=rounds, warm_up=1, device=device)
+    taken = time_steps(steps, rounds=rounds, warm_up=3, device=device)
     rows = []
     for case, own in zip(cases, taken, strict=True):
         speed = throughput(case.batch, own)
