@@ -40,10 +40,10 @@ class System:
 _PAPER = "Jacobsen et al. 2017, tables 1 and 2"
 SYSTEMS: tuple[System, ...] = (
     System("HCNN", "hcnn", False, "0.098M / 0.25M", 91.23, 62.01, _PAPER),
-    System("HCNN, periodic", "hcnn", False, "", None, None, "the network of the paper's section 5.3", "_circular"),
+    System("Periodic HCNN", "hcnn", False, "", None, None, "the network of the paper's section 5.3", "_circular"),
     System("HCNN(+)", "hcnn_plus", False, "0.34M / 0.89M", 92.30, 63.19, _PAPER),
     System("HCNN small (K = 8)", "hcnn_small", False, "", None, None, "not in the paper"),
-    System("HCNN small, periodic", "hcnn_small", False, "", None, None, "not in the paper", "_circular"),
+    System("Periodic HCNN small (K = 8)", "hcnn_small", False, "", None, None, "not in the paper", "_circular"),
     System("All-CNN-C", "allcnn", False, "1.3M", 92.75, 66.29, "Springenberg et al. 2014, tables 4 and 5"),
     System("ResNet-20", "resnet20", False, "0.27M", 91.25, None, "He et al. 2016, table 6"),
     System("Network in Network", "nin", False, "0.98M", 91.20, 64.32, "Lin et al. 2013; parameters: " + _PAPER),
