@@ -195,6 +195,19 @@ def test_a_run_of_a_version_whose_recipes_had_fewer_fields_is_the_same_run(refer
     assert "its recipe.first_layer differ" in done.stderr.replace("\n", " ")
 
 
+def test_a_run_resumes_on_a_processor_that_adds_up_the_pixels_in_another_order(reference, tmp_path, commands) -> None:
+    moved = tmp_path / "run"
+    shutil.copytree(reference, moved)
+    config = json.loads((moved / "config.json").read_text())
+    mean = config["preprocessing"]["mean"]
+    for factor, code in ((1 + 2**-50, 0), (1.001, 2)):
+        config["preprocessing"]["mean"] = [mean[0] * factor]
+        (moved / "config.json").write_text(json.dumps(config))
+        done = commands.run(*TRAIN, "--output", moved, "--resume")
+        assert done.returncode == code, done.stderr
+    assert "its preprocessing.mean differ" in done.stderr.replace("\n", " ")
+
+
 def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(tmp_path, commands) -> None:
     done = commands.run(
         *TRAIN, "--output", tmp_path / "run", "--lr", "1e12", "--weight-decay", "1", "--checkpoint-seconds", "0"
