@@ -140,10 +140,11 @@ def _differences(known: Any, config: dict[str, Any], prefix: str) -> list[str]:
     """Names of the fields of a configuration that are otherwise in the known one, such as "recipe.lr"."""
     found = []
     for key, value in config.items():
-        old = known.get(key)
-        if old != value and not (prefix == "preprocessing." and _equal_up_to_rounding(old, value)):
-            inner = isinstance(old, dict) and isinstance(value, dict)
-            found += (inner and _differences(old, value, f"{prefix}{key}.")) or [f"{prefix}{key}"]
+        old, name = known.get(key), f"{prefix}{key}"
+        if isinstance(old, dict) and isinstance(value, dict):
+            found += _differences(old, value, f"{name}.") or [name] * (not old.keys() <= value.keys())
+        elif old != value and not (prefix == "preprocessing." and _equal_up_to_rounding(old, value)):
+            found.append(name)
     return found
 
 

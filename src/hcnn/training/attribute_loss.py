@@ -202,10 +202,11 @@ class ArrayLoss:
             if self.change.properties[tie.property].moves:
                 second = self._moved(second, tie, amounts if mine is None else amounts * mine)
             dim = array.ndim - self.spatial - 1 - (tie.depth - int(tie.attribute[1:]))
-            arrays = [first, shift_each(second, dim, tie.shift(amounts, array.shape[dim])), second]
-            errors.append(equivariance_error(*arrays, mine, self.group))
+            translated = shift_each(second, dim, tie.shift(amounts, array.shape[dim]))
+            errors.append(equivariance_error(first, translated, second, mine, self.group))
             if tie.weight and dim != 1 and self._layers[tie.depth - 1].average_oldest:
-                of_mean = equivariance_error(*(one.mean(1) for one in arrays), mine, self.group)
+                means_of = first.mean(1), translated.mean(1), second.mean(1)
+                of_mean = equivariance_error(*means_of, mine, self.group)
                 means.append(tie.weight * torch.stack(of_mean).sum())
         rough = [
             roughness(self._outputs[depth], self._outputs[depth].ndim - self.spatial - 1 - back, self.group)
