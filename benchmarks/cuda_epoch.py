@@ -15,6 +15,7 @@ import statistics
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,30 +114,31 @@ def check_kernels(device: torch.device, *, tiny: bool) -> dict[str, float]:
         step = [x, torch.randn(q, 3, 3, device=device) / 3, torch.randn(q, device=device) / 2,
                 torch.randn(o, v * q, device=device) / (v * q) ** 0.5]  # fmt: skip
         rows = y.flatten(1, 3).contiguous(memory_format=torch.channels_last).view(y.shape)
-        cases: list[tuple[str, Callable[..., Any], Callable[..., Any], list[Tensor]]] = []
+        # name, kernel, reference, the tensors that they are given, and what follows these
+        cases: list[tuple[str, Callable[..., Any], Callable[..., Any], list[Tensor], tuple[Any, ...]]] = []
         for layout, given in (("first", y), ("last", rows)):
-            cases.append(
-                (f"batch_normalize_elu channels {layout}",
-                 lambda *a: batch_normalize_elu(*a, 1e-5, 2, True),
-                 lambda *a: naive_norm.batch_normalize_elu(*a, 1e-5, 2, True), [given, *k])
-            )  # fmt: skip
+            name = f"batch_normalize_elu channels {layout}"
+            cases.append((name, batch_normalize_elu, naive_norm.batch_normalize_elu, [given, *k], (1e-5, 2, True)))
         for edge in ("zeros", "circular"):
-            cases += [(f"patch_moments {edge}", lambda x, e=edge: patch_moments(x, (3, 3), boundary=e),
-                          lambda x, e=edge: naive_moments.patch_moments(x, (3, 3), e), [x])]  # fmt: skip
+            moments = partial(patch_moments, boundary=edge), partial(naive_moments.patch_moments, boundary=edge)
+            cases.append((f"patch_moments {edge}", *moments, [x], ((3, 3),)))
             cases += [
-                (f"plus_step {edge} stride {s}", lambda *a, e=edge, s=s: plus_step(*a, (s, s), e),
-                 lambda *a, e=edge, s=s: naive_plus.plus_step(*a, (s, s), e), step)
-                for s in (1, 2)
-            ]  # fmt: skip
-        for name, kernel, reference, inputs in cases:
+                (f"plus_step {edge} stride {s}", plus_step, naive_plus.plus_step, step, ((s, s), edge)) for s in (1, 2)
+            ]
+        for name, kernel, reference, inputs, more in cases:
             key = f"{name} {str(dtype).removeprefix('torch.')}"
-            found[key] = deviation(kernel, reference, inputs)
+            found[key] = deviation(_followed_by(kernel, more), _followed_by(reference, more), inputs)
             if not found[key] <= allowed:
                 raise SystemExit(
                     f"{key}: deviates from its reference implementation by {found[key]:.1e}; "
                     f"expected {allowed:.0e} at most"
                 )
     return found
+
+
+def _followed_by(function: Callable[..., Any], more: tuple[Any, ...]) -> Callable[..., Any]:
+    """The function with these arguments after those it is given."""
+    return lambda *inputs: function(*inputs, *more)
 
 
 def check_synchronization(trainer: Trainer) -> str:

@@ -17,6 +17,7 @@ import hcnn
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.export.html_file import engine, network_spec
 from hcnn.export.plain_network import PlainNetwork
+from hcnn.models.attribute_network import AttributeNetwork
 
 NETWORKS = ("hcnn_digits", "hcnn_small_cifar10", "hcnn_cifar10", "hcnn_cifar10_circular", "hcnn_plus_cifar10")
 SCRIPT = """
@@ -42,6 +43,7 @@ def main(names: list[str]) -> None:
         size = (8, 8) if "digits" in name else (32, 32)
         classes = tuple(map(str, range(model.config.classes)))
         preprocessing = Preprocessing((0.5,) * channels, (0.25,) * channels, size, classes)
+        assert isinstance(model, AttributeNetwork)
         spec = network_spec(PlainNetwork(model, preprocessing), preprocessing)
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "network.js").write_text(engine(), encoding="utf-8")

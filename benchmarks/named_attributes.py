@@ -146,16 +146,14 @@ def splits(name: str, data_dir: str | None) -> Splits:
     found = set_aside(found, spec.validation, 0)
     if spec.train_images:
         found = fewer(found, spec.train_images)
-    assert found.validation is not None
-    assert found.test is not None
+    validation, test = found.validation, found.test
+    assert validation is not None
+    assert test is not None
     if spec.test_images:
-        found = replace(found, test=found.test.subset(range(spec.test_images)))
-        found = replace(found, validation=found.validation.subset(range(min(len(found.validation), 1000))))
+        test, validation = test.subset(range(spec.test_images)), validation.subset(range(min(len(validation), 1000)))
     if name == "coloured-digits":
-        assert found.validation is not None
-        assert found.test is not None
-        found = Splits(coloured(found.train, 1), coloured(found.validation, 2), coloured(found.test, 3))
-    return found
+        return Splits(coloured(found.train, 1), coloured(validation, 2), coloured(test, 3))
+    return replace(found, validation=validation, test=test)
 
 
 # ---------------------------------------------------------------------------------------------------- measuring
