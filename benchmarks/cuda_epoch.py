@@ -3,11 +3,11 @@
     python benchmarks/cuda_epoch.py --output results/benchmarks/cuda         # on a GPU, about 10 minutes
     python benchmarks/cuda_epoch.py --output /tmp/smoke --device cpu --tiny  # a smoke test, not a measurement
 
-The script first checks, in about 20 s, every kernel against its reference implementation on the device, and one step
-under PyTorch's own detector of synchronization. Each variant then trains on 50,000 synthetic images of 32×32 with
-augmentation; --steps of them are timed and scaled to an epoch, as the record says. Finally, some steps of the fastest
-variant of each network are profiled. The results go to cuda_epoch.json, the profiles to text files beside it. Of
-its parts only the check of the kernels has been started on a GPU; it needs more than a minute, because each compiles.
+The script first checks every kernel against its reference implementation on the device, and one step under PyTorch's
+own detector of synchronization. Each variant then trains on 50,000 synthetic images of 32×32 with augmentation; --steps
+of them are timed and scaled to an epoch, as the record says. Finally, some steps of the fastest variant of each network
+are profiled. The results go to cuda_epoch.json, the profiles to text files beside it. On a GPU only the check of the
+kernels has been tried, and stopped after a minute without a result.
 """
 
 import argparse
@@ -84,12 +84,12 @@ def synchronize(device: torch.device) -> None:
 # ------------------------------------------------------------------------------------------------- self-check
 
 
-def deviation(kernel: Callable[..., Any], reference: Callable[..., Any], inputs: list[Tensor]) -> float:
+def deviation(kernel: Callable[..., Any], reference: Callable[..., Any], inputs: list[Tensor], *more: Any) -> float:
     """Largest difference of outputs and gradients, relative to the largest element of each."""
     found = []
     for function in (kernel, reference):
         leaves = [one.detach().clone().requires_grad_() for one in inputs]
-        outputs = function(*leaves)
+        outputs = function(*leaves, *more)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         # Weights that do not cancel: symmetric ones make every gradient of a periodic covariance exactly zero.
         total = torch.stack([(o.float() * torch.linspace(-1, 2, o.numel(), device=o.device).view(o.shape)).sum()
@@ -127,18 +127,13 @@ def check_kernels(device: torch.device, *, tiny: bool) -> dict[str, float]:
             ]
         for name, kernel, reference, inputs, more in cases:
             key = f"{name} {str(dtype).removeprefix('torch.')}"
-            found[key] = deviation(_followed_by(kernel, more), _followed_by(reference, more), inputs)
+            found[key] = deviation(kernel, reference, inputs, *more)
             if not found[key] <= allowed:
                 raise SystemExit(
                     f"{key}: deviates from its reference implementation by {found[key]:.1e}; "
                     f"expected {allowed:.0e} at most"
                 )
     return found
-
-
-def _followed_by(function: Callable[..., Any], more: tuple[Any, ...]) -> Callable[..., Any]:
-    """The function with these arguments after those it is given."""
-    return lambda *inputs: function(*inputs, *more)
 
 
 def check_synchronization(trainer: Trainer) -> str:

@@ -107,13 +107,16 @@ def test_the_numbers_of_the_readme_are_those_of_the_results() -> None:
     demo = read("digits/seeds.json")["test_accuracy"]
     assert len(demo["values"]) == 3
     assert f"| {100 * demo['mean']:.1f} ± {100 * demo['std']:.1f} % of the test images (3 seeds) |" in text
+    trained = {json.loads(path.read_text())["weights_sha256"] for path in (ROOT / "results").glob("*/result.json")}
     shipped = [name for name in hcnn.list_pretrained() if "cifar10" in name]
     assert len(shipped) >= 3
     for name in shipped:
         result = pretrained_record(name)["result"]
-        [line] = [line for line in text.splitlines() if f"`{name}`" in line and line.startswith("| CIFAR-10")]
-        assert f"{100 * result['test_accuracy']:.2f} %" in line, name
-        assert f"(1 seed, {result['epochs']} epochs)" in line, name
+        row = f"| CIFAR-10, `{name}`, {result['parameters']['composed']:,} weights for inference"
+        [line] = [line for line in text.splitlines() if line.startswith(row)]
+        said = f"| {100 * result['test_accuracy']:.2f} % of the test images (1 seed, {result['epochs']} epochs)"
+        assert said in line, name
+        assert result["weights_sha256"] in trained, name
     bench = read("benchmarks/cpu-2-cores/bench.json")
     speed = {
         (row["overrides"].get("boundary", "zeros"), row["two_step"]): row["images_per_second"]

@@ -233,7 +233,11 @@ def test_the_command_refuses_a_start_that_has_changed(tmp_path, source, capsys) 
         (["--freeze", "6"], "freeze: expected a depth below 6"),
         (["--freeze", "x"], "--freeze: invalid int value: 'x'"),
         (["--layer-decay", "1.5"], "layer_decay: expected a number above 0, at most 1; got 1.5"),
-        (["--init", "nowhere"], "nowhere: expected a run folder, or a network with pretrained weights (hcnn_"),
+        (
+            ["--init", "nowhere"],
+            "nowhere: expected a run folder, or a network with pretrained weights "
+            f"({', '.join(hcnn.list_pretrained())})",
+        ),
     ],
 )
 def test_contradictions_are_named(tmp_path, capsys, words, says) -> None:

@@ -142,7 +142,8 @@ def _differences(known: Any, config: dict[str, Any], prefix: str) -> list[str]:
     for key, value in config.items():
         old, name = known.get(key), f"{prefix}{key}"
         if isinstance(old, dict) and isinstance(value, dict):
-            found += _differences(old, value, f"{name}.") or [name] * (not old.keys() <= value.keys())
+            inner = _differences(old, value, f"{name}.")
+            found += [name] if not inner and old.keys() - value.keys() else inner
         elif old != value and not (prefix == "preprocessing." and _equal_up_to_rounding(old, value)):
             found.append(name)
     return found
