@@ -114,7 +114,9 @@ ROWS: dict[str, dict[str, Row]] = {
         "plain": Row("hue", (3, "v3")),
         **_arms("hue", "hue=v3@3", "v3", 3),
         "hue-constructed": Row("hue", (3, "v1"), network={"first_attribute": "hue", "width": 16}),
-        "plain-16": Row("hue", (3, "v1"), network={"width": 16}),
+        "plain-16": Row("hue", (3, "v3"), network={"width": 16}),
+        "hue-augmentation-16": Row("hue", (3, "v3"), ("hue=v3@3:weight=0",), {"width": 16}),
+        "hue-tied-16": Row("hue", (3, "v3"), ("hue=v3@3",), {"width": 16}),
         **_arms("rotation", "rotation=v3@3", "v3", 3),
         "topography-0.1": Row("hue", (3, "v3"), topography=0.1),
     },
@@ -240,8 +242,9 @@ def _error(model: Any, plain: Any, images: ImageSet, row: Row, size: int) -> dic
         moved = start
         if PROPERTIES[row.property].moves:
             moved = PROPERTIES[row.property].change(start.flatten(1, start.ndim - 3), amounts).reshape(start.shape)
-        spread, share = equivariance_error(end, shift_each(moved, dim, tie.shift(amounts, size)), moved)
-    return {"of_spread": float(spread), "of_change": float(share)}
+        translated = shift_each(moved, dim, tie.shift(amounts, size))
+        left, whole = ((end - one).square().sum() for one in (translated, moved))
+    return {"of_spread": float(equivariance_error(end, translated)), "of_change": float(left / whole)}
 
 
 def _estimate(values: Tensor, boot: Bootstrap) -> list[float]:

@@ -1,5 +1,6 @@
 """Losses on the arrays of a network: how far a change is from a translation, how unlike neighbouring values are."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -17,46 +18,93 @@ from hcnn.layers.normalization import mean_over_group
 from hcnn.training.attribute_ties import AttributeTie, check_ties
 
 _AMOUNT, _WHICH, _SWAP, _NOISE = 64, 65, 66, 67  # streams of random numbers, apart from those of augmentation
+_TEMPERATURE = 0.5  # of the cross-entropy over translations; this and the next were chosen on validation images
+_ERROR = 0.3  # weight of the equivariance error beside it
 
 
 def equivariance_error(
-    changed: Tensor,
-    translated: Tensor,
-    unchanged: Tensor,
-    weight: Tensor | None = None,
-    group: dist.ProcessGroup | None = None,
-) -> tuple[Tensor, Tensor]:
-    """How far a change of images is from a translation of their arrays: E over their spread, and over their change.
+    changed: Tensor, translated: Tensor, weight: Tensor | None = None, group: dist.ProcessGroup | None = None
+) -> Tensor:
+    """How far a change of images is from a translation of their arrays, over the spread of the arrays.
 
-    ``E = Σ ‖x_j(P_a x) - T x_j(x)‖²``, the spread is ``Σ ‖x_j(P_a x) - mean‖²`` and the change
-    ``Σ ‖x_j(P_a x) - x_j(x)‖²``, sums over images.
+    ``Σ ‖x_j(P_a x) - T x_j(x)‖² / Σ ‖x_j(P_a x) - mean‖²``, sums over images.
 
     Args:
         changed: arrays of changed images, (n, …).
         translated: arrays of the images themselves, translated.
-        unchanged: arrays of the images themselves.
-        weight: (n,), of each image in all sums; 1 if None.
+        weight: (n,), of each image in both sums; 1 if None.
         group: processes that have equal shares of the images; sums are over all of them.
 
     Returns:
-        The relative equivariance error E / spread, which is 1 where the translated array says no more than the mean
-        array; and E / change, the share of the change that the translation leaves unexplained.
+        A scalar, 1 where the translated array says no more than the mean array.
 
     Example:
         >>> x = torch.randn(20, 4, 8, generator=torch.Generator().manual_seed(0))
-        >>> [float(one) for one in equivariance_error(x.roll(1, 2), x.roll(1, 2), x)]
-        [0.0, 0.0]
-        >>> [round(float(one), 2) for one in equivariance_error(x + 1, x, x)]
-        [0.98, 1.0]
+        >>> [round(float(equivariance_error(one, x)), 2) for one in (x, x + 1, -x)]
+        [0.0, 0.98, 4.14]
 
     """
-    changed, translated, unchanged = changed.float(), translated.float(), unchanged.float()
+    changed, translated = changed.float(), translated.float()
     mean = mean_over_group(changed.mean(0, keepdim=True), group)
-    sums = [one.square().flatten(1).sum(1) for one in (changed - translated, changed - mean, changed - unchanged)]
+    sums = [one.square().flatten(1).sum(1) for one in (changed - translated, changed - mean)]
     sums = [one if weight is None else one * weight for one in sums]  # (n,) each
-    error, spread, change = mean_over_group(torch.stack([one.sum() for one in sums]), group)
-    floor = 1e-3 * spread.detach() + 1e-12  # an array that does not change at all is no reason to divide by 0
-    return error / spread.clamp_min(1e-12), error / (change + floor)
+    error, spread = mean_over_group(torch.stack([one.sum() for one in sums]), group)
+    return error / spread.clamp_min(1e-12)
+
+
+def translation_cross_entropy(
+    changed: Tensor,
+    translated: Tensor,
+    axes: Sequence[int],
+    weight: Tensor | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:
+    """How hard the translation of an array is to tell from others: a cross-entropy over all translations along axes.
+
+    ``-log p(0)`` with ``p(s) ∝ exp(-D(s) / (t · mean of D))`` and ``D(s) = ‖x_j(P_a x) - T_s T x_j(x)‖²``, t = 0.5.
+    Unlike the equivariance error it is large for an array that does not vary along the axes, whatever its scale: the
+    log of the number of translations.
+
+    Args:
+        changed: arrays of changed images, (n, …).
+        translated: arrays of the images themselves, translated as they should be.
+        axes: dimensions of the attributes along which other translations compete, by whole amounts.
+        weight: (n,), of each image in the mean; 1 if None.
+        group: processes that have equal shares of the images; the mean is over all of them.
+
+    Returns:
+        The mean over images, a scalar.
+
+    Example:
+        >>> x = torch.randn(20, 4, 8, generator=torch.Generator().manual_seed(0))
+        >>> [round(float(translation_cross_entropy(one, one, [2])), 2) for one in (x, torch.ones(20, 4, 8))]
+        [0.57, 2.08]
+
+    """
+    among, sizes = range(1, len(axes) + 1), [changed.shape[axis] for axis in axes]
+    a, b = (one.float().movedim(list(axes), list(among)).flatten(len(axes) + 1) for one in (changed, translated))
+    mean = b.mean(list(among), keepdim=True)  # cancels in differences; without it nothing is lost to rounding
+    a, b = ((one - mean).flatten(1, len(axes)) for one in (a, b))  # (n, values, others)
+    products = (a @ b.mT).flatten(1).index_select(1, _diagonals(sizes, a.device))
+    inner = products.unflatten(1, (a.shape[1], a.shape[1])).sum(2)  # (n, translations): with b, translated
+    squares = a.square().sum((1, 2)) + b.square().sum((1, 2))
+    distances = (squares[:, None] - 2 * inner).clamp_min(0)
+    distances = distances / distances.mean(1, keepdim=True).clamp_min(1e-12)
+    losses = -(-distances / _TEMPERATURE).log_softmax(1)[:, 0]
+    weight = torch.ones_like(losses) if weight is None else weight
+    total, count = mean_over_group(torch.stack([(losses * weight).sum(), weight.sum()]), group)
+    return total / count.clamp_min(1e-12)
+
+
+def _diagonals(sizes: Sequence[int], device: torch.device) -> Tensor:
+    """Where the pairs (v, v - s) are in a flattened matrix of pairs (v, w), for each translation s and each v."""
+    place = torch.arange(math.prod(sizes), device=device)
+    source, stride = torch.zeros(len(place), len(place), dtype=torch.int64, device=device), len(place)
+    for size in sizes:
+        stride //= size
+        along = place // stride % size
+        source = source * size + (along - along[:, None]) % size  # (s, v)
+    return (place * len(place) + source).flatten()
 
 
 def roughness(arrays: Tensor, axis: int, group: dist.ProcessGroup | None = None) -> Tensor:
@@ -192,7 +240,7 @@ class ArrayLoss:
             The weighted sum, and the relative equivariance error of each tie, (ties,), detached.
 
         """
-        errors, means = [], []
+        errors, terms = [], []
         for number, tie in enumerate(self.ties):
             assert which is not None
             assert amounts is not None
@@ -201,24 +249,34 @@ class ArrayLoss:
             mine = None if len(self.ties) == 1 else (which == number).float()
             if self.change.properties[tie.property].moves:
                 second = self._moved(second, tie, amounts if mine is None else amounts * mine)
-            dim = array.ndim - self.spatial - 1 - (tie.depth - int(tie.attribute[1:]))
+            dim = self._axis(array, tie)
             translated = shift_each(second, dim, tie.shift(amounts, array.shape[dim]))
-            errors.append(equivariance_error(first, translated, second, mine, self.group))
-            if tie.weight and dim != 1 and self._layers[tie.depth - 1].average_oldest:
-                means_of = first.mean(1), translated.mean(1), second.mean(1)
-                of_mean = equivariance_error(*means_of, mine, self.group)
-                means.append(tie.weight * torch.stack(of_mean).sum())
+            errors.append(equivariance_error(first, translated, mine, self.group))
+            if tie.weight:
+                named = [other for other in self.ties if other.weight and other.depth == tie.depth]
+                axes = sorted({self._axis(array, other) for other in named})
+                terms.append(tie.weight * self._tied(first, translated, axes, mine))
+                if dim != 1 and self._layers[tie.depth - 1].average_oldest:
+                    axes = [axis - 1 for axis in axes if axis != 1]
+                    terms.append(tie.weight * self._tied(first.mean(1), translated.mean(1), axes, mine))
         rough = [
             roughness(self._outputs[depth], self._outputs[depth].ndim - self.spatial - 1 - back, self.group)
             for depth, back in self._axes
         ]
         self._kept.clear()
         self._outputs.clear()
-        terms = [tie.weight * (one + other) for tie, (one, other) in zip(self.ties, errors, strict=True) if tie.weight]
-        terms += means
         terms += [self.topography * torch.stack(rough).mean()] if rough else []
         total = torch.stack(terms).sum() if terms else torch.zeros((), device=None if which is None else which.device)
-        return total, torch.stack([one for one, _ in errors]).detach() if errors else total.new_zeros(0)
+        return total, torch.stack(errors).detach() if errors else total.new_zeros(0)
+
+    def _axis(self, array: Tensor, tie: AttributeTie) -> int:
+        """The dimension of the attribute of a tie in x_j."""
+        return array.ndim - self.spatial - 1 - (tie.depth - int(tie.attribute[1:]))
+
+    def _tied(self, changed: Tensor, translated: Tensor, axes: list[int], weight: Tensor | None) -> Tensor:
+        """What one tie adds to the loss, in x_j or x̄_j."""
+        error = equivariance_error(changed, translated, weight, self.group)
+        return _ERROR * error + translation_cross_entropy(changed, translated, axes, weight, self.group)
 
     def _moved(self, arrays: Tensor, tie: AttributeTie, amounts: Tensor) -> Tensor:
         """Arrays turned or stretched in space as their images are."""
