@@ -36,7 +36,7 @@ from hcnn.runs.settings import RunSettings
 from hcnn.runs.train import train_run
 from hcnn.storage.atomic import write_atomically
 from hcnn.training import AttributeTie
-from hcnn.training.attribute_loss import equivariance_error
+from hcnn.training.attribute_loss import translation_losses
 from hcnn.training.evaluate import predict_logits
 from hcnn.training.recipes import get_recipe
 
@@ -228,7 +228,7 @@ def _consistency(source: Any, plain: Any, base: ImageSet, images: ImageSet, dept
 def _error(model: Any, plain: Any, images: ImageSet, row: Row, size: int) -> dict[str, float]:
     """The relative equivariance error at the row's cell, over the range of its property."""
     from hcnn.data.signal_changes import StandardizedChange
-    from hcnn.functional.shifts import shift_each
+    from hcnn.functional.shifts import translation_distances
 
     depth, attribute = row.cell
     low, high = PROPERTIES[row.property].range
@@ -242,9 +242,10 @@ def _error(model: Any, plain: Any, images: ImageSet, row: Row, size: int) -> dic
         moved = start
         if PROPERTIES[row.property].moves:
             moved = PROPERTIES[row.property].change(start.flatten(1, start.ndim - 3), amounts).reshape(start.shape)
-        translated = shift_each(moved, dim, tie.shift(amounts, size))
-        left, whole = ((end - one).square().sum() for one in (translated, moved))
-    return {"of_spread": float(equivariance_error(end, translated)), "of_change": float(left / whole)}
+        shifts = tie.shift(amounts, size)
+        error, _ = translation_losses(end, moved, dim, shifts)
+        distances, _ = translation_distances(end, moved, dim, shifts)
+    return {"of_spread": float(error), "of_change": float(distances[:, 0].sum() / (end - moved).square().sum())}
 
 
 def _estimate(values: Tensor, boot: Bootstrap) -> list[float]:

@@ -15,7 +15,7 @@ from hcnn.data.signal_changes import StandardizedChange, change_signal, known_pr
 from hcnn.functional.shifts import shift, shift_each
 from hcnn.layers.randomness import drawn_from
 from hcnn.training import AttributeTie
-from hcnn.training.attribute_loss import ArrayLoss, equivariance_error, roughness, translation_cross_entropy
+from hcnn.training.attribute_loss import ArrayLoss, roughness, translation_losses
 from hcnn.training.attribute_ties import as_ties, check_ties
 from hcnn.training.distillation.config import DistillationConfig
 from hcnn.training.distillation.losses import Distillation
@@ -219,33 +219,57 @@ def test_noise_is_drawn_for_each_image_and_epoch() -> None:
 
 def test_the_error_is_0_for_the_translation_and_1_for_the_mean() -> None:
     x = torch.randn(400, 4, 8)
-    moved = shift_each(x, 2, torch.full((400,), 1.5))
-    assert float(equivariance_error(moved, moved)) == 0
-    assert float(equivariance_error(moved, moved.mean(0, keepdim=True))) == pytest.approx(1, abs=1e-5)
-    assert float(equivariance_error(moved, x)) > 1
+    by = torch.full((400,), 1.5)
+    moved = shift_each(x, 2, by)
+    assert float(translation_losses(moved, x, 2, by)[0]) < 1e-6
+    constant = x.mean((0, 2), keepdim=True).expand_as(x)
+    assert float(translation_losses(moved, constant, 2, by)[0]) == pytest.approx(1, abs=0.01)
+    assert float(translation_losses(moved, x, 2, 0 * by)[0]) > 1
     weight = (torch.arange(400) < 200).float()
-    assert float(equivariance_error(torch.cat([moved[:200], x[200:]]), moved, weight)) == 0
+    half = torch.cat([moved[:200], x[200:]])
+    assert float(translation_losses(half, x, 2, by, weight=weight)[0]) < 1e-6
 
 
-def test_the_cross_entropy_is_that_of_distances_to_all_translations() -> None:
-    x, y = torch.randn(2, 30, 4, 8, 3, dtype=torch.float64)
-    for axes, shifts in (([2], [(0, s) for s in range(8)]), ([1, 2], [(r, s) for r in range(4) for s in range(8)])):
-        distances = torch.stack([(y - x.roll(one, (1, 2))).square().sum((1, 2, 3)) for one in shifts], 1)
-        expected = -(-distances / (0.5 * distances.mean(1, keepdim=True))).log_softmax(1)[:, 0]
-        torch.testing.assert_close(translation_cross_entropy(y, x, axes), expected.mean().float(), rtol=1e-4, atol=1e-4)
-        some = translation_cross_entropy(y, x, axes, (torch.arange(30) < 10).float())
-        torch.testing.assert_close(some, expected[:10].mean().float(), rtol=1e-4, atol=1e-4)
+def test_the_losses_are_those_of_their_formulas() -> None:
+    x, y = torch.randn(2, 30, 4, 8, 3)
+    by, weight = 4 * torch.rand(30), (torch.arange(30) < 10).float()
+    moved = shift_each(x, 2, by)
+    for others, shifts in (([], [(0, s) for s in range(8)]), ([1], [(r, s) for s in range(8) for r in range(4)])):
+        distances = torch.stack([(y - moved.roll(one, (1, 2))).square().sum((1, 2, 3)) for one in shifts], 1)
+        entropy = -(-distances / (0.5 * distances.mean(1, keepdim=True))).log_softmax(1)[:, 0]
+        spread = (y - y.mean(0)).square().sum((1, 2, 3))
+        for some, given in ((slice(None), None), (slice(10), weight)):
+            error, cross = translation_losses(y, x, 2, by, others, given)
+            torch.testing.assert_close(error, distances[some, 0].sum() / spread[some].sum(), rtol=1e-4, atol=0)
+            torch.testing.assert_close(cross, entropy[some].mean(), rtol=1e-4, atol=0)
 
 
 def test_the_cross_entropy_sees_constants_at_any_scale_where_the_error_does_not() -> None:
-    flat, varied = torch.randn(50, 4, 1).expand(50, 4, 8), torch.randn(50, 4, 8)
-    assert float(equivariance_error(flat, flat)) == 0
+    still, varied = torch.zeros(50), torch.randn(50, 4, 8)
+    flat = torch.randn(50, 4, 1).expand(50, 4, 8)
     for scale in (1e-2, 1.0, 1e3):
-        assert float(translation_cross_entropy(scale * flat, scale * flat, [2])) == pytest.approx(math.log(8), abs=1e-3)
-        alone = float(translation_cross_entropy(varied, varied, [2]))
-        both = scale * (1e3 * flat + varied)
-        assert float(translation_cross_entropy(both, both, [2])) == pytest.approx(alone, rel=1e-3)
+        error, entropy = translation_losses(scale * flat, scale * flat, 2, still)
+        assert float(error) < 1e-6
+        assert float(entropy) == pytest.approx(math.log(8), abs=1e-3)
+        both = scale * (10 * flat + varied)
+        alone = float(translation_losses(varied, varied, 2, still)[1])
+        assert float(translation_losses(both, both, 2, still)[1]) == pytest.approx(alone, rel=1e-2)
         assert alone < math.log(8) / 3
+
+
+def test_translations_along_another_tied_attribute_compete() -> None:
+    place = torch.arange(8)
+    waves = torch.randn(20, 8)[:, (place[:, None] + place) % 8]  # a translation along one axis is one along the other
+    tie = AttributeTie("hue", "v3", 3)
+    by, still = torch.full((20,), 3.0), torch.zeros(20, dtype=torch.int64)
+    values = {}
+    for name, ties in (("alone", (tie,)), ("both", (tie, AttributeTie("brightness", "v2", 3)))):
+        loss = ArrayLoss(network(width=16, attribute_support=(3, 3)), ties, 0.0, COLOUR)
+        array = waves.reshape(20, 1, 8, 8, 1, 1).repeat(1, 1, 1, 2, 1, 1)
+        moved = shift_each(array, 3, tie.shift(by.double(), 16).float())
+        loss._kept[3] = torch.cat([moved, array])
+        values[name] = float(loss.loss(still, by.double())[0])
+    assert values["both"] > values["alone"] + 1
 
 
 @pytest.mark.parametrize(("attribute", "sees"), [("v3", True), ("v1", False)])

@@ -99,6 +99,60 @@ def shift_each(arrays: Tensor, axis: int, amounts: Tensor) -> Tensor:
     return (matrix @ moved.flatten(2)).reshape(moved.shape).movedim(1, axis)  # (n, v, others)
 
 
+def translation_distances(
+    changed: Tensor, arrays: Tensor, axis: int, amounts: Tensor, others: Sequence[int] = ()
+) -> tuple[Tensor, Tensor]:
+    """Squared distances of arrays from all translations of others, by inner products alone.
+
+    ``D(s) = ‖x_j(P_a x) - T_s T_{v,τ} x_j(x)‖²`` for whole s along v and along other attributes. A fractional
+    translation is a sum of whole ones, ``T_τ = Σ_d k(d) T_d``, so that products with whole translations are enough, and
+    no translated array is made.
+
+    Args:
+        changed: arrays of changed images, (n, …), float32.
+        arrays: those of the images themselves.
+        axis: dimension of v.
+        amounts: τ of each array, (n,).
+        others: dimensions of other attributes along which s runs.
+
+    Returns:
+        D, (n, translations), D(0) first; and the squared norms of `changed`, (n,).
+
+    Example:
+        >>> x = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
+        >>> y = torch.stack([x[0].roll(3, 1), x[1]])
+        >>> distances, _ = translation_distances(y, x, 2, torch.tensor([3.0, -1.0]))
+        >>> distances.argmin(1).tolist()
+        [0, 1]
+
+    """
+    axes = [axis, *others]
+    size, rest = changed.shape[axis], math.prod(changed.shape[other] for other in others)
+    a, b = (one.movedim(axes, list(range(1, len(axes) + 1))).flatten(len(axes) + 1) for one in (changed, arrays))
+    sizes = a.shape[1:-1]
+    cross = _cyclic_products(a.flatten(1, -2), b.flatten(1, -2), sizes).unflatten(1, (size, rest))  # (n, d, others)
+    own = _cyclic_products(b.flatten(2), b.flatten(2), [size])  # (n, d)
+    kernel = torch.fft.irfft(phases(amounts, size, a.device), n=size).to(a.dtype)  # (n, d)
+    place = torch.arange(size, device=a.device)
+    turned = kernel[:, (place - place[:, None]) % size]  # (n, s, d): k(d - s)
+    norms = a.square().flatten(1).sum(1)
+    translated = torch.einsum("nsd,nd,ns->n", turned, kernel, own)  # ‖T_τ x‖²
+    products = (turned @ cross).flatten(1)
+    return (norms[:, None] + translated[:, None] - 2 * products).clamp_min(0), norms
+
+
+def _cyclic_products(a: Tensor, b: Tensor, sizes: Sequence[int]) -> Tensor:
+    """``Σ_v ⟨a(v), b(v - s)⟩`` for each translation s, (n, values); a and b are (n, values, others)."""
+    place = torch.arange(a.shape[1], device=a.device)
+    source, stride = torch.zeros(len(place), len(place), dtype=torch.int64, device=a.device), len(place)
+    for size in sizes:
+        stride //= size
+        along = place // stride % size
+        source = source * size + (along - along[:, None]) % size  # (s, v)
+    pairs = (place * len(place) + source).flatten()
+    return (a @ b.mT).flatten(1).index_select(1, pairs).unflatten(1, (len(place), len(place))).sum(2)
+
+
 def phases(amounts: Sequence[float] | Tensor, size: int, device: torch.device | str = "cpu") -> Tensor:
     """The factors by which a translation multiplies the frequencies of a real array, as `shift` does.
 

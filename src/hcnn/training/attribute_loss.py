@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hcnn.data.counter_random import counter_uniform
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.data.signal_changes import StandardizedChange
-from hcnn.functional.shifts import shift_each
+from hcnn.functional.shifts import translation_distances
 from hcnn.layers import AttributeLayer
 from hcnn.layers.normalization import mean_over_group
 from hcnn.training.attribute_ties import AttributeTie, check_ties
@@ -22,89 +22,53 @@ _TEMPERATURE = 0.5  # of the cross-entropy over translations; this and the next 
 _ERROR = 0.3  # weight of the equivariance error beside it
 
 
-def equivariance_error(
-    changed: Tensor, translated: Tensor, weight: Tensor | None = None, group: dist.ProcessGroup | None = None
-) -> Tensor:
-    """How far a change of images is from a translation of their arrays, over the spread of the arrays.
+def translation_losses(
+    changed: Tensor,
+    arrays: Tensor,
+    axis: int,
+    amounts: Tensor,
+    others: Sequence[int] = (),
+    weight: Tensor | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> tuple[Tensor, Tensor]:
+    """How far a change of images is from a translation of their arrays, and how hard that is to tell from others.
 
-    ``Σ ‖x_j(P_a x) - T x_j(x)‖² / Σ ‖x_j(P_a x) - mean‖²``, sums over images.
+    The relative equivariance error is ``Σ ‖x_j(P_a x) - T_{v,τ} x_j(x)‖² / Σ ‖x_j(P_a x) - mean‖²``, sums over images,
+    which is 1 where the translated array says no more than the mean array. The second is the mean over images of a
+    cross-entropy over translations s, ``-log p(0)`` with ``p(s) ∝ exp(-D(s) / (t · mean of D))``, D as in
+    `translation_distances` and t = 0.5. Unlike the error it is large for arrays that do not vary along v, at any scale:
+    the log of the number of translations.
 
     Args:
         changed: arrays of changed images, (n, …).
-        translated: arrays of the images themselves, translated.
-        weight: (n,), of each image in both sums; 1 if None.
+        arrays: those of the images themselves.
+        axis: dimension of the attribute v.
+        amounts: τ of each image, (n,).
+        others: dimensions of other attributes, along which translations compete too.
+        weight: (n,), of each image; 1 if None.
         group: processes that have equal shares of the images; sums are over all of them.
 
     Returns:
-        A scalar, 1 where the translated array says no more than the mean array.
+        The error and the cross-entropy.
 
     Example:
         >>> x = torch.randn(20, 4, 8, generator=torch.Generator().manual_seed(0))
-        >>> [round(float(equivariance_error(one, x)), 2) for one in (x, x + 1, -x)]
-        [0.0, 0.98, 4.14]
+        >>> by_two = torch.full((20,), 2.0)
+        >>> [[round(float(one), 2) for one in translation_losses(y, x, 2, by_two)] for y in (x.roll(2, 2), x)]
+        [[0.0, 0.57], [2.01, 2.78]]
 
     """
-    changed, translated = changed.float(), translated.float()
-    mean = mean_over_group(changed.mean(0, keepdim=True), group)
-    sums = [one.square().flatten(1).sum(1) for one in (changed - translated, changed - mean)]
-    sums = [one if weight is None else one * weight for one in sums]  # (n,) each
-    error, spread = mean_over_group(torch.stack([one.sum() for one in sums]), group)
-    return error / spread.clamp_min(1e-12)
-
-
-def translation_cross_entropy(
-    changed: Tensor,
-    translated: Tensor,
-    axes: Sequence[int],
-    weight: Tensor | None = None,
-    group: dist.ProcessGroup | None = None,
-) -> Tensor:
-    """How hard the translation of an array is to tell from others: a cross-entropy over all translations along axes.
-
-    ``-log p(0)`` with ``p(s) ∝ exp(-D(s) / (t · mean of D))`` and ``D(s) = ‖x_j(P_a x) - T_s T x_j(x)‖²``, t = 0.5.
-    Unlike the equivariance error it is large for an array that does not vary along the axes, whatever its scale: the
-    log of the number of translations.
-
-    Args:
-        changed: arrays of changed images, (n, …).
-        translated: arrays of the images themselves, translated as they should be.
-        axes: dimensions of the attributes along which other translations compete, by whole amounts.
-        weight: (n,), of each image in the mean; 1 if None.
-        group: processes that have equal shares of the images; the mean is over all of them.
-
-    Returns:
-        The mean over images, a scalar.
-
-    Example:
-        >>> x = torch.randn(20, 4, 8, generator=torch.Generator().manual_seed(0))
-        >>> [round(float(translation_cross_entropy(one, one, [2])), 2) for one in (x, torch.ones(20, 4, 8))]
-        [0.57, 2.08]
-
-    """
-    among, sizes = range(1, len(axes) + 1), [changed.shape[axis] for axis in axes]
-    a, b = (one.float().movedim(list(axes), list(among)).flatten(len(axes) + 1) for one in (changed, translated))
-    mean = b.mean(list(among), keepdim=True)  # cancels in differences; without it nothing is lost to rounding
-    a, b = ((one - mean).flatten(1, len(axes)) for one in (a, b))  # (n, values, others)
-    products = (a @ b.mT).flatten(1).index_select(1, _diagonals(sizes, a.device))
-    inner = products.unflatten(1, (a.shape[1], a.shape[1])).sum(2)  # (n, translations): with b, translated
-    squares = a.square().sum((1, 2)) + b.square().sum((1, 2))
-    distances = (squares[:, None] - 2 * inner).clamp_min(0)
-    distances = distances / distances.mean(1, keepdim=True).clamp_min(1e-12)
-    losses = -(-distances / _TEMPERATURE).log_softmax(1)[:, 0]
-    weight = torch.ones_like(losses) if weight is None else weight
-    total, count = mean_over_group(torch.stack([(losses * weight).sum(), weight.sum()]), group)
-    return total / count.clamp_min(1e-12)
-
-
-def _diagonals(sizes: Sequence[int], device: torch.device) -> Tensor:
-    """Where the pairs (v, v - s) are in a flattened matrix of pairs (v, w), for each translation s and each v."""
-    place = torch.arange(math.prod(sizes), device=device)
-    source, stride = torch.zeros(len(place), len(place), dtype=torch.int64, device=device), len(place)
-    for size in sizes:
-        stride //= size
-        along = place // stride % size
-        source = source * size + (along - along[:, None]) % size  # (s, v)
-    return (place * len(place) + source).flatten()
+    changed, arrays = changed.float(), arrays.float()
+    distances, norms = translation_distances(changed, arrays, axis, amounts, others)
+    flat = changed.flatten(1)
+    mean = mean_over_group(flat.mean(0), group)
+    spread = norms - 2 * (flat @ mean) + mean.square().sum()
+    scale = _TEMPERATURE * distances.mean(1, keepdim=True).clamp_min(1e-12)
+    entropy = -(-distances / scale).log_softmax(1)[:, 0]
+    weight = torch.ones_like(norms) if weight is None else weight
+    sums = torch.stack([(weight * one).sum() for one in (distances[:, 0], spread, entropy, torch.ones_like(norms))])
+    error, whole, entropy, count = mean_over_group(sums, group).clamp_min(1e-12)
+    return error / whole, entropy / count
 
 
 def roughness(arrays: Tensor, axis: int, group: dist.ProcessGroup | None = None) -> Tensor:
@@ -244,21 +208,26 @@ class ArrayLoss:
         for number, tie in enumerate(self.ties):
             assert which is not None
             assert amounts is not None
-            array = self._kept[tie.depth].float()
-            first, second = array[: len(which)], array[len(which) :]
+            array = self._kept[tie.depth]
             mine = None if len(self.ties) == 1 else (which == number).float()
             if self.change.properties[tie.property].moves:
-                second = self._moved(second, tie, amounts if mine is None else amounts * mine)
-            dim = self._axis(array, tie)
-            translated = shift_each(second, dim, tie.shift(amounts, array.shape[dim]))
-            errors.append(equivariance_error(first, translated, mine, self.group))
+                moved = self._moved(array[len(which) :], tie, amounts if mine is None else amounts * mine)
+                array = torch.cat([array[: len(which)], moved])
+            first, second = self._fewer_places(array).chunk(2)
+            axis = self._axis(array, tie)
+            shifts = tie.shift(amounts, array.shape[axis])
+            named = [other for other in self.ties if other.weight and other.depth == tie.depth]
+            others = {self._axis(array, other) for other in named} - {axis}
+            error, entropy = translation_losses(first, second, axis, shifts, sorted(others), mine, self.group)
+            errors.append(error)
             if tie.weight:
-                named = [other for other in self.ties if other.weight and other.depth == tie.depth]
-                axes = sorted({self._axis(array, other) for other in named})
-                terms.append(tie.weight * self._tied(first, translated, axes, mine))
-                if dim != 1 and self._layers[tie.depth - 1].average_oldest:
-                    axes = [axis - 1 for axis in axes if axis != 1]
-                    terms.append(tie.weight * self._tied(first.mean(1), translated.mean(1), axes, mine))
+                terms.append(tie.weight * (entropy + _ERROR * error))
+            if tie.weight and axis != 1 and self._layers[tie.depth - 1].average_oldest:
+                others = [other - 1 for other in sorted(others) if other != 1]
+                error, entropy = translation_losses(
+                    first.mean(1), second.mean(1), axis - 1, shifts, others, mine, self.group
+                )  # fmt: skip
+                terms.append(tie.weight * (entropy + _ERROR * error))
         rough = [
             roughness(self._outputs[depth], self._outputs[depth].ndim - self.spatial - 1 - back, self.group)
             for depth, back in self._axes
@@ -269,18 +238,19 @@ class ArrayLoss:
         total = torch.stack(terms).sum() if terms else torch.zeros((), device=None if which is None else which.device)
         return total, torch.stack(errors).detach() if errors else total.new_zeros(0)
 
+    def _fewer_places(self, arrays: Tensor) -> Tensor:
+        """Every n-th place along the first spatial axis, 8 and 256 in all at least: neighbours are alike."""
+        sides = arrays.shape[arrays.ndim - self.spatial :]
+        step = max(1, min(sides[0] // 8, math.prod(sides) // 256))
+        return arrays[(..., slice(None, None, step), *[slice(None)] * (self.spatial - 1))].float()
+
     def _axis(self, array: Tensor, tie: AttributeTie) -> int:
         """The dimension of the attribute of a tie in x_j."""
         return array.ndim - self.spatial - 1 - (tie.depth - int(tie.attribute[1:]))
 
-    def _tied(self, changed: Tensor, translated: Tensor, axes: list[int], weight: Tensor | None) -> Tensor:
-        """What one tie adds to the loss, in x_j or x̄_j."""
-        error = equivariance_error(changed, translated, weight, self.group)
-        return _ERROR * error + translation_cross_entropy(changed, translated, axes, weight, self.group)
-
     def _moved(self, arrays: Tensor, tie: AttributeTie, amounts: Tensor) -> Tensor:
         """Arrays turned or stretched in space as their images are."""
-        maps = arrays.flatten(1, arrays.ndim - self.spatial - 1)  # (b, c, *u)
+        maps = arrays.float().flatten(1, arrays.ndim - self.spatial - 1)  # (b, c, *u)
         return self.change.properties[tie.property].change(maps, amounts).reshape(arrays.shape)
 
 
