@@ -96,6 +96,7 @@ ROWS: dict[str, dict[str, Row]] = {
         **_arms("hue", "hue=v3@3", "v3", 3),
         "hue-constructed": Row("hue", (3, "v1"), network={"first_attribute": "hue", "width": 16}),
         **_steps("hue=v3@3", (3, "v3"), WEIGHTS),
+        "hue-tied-depth-2": Row("hue", (3, "v2"), ("hue=v2@2",)),  # a translation of x_2 is one of x_3
         **{f"hue-tied-depth-{j}": Row("hue", (j, f"v{j}"), (f"hue=v{j}@{j}",)) for j in (4, 5)},
         "plain-16": Row("hue", (3, "v3"), network={"width": 16}),
         "hue-augmentation-16": Row("hue", (3, "v3"), ("hue=v3@3:weight=0",), {"width": 16}),
@@ -113,6 +114,7 @@ ROWS: dict[str, dict[str, Row]] = {
     "cifar10": {
         "plain": Row("hue", (3, "v3")),
         **_arms("hue", "hue=v3@3", "v3", 3),
+        "hue-tied-depth-2": Row("hue", (3, "v2"), ("hue=v2@2",)),
         "hue-constructed": Row("hue", (3, "v1"), network={"first_attribute": "hue", "width": 16}),
         "plain-16": Row("hue", (3, "v3"), network={"width": 16}),
         "hue-augmentation-16": Row("hue", (3, "v3"), ("hue=v3@3:weight=0",), {"width": 16}),

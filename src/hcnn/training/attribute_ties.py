@@ -26,7 +26,7 @@ class AttributeTie:
         property: its name, such as "hue".
         attribute: the attribute v_i, such as "v3".
         depth: j, the layer whose array x_j is translated.
-        weight: of the relative equivariance error in the loss; with 0 the changed images are only learned from.
+        weight: of the tie in the loss; with 0 the changed images are only learned from.
         range: the lowest and the highest amount, between which each image draws its own. Default: the property's.
         period: the amount that is one turn along the attribute. Default: the property's own cycle (hue 360 degrees,
             rotation 180), or else twice the width of the range, so that any two images of the range are at most half a
