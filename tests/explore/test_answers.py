@@ -27,9 +27,9 @@ def load(name: str) -> Study:
             ["at 5 of 8 depths, and more at 1", "(without a translation, 45%", "noise, their arrays"],
         ),
         (
-            "hcnn_small_cifar10-circular",
-            ["Yes", "Hardly", "rotation"],
-            ["at 1 of 8 depths, and more at 7", "in 16% of the cases", "rotation, which moves arrays along v3 at"],
+            "hcnn_small_cifar10_circular",
+            ["Yes", "Partly", "hue, brightness"],
+            ["at 0 of 8 depths, and more at 6", "in 20% of the cases", "hue, which moves arrays along v2 at"],
         ),
     ],
 )  # fmt: skip

@@ -42,7 +42,7 @@ def drawn(module: Any, monkeypatch, call: Any) -> list[Any]:
     return kept
 
 
-@pytest.mark.parametrize("name", ["digits-zeros", "hcnn_small_cifar10", "hcnn_small_cifar10-circular"])
+@pytest.mark.parametrize("name", ["digits-zeros", "hcnn_small_cifar10", "hcnn_small_cifar10_circular"])
 def test_every_curve_and_band_lies_within_its_axes(name, monkeypatch, tmp_path) -> None:
     study = Study(**json.loads((RESULTS / name / "study.json").read_text()))
     curves = 0
