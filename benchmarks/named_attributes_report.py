@@ -72,29 +72,28 @@ def table() -> str:
 
 
 def curve(path: Path) -> None:
-    """Draw accuracy against equivariance error: coloured digits, one point for each weight of the tie and each seed."""
-    figure, axes = pyplot().subplots(figsize=(7, 4.2), layout="constrained")
+    """Draw accuracy on coloured digits against the weight of the tie and against the error; a point for each seed."""
     paths = sorted(RESULTS.glob("coloured-digits-hue-*.json"))
     records = [json.loads(one.read_text(encoding="utf-8")) for one in paths]
     known = {"coloured-digits/hue-augmentation": 0.0, "coloured-digits/hue-tied": 1.0}
     known |= {f"coloured-digits/hue-tied-weight-{w:g}": w for w in WEIGHTS}
-    points = [(one["error"]["of_spread"], one, known[one["row"]]) for one in records if one["row"] in known]
-    for label, colour, marker, value in (
-        ("images as in training", "#0072b2", "o", lambda one: one["accuracy"][0]),
-        ("hues turned by up to ±180 degrees", "#d55e00", "s", lambda one: one["accuracy_changed"]["hue"][0]),
+    points = [(known[one["row"]], one) for one in records if one["row"] in known]
+    weights = sorted(set(known.values()))
+    figure, (left, right) = pyplot().subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
+    for label, colour, marker, side, value in (
+        ("images as in training", "#0072b2", "o", -0.08, lambda one: one["accuracy"][0]),
+        ("hues turned by up to ±180 degrees", "#d55e00", "s", 0.08, lambda one: one["accuracy_changed"]["hue"][0]),
     ):
-        axes.scatter([x for x, _, _ in points], [100 * value(one) for _, one, _ in points], c=colour, marker=marker,
-                     label=label)  # fmt: skip
-    for weight in sorted(set(known.values())):
-        xs = [x for x, _, w in points if w == weight]
-        if xs:
-            axes.annotate(f"{weight:g}", (math.exp(statistics.fmean(map(math.log, xs))), 1.0), (0, 2),
-                          xycoords=("data", "axes fraction"), textcoords="offset points", ha="center",
-                          fontsize=8)  # fmt: skip
-    axes.set(xscale="log", xlabel="relative equivariance error at v3, depth 3", ylabel="test accuracy, %")
-    axes.set_title("Coloured digits; above: weight of the tie", pad=16)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower left")
+        heights = [100 * value(one) for _, one in points]
+        left.scatter([weights.index(weight) + side for weight, _ in points], heights, c=colour, marker=marker)
+        errors = [one["error"]["of_spread"] for _, one in points]
+        right.scatter(errors, heights, c=colour, marker=marker, label=label)
+    left.set(xlabel="weight of the tie", ylabel="test accuracy, %")
+    left.set_xticks(range(len(weights)), [f"{weight:g}" for weight in weights])
+    right.set(xscale="log", xlabel="relative equivariance error at v3, depth 3")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     save(figure, path)
 
 
