@@ -62,6 +62,7 @@ DATA = {
     "digits": Data("hcnn_digits", "digits", 20, 300),
     "coloured-digits": Data("hcnn_digits", "digits", 20, 300),
     "cifar10": Data("hcnn_small_cifar10", "fast", 8, 2500, 12_500, 2000, 0.9),
+    "cifar10-long": Data("hcnn_small_cifar10", "cifar", 20, 2500, None, 2000),
 }
 
 
@@ -122,6 +123,7 @@ ROWS: dict[str, dict[str, Row]] = {
         **_arms("rotation", "rotation=v3@3", "v3", 3),
         "topography-0.1": Row("hue", (3, "v3"), topography=0.1),
     },
+    "cifar10-long": {"plain": Row("hue", (3, "v3")), **_arms("hue", "hue=v3@3", "v3", 3)},
 }
 
 
@@ -146,7 +148,7 @@ def coloured(images: ImageSet, seed: int) -> ImageSet:
 def splits(name: str, data_dir: str | None) -> Splits:
     """Training, validation and test images of a row's data; the same for all arms and seeds."""
     spec = DATA[name]
-    found = load("cifar10" if name == "cifar10" else "digits", data_dir=data_dir)
+    found = load("cifar10" if name.startswith("cifar10") else "digits", data_dir=data_dir)
     found = set_aside(found, spec.validation, 0)
     if spec.train_images:
         found = fewer(found, spec.train_images)
