@@ -36,7 +36,6 @@ from hcnn.runs.settings import RunSettings
 from hcnn.runs.train import train_run
 from hcnn.storage.atomic import write_atomically
 from hcnn.training import AttributeTie
-from hcnn.training.attribute_loss import translation_losses
 from hcnn.training.evaluate import predict_logits
 from hcnn.training.recipes import get_recipe
 
@@ -238,18 +237,23 @@ def _error(model: Any, plain: Any, images: ImageSet, row: Row, size: int) -> dic
     low, high = PROPERTIES[row.property].range
     tie = AttributeTie(row.property, attribute, depth)
     amounts = (low + (high - low) * torch.rand(len(images), generator=torch.Generator().manual_seed(6))).double()
-    x = plain.standardize(images.images)
-    turned = StandardizedChange(plain)(x, row.property, amounts)
-    with torch.no_grad():
-        start, end = (model(one, return_arrays=True)[1][depth].values for one in (x, turned))
+    moves = PROPERTIES[row.property]
+    left = change = squares = total = torch.zeros((), dtype=torch.float64)
+    # The arrays of all images at once need much memory.
+    for part, by in zip(images.images.split(100), amounts.split(100), strict=True):
+        x = plain.standardize(part)
+        with torch.no_grad():
+            start, end = (
+                model(one, return_arrays=True)[1][depth].values
+                for one in (x, StandardizedChange(plain)(x, row.property, by))
+            )
         dim = start.ndim - 3 - (depth - int(attribute[1:]))
-        moved = start
-        if PROPERTIES[row.property].moves:
-            moved = PROPERTIES[row.property].change(start.flatten(1, start.ndim - 3), amounts).reshape(start.shape)
-        shifts = tie.shift(amounts, size)
-        error, _ = translation_losses(end, moved, dim, shifts)
-        distances, _ = translation_distances(end, moved, dim, shifts)
-    return {"of_spread": float(error), "of_change": float(distances[:, 0].sum() / (end - moved).square().sum())}
+        moved = moves.change(start.flatten(1, start.ndim - 3), by).reshape(start.shape) if moves.moves else start
+        distances, norms = translation_distances(end, moved, dim, tie.shift(by, size))
+        left, squares = left + distances[:, 0].sum(), squares + norms.sum()
+        change, total = change + (end - moved).square().sum(), total + end.sum(0).double()
+    spread = squares - total.square().sum() / len(images)
+    return {"of_spread": float(left / spread), "of_change": float(left / change)}
 
 
 def _estimate(values: Tensor, boot: Bootstrap) -> list[float]:
