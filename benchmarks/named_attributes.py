@@ -120,6 +120,8 @@ ROWS: dict[str, dict[str, Row]] = {
         "hue-augmentation-16": Row("hue", (3, "v3"), ("hue=v3@3:weight=0",), {"width": 16}),
         "hue-tied-16": Row("hue", (3, "v3"), ("hue=v3@3",), {"width": 16}),
         **_arms("rotation", "rotation=v3@3", "v3", 3),
+        **_arms("scale", "scale=v3@3", "v3", 3),
+        **_arms("position right", "position-right=v3@3", "v3", 3),
         "topography-0.1": Row("hue", (3, "v3"), topography=0.1),
     },
     "cifar10-long": {"plain": Row("hue", (3, "v3")), **_arms("hue", "hue=v3@3", "v3", 3)},
