@@ -257,6 +257,17 @@ def test_the_cross_entropy_sees_constants_at_any_scale_where_the_error_does_not(
         assert alone < math.log(8) / 3
 
 
+def test_arrays_that_differ_by_rounding_alone_have_losses_of_ordinary_size() -> None:
+    same = 100 + 1e-6 * torch.randn(40, 4, 8)
+    same.requires_grad_()
+    error, entropy = translation_losses(same, same.detach(), 2, torch.zeros(40))
+    (error + entropy).backward()
+    assert error.item() < 10
+    assert entropy.item() == pytest.approx(math.log(8), abs=0.1)
+    assert same.grad is not None
+    assert same.grad.abs().max().item() < 10
+
+
 def test_translations_along_another_tied_attribute_compete() -> None:
     place = torch.arange(8)
     waves = torch.randn(20, 8)[:, (place[:, None] + place) % 8]  # a translation along one axis is one along the other

@@ -62,8 +62,9 @@ def translation_losses(
     distances, norms = translation_distances(changed, arrays, axis, amounts, others)
     flat = changed.flatten(1)
     mean = mean_over_group(flat.mean(0), group)
-    spread = norms - 2 * (flat @ mean) + mean.square().sum()
-    scale = _TEMPERATURE * distances.mean(1, keepdim=True).clamp_min(1e-12)
+    least = norms.detach()[:, None].clamp_min(1e-12)  # differences of products that are smaller are their rounding
+    spread = (norms - 2 * (flat @ mean) + mean.square().sum()).maximum(1e-6 * least[:, 0])
+    scale = _TEMPERATURE * distances.mean(1, keepdim=True).maximum(1e-4 * least)
     entropy = -(-distances / scale).log_softmax(1)[:, 0]
     weight = torch.ones_like(norms) if weight is None else weight
     sums = torch.stack([(weight * one).sum() for one in (distances[:, 0], spread, entropy, torch.ones_like(norms))])
