@@ -236,21 +236,19 @@ def _error(model: Any, plain: Any, images: ImageSet, row: Row, size: int) -> dic
     from hcnn.functional.shifts import translation_distances
 
     depth, attribute = row.cell
-    low, high = PROPERTIES[row.property].range
-    tie = AttributeTie(row.property, attribute, depth)
+    known, tie = PROPERTIES[row.property], AttributeTie(row.property, attribute, depth)
+    low, high = known.range
     amounts = (low + (high - low) * torch.rand(len(images), generator=torch.Generator().manual_seed(6))).double()
-    moves = PROPERTIES[row.property]
+    turn = StandardizedChange(plain)
     left = change = squares = total = torch.zeros((), dtype=torch.float64)
     # The arrays of all images at once need much memory.
     for part, by in zip(images.images.split(100), amounts.split(100), strict=True):
         x = plain.standardize(part)
         with torch.no_grad():
-            start, end = (
-                model(one, return_arrays=True)[1][depth].values
-                for one in (x, StandardizedChange(plain)(x, row.property, by))
-            )
+            both = (x, turn(x, row.property, by))
+            start, end = (model(one, return_arrays=True)[1][depth].values for one in both)
         dim = start.ndim - 3 - (depth - int(attribute[1:]))
-        moved = moves.change(start.flatten(1, start.ndim - 3), by).reshape(start.shape) if moves.moves else start
+        moved = known.change(start.flatten(1, start.ndim - 3), by).reshape(start.shape) if known.moves else start
         distances, norms = translation_distances(end, moved, dim, tie.shift(by, size))
         left, squares = left + distances[:, 0].sum(), squares + norms.sum()
         change, total = change + (end - moved).square().sum(), total + end.sum(0).double()

@@ -292,12 +292,13 @@ def test_changes_that_cancel_in_the_mean_over_the_oldest_attribute_are_an_error(
     x = torch.randn(20, 4, 8, 16, 2, 2)
     unlike = x - x.mean(1, keepdim=True)  # its mean over v_1 is 0
 
-    def value(arrays: torch.Tensor) -> float:
+    def value(arrays: torch.Tensor, noise: float = 0.1) -> float:
         moved = shift_each(arrays, dim, tie.shift(amounts, arrays.shape[dim]))
-        loss._kept[3] = torch.cat([moved + 0.1 * torch.randn_like(moved), arrays])
+        loss._kept[3] = torch.cat([moved + noise * torch.randn_like(moved), arrays])
         return float(loss.loss(torch.zeros(20, dtype=torch.int64), amounts)[0])
 
     alike, cancelling = value(x), value(unlike)
+    assert alike < value(x, noise=0.0) + 0.1  # the cross-entropy of random arrays is not 0
     assert (cancelling > alike + 1) is sees
 
 
@@ -324,11 +325,11 @@ def test_only_the_tied_layers_see_the_counterparts() -> None:
 
 @pytest.mark.parametrize("ties", [["hue=v3@3"], ["hue=v3@3", "scale=v2@2"]])
 def test_the_tied_error_falls(ties) -> None:
-    trainer = make(ties, n=120, epochs=8)
+    trainer = make(ties, n=120, epochs=24)
     rows = trainer.fit()
     for tie in ties:
         errors = [row[f"equivariance_error {tie}"] for row in rows]
-        assert errors[-1] < 0.75 * errors[0]
+        assert errors[-1] < 0.5 * errors[0]
 
 
 def test_the_topographic_penalty_makes_neighbours_alike() -> None:

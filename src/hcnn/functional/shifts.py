@@ -91,11 +91,8 @@ def shift_each(arrays: Tensor, axis: int, amounts: Tensor) -> Tensor:
         raise ValueError(
             f"shift_each: expected one amount for each of {len(arrays)} arrays; got shape {tuple(amounts.shape)}"
         )
-    size = arrays.shape[axis]
-    kernel = torch.fft.irfft(phases(amounts, size, arrays.device), n=size).to(arrays.dtype)  # (n, size)
-    place = torch.arange(size, device=arrays.device)
-    matrix = kernel[:, (place[:, None] - place) % size]  # (n, v, w): what x(w) adds to y(v)
     moved = arrays.movedim(axis, 1)
+    matrix = _circulants(amounts, moved.shape[1], arrays)
     return (matrix @ moved.flatten(2)).reshape(moved.shape).movedim(1, axis)  # (n, v, others)
 
 
@@ -132,13 +129,18 @@ def translation_distances(
     sizes = a.shape[1:-1]
     cross = _cyclic_products(a.flatten(1, -2), b.flatten(1, -2), sizes).unflatten(1, (size, rest))  # (n, d, others)
     own = _cyclic_products(b.flatten(2), b.flatten(2), [size])  # (n, d)
-    kernel = torch.fft.irfft(phases(amounts, size, a.device), n=size).to(a.dtype)  # (n, d)
-    place = torch.arange(size, device=a.device)
-    turned = kernel[:, (place - place[:, None]) % size]  # (n, s, d): k(d - s)
+    weights = _circulants(amounts, size, a)  # (n, d, s): k(d - s)
     norms = a.square().flatten(1).sum(1)
-    translated = torch.einsum("nsd,nd,ns->n", turned, kernel, own)  # ‖T_τ x‖²
-    products = (turned @ cross).flatten(1)
+    translated = torch.einsum("nds,nd,ns->n", weights, weights[:, :, 0], own)  # ‖T_τ x‖²
+    products = (weights.mT @ cross).flatten(1)
     return (norms[:, None] + translated[:, None] - 2 * products).clamp_min(0), norms
+
+
+def _circulants(amounts: Tensor, size: int, like: Tensor) -> Tensor:
+    """Translations as matrices (n, v, w), what x(w) adds to y(v): k(v - w) with the kernel k of each amount."""
+    kernel = torch.fft.irfft(phases(amounts, size, like.device), n=size).to(like.dtype)  # (n, size)
+    place = torch.arange(size, device=like.device)
+    return kernel[:, (place[:, None] - place) % size]
 
 
 def _cyclic_products(a: Tensor, b: Tensor, sizes: Sequence[int]) -> Tensor:

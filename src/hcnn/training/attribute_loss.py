@@ -218,17 +218,15 @@ class ArrayLoss:
             axis = self._axis(array, tie)
             shifts = tie.shift(amounts, array.shape[axis])
             named = [other for other in self.ties if other.weight and other.depth == tie.depth]
-            others = {self._axis(array, other) for other in named} - {axis}
-            error, entropy = translation_losses(first, second, axis, shifts, sorted(others), mine, self.group)
+            others = sorted({self._axis(array, other) for other in named} - {axis})
+            error, entropy = translation_losses(first, second, axis, shifts, others, mine, self.group)
             errors.append(error)
-            if tie.weight:
-                terms.append(tie.weight * (entropy + _ERROR * error))
+            losses = [(error, entropy)]
             if tie.weight and axis != 1 and self._layers[tie.depth - 1].average_oldest:
-                others = [other - 1 for other in sorted(others) if other != 1]
-                error, entropy = translation_losses(
-                    first.mean(1), second.mean(1), axis - 1, shifts, others, mine, self.group
-                )  # fmt: skip
-                terms.append(tie.weight * (entropy + _ERROR * error))
+                left = [other - 1 for other in others if other != 1]
+                means = first.mean(1), second.mean(1)
+                losses.append(translation_losses(*means, axis - 1, shifts, left, mine, self.group))
+            terms += [tie.weight * (entropy + _ERROR * error) for error, entropy in losses if tie.weight]
         rough = [
             roughness(self._outputs[depth], self._outputs[depth].ndim - self.spatial - 1 - back, self.group)
             for depth, back in self._axes
