@@ -1,10 +1,14 @@
 """The optimizers of a recipe, as torch ships them, behind one small interface whose state is plain data."""
 
-from collections.abc import Mapping, Sequence
+# PyTorch exports its functions on lists of tensors under private names only.
+# pyright: reportPrivateImportUsage=false
+
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
 
 from hcnn.training.recipe import Recipe
 
@@ -43,7 +47,7 @@ class RecipeOptimizer:
         *,
         capturable: bool = False,
     ) -> None:
-        self.capturable, self._lr = capturable, recipe.lr
+        self.capturable = capturable
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         wide = [p for p in self.parameters if p.ndim > 1]
         narrow = [p for p in self.parameters if p.ndim <= 1]
@@ -89,14 +93,29 @@ class RecipeOptimizer:
 
     @torch.no_grad()
     def _step_muon(self, muon: torch.optim.Muon, factors: list[float], lr: Tensor) -> None:
-        """Muon reads its rate on the host, but is linear in it: step at the recipe's rate, then go as far as wanted."""
-        matrices = [matrix.detach() for _, matrix in self._matrices]
-        before = [matrix.clone() for matrix in matrices]
+        """Muon's step with a rate on the device, which `torch.optim.Muon` reads on the host.
+
+        Matrices of one shape are orthogonalized together, because hundreds of launches one after the other would take
+        a GPU longer than what they compute.
+        """
         for group, factor in zip(muon.param_groups, factors, strict=True):
-            group["lr"] = self._lr * factor
-        muon.step()
-        for matrix, old in zip(matrices, before, strict=True):
-            torch.lerp(old, matrix, lr / self._lr, out=matrix)
+            rate, momentum = lr * factor, group["momentum"]
+            for matrices in _by_shape([matrix for matrix in group["params"] if matrix.grad is not None]):
+                grads = [matrix.grad for matrix in matrices if matrix.grad is not None]
+                for matrix in matrices:
+                    if not muon.state[matrix]:
+                        muon.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
+                averages = [muon.state[matrix]["momentum_buffer"] for matrix in matrices]
+                torch._foreach_lerp_(averages, grads, 1 - momentum)
+                wanted = torch._foreach_lerp(grads, averages, momentum) if group["nesterov"] else averages
+                orthogonal = torch.func.vmap(
+                    lambda one, group=group: _zeropower_via_newtonschulz(
+                        one, group["ns_coefficients"], group["ns_steps"], group["eps"]
+                    )
+                )(torch.stack([*wanted]))
+                adjusted = rate * _adjust_lr(1.0, group["adjust_lr_fn"], matrices[0].shape)
+                torch._foreach_mul_(matrices, 1 - rate * group["weight_decay"])
+                torch._foreach_sub_(matrices, [*(adjusted * orthogonal).unbind()])
 
     def zero_grad(self) -> None:
         """Set all gradients to None."""
@@ -119,6 +138,14 @@ class RecipeOptimizer:
             optimizer.load_state_dict(one)
             for group in optimizer.param_groups if self.capturable else ():
                 group |= {"fused": optimizer.defaults.get("fused"), "capturable": optimizer.defaults.get("capturable")}
+
+
+def _by_shape(matrices: Sequence[Tensor]) -> Iterable[list[Tensor]]:
+    """Matrices of equal shape together."""
+    found: dict[torch.Size, list[Tensor]] = {}
+    for matrix in matrices:
+        found.setdefault(matrix.shape, []).append(matrix)
+    return found.values()
 
 
 def _groups(
@@ -155,7 +182,7 @@ class WeightAverage:
                 current.append(value)
             else:
                 self.state[name].copy_(value)
-        torch._foreach_lerp_(averaged, current, 1 - self.decay)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_lerp_(averaged, current, 1 - self.decay)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Resume from a saved `state`."""
