@@ -109,10 +109,11 @@ def test_the_numbers_of_the_readme_are_those_of_the_results() -> None:
     assert f"| {100 * demo['mean']:.1f} ± {100 * demo['std']:.1f} % of the test images (3 seeds) |" in text
     trained = {json.loads(path.read_text())["weights_sha256"] for path in (ROOT / "results").glob("*/result.json")}
     shipped = [name for name in hcnn.list_pretrained() if "cifar10" in name]
-    assert len(shipped) >= 4
+    assert len(shipped) >= 5
     for name in shipped:
         result = pretrained_record(name)["result"]
-        row = f"| CIFAR-10, `{name}`, {result['parameters']['composed']:,} weights for inference"
+        data = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[result["data"]]
+        row = f"| {data}, `{name}`, {result['parameters']['composed']:,} weights for inference"
         [line] = [line for line in text.splitlines() if line.startswith(row)]
         said = f"| {100 * result['test_accuracy']:.2f} % of the test images (1 seed, {result['epochs']} epochs)"
         assert said in line, name

@@ -18,6 +18,7 @@ from hcnn.bench.published import SYSTEMS
 from hcnn.bench.results import read_results
 from hcnn.bench.throughput import load_throughput
 from hcnn.bench.timing import measure_throughput
+from hcnn.models.pretrained import pretrained_record
 from hcnn.models.registry import list_models
 
 
@@ -145,6 +146,20 @@ def test_the_table_in_results_is_of_the_results_there() -> None:
     again = "make it again: hcnn compare results"
     assert (folder / "comparison.md").read_text() == markdown(rows, throughput), again
     assert (folder / "comparison.csv").read_text() == csv_text(rows), again
+
+
+def test_only_runs_without_a_row_are_said_to_have_none(tmp_path, capsys) -> None:
+    folder = tmp_path / "results"
+    for name, data in (("known", "cifar10"), ("other", "svhn")):
+        (folder / name).mkdir(parents=True)
+        record = pretrained_record("hcnn_small_cifar10_circular")
+        record["result"] |= {"data": data, "weights_sha256": name}
+        for part in ("config", "result"):
+            (folder / name / f"{part}.json").write_text(json.dumps(record[part]))
+    assert cli.main(["compare", str(folder)]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "no row for" in line]
+    assert len(lines) == 1
+    assert "other" in lines[0]
 
 
 def test_every_row_has_its_networks() -> None:

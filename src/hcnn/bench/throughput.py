@@ -19,9 +19,19 @@ THROUGHPUT = "throughput.json"
 Speed = tuple[float, float, float]  # images per second: median, slowest step, fastest step
 
 
-def compared_networks() -> list[str]:
-    """The named CIFAR-10 networks of the comparison, each once."""
-    return [name for name in dict.fromkeys(system.network("cifar10") for system in SYSTEMS) if name in list_models()]
+def compared_networks(trained: Iterable[str] = ()) -> list[str]:
+    """The networks of the comparison, each once: those for CIFAR-10, and what else there are results of.
+
+    Args:
+        trained: names of networks that have results; others than those of `list_models` are left out.
+
+    Example:
+        >>> compared_networks(["hcnn_cifar100_circular", "hcnn_cifar10"])[-1]
+        'hcnn_cifar100_circular'
+
+    """
+    names = dict.fromkeys([*(system.network("cifar10") for system in SYSTEMS), *trained])
+    return [name for name in names if name in list_models()]
 
 
 def measure_networks(

@@ -26,11 +26,12 @@ def compare(options: Namespace, console: Console) -> None:
 
     results = read_results(options.results, tell)
     if options.measure:
-        measured = measure_all(compared_networks(), batch=options.batch, seconds=options.seconds, say=tell)
+        trained = [one.model for one in results if one.model is not None]
+        measured = measure_all(compared_networks(trained), batch=options.batch, seconds=options.seconds, say=tell)
         tell(f"wrote {save_throughput(measured, options.results)}")
     throughput = load_throughput(options.results)
     entries = make_entries(results, throughput)
-    named = {f"{system.model}_{data}" for system in SYSTEMS for data in DATA}
+    named = {system.network(data) for system in SYSTEMS for data in DATA}
     for one in results:
         if one.model not in named or one.data not in DATA:
             tell(f"no row for {one.path}: {one.model or 'a network without a name'} on {one.data}")

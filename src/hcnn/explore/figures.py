@@ -153,7 +153,8 @@ def _image(
     for spine in axes.spines.values():
         spine.set(color=SAME if same else OTHER, linewidth=2.5 if query is not None else 0)
         spine.set_linestyle("-" if near or near is None else "--")
-    axes.set_title(name if distance is None else f"{name} · {distance:.2f}", fontsize=8, pad=3)
+    title = name if distance is None else f"{name} · {distance:.2f}"
+    axes.set_title(title, fontsize=8 * min(1, 17 / len(title)), pad=3)  # long names would run into their neighbours
 
 
 def _head(axes: Any, text: str) -> None:

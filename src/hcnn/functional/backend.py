@@ -3,7 +3,7 @@
 Every operation has a folder with its forms, functions of the same arguments, and one `dispatch` that calls `choose`.
 
 The Triton kernels are compared with their reference implementations in Triton's interpreter. On an H200 networks have
-been trained with them (`results/hcnn_cifar10-40`), and a training step takes less than half as long as without them
+been trained with them (`results/hcnn_cifar10-120`), and a training step takes less than half as long as without them
 (`results/benchmarks`).
 """
 

@@ -1,6 +1,6 @@
 """A training step as one CUDA graph, so that the host issues one launch and not thousands of small ones.
 
-Networks have been trained with it on an H200 (`results/hcnn_cifar10-40`). What tests can see on a CPU is that a step
+Networks have been trained with it on an H200 (`results/hcnn_cifar10-120`). What tests can see on a CPU is that a step
 has no synchronization in it that would forbid its capture (`tests/training/test_cuda_graph.py`).
 """
 
