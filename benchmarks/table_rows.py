@@ -125,9 +125,9 @@ def _baselines() -> dict[str, Experiment]:
     return rows
 
 
-# One change at a time against "plain", the recipe `cifar`, with validation images set aside; batch size, rate and epochs
-# stay. They can be combined, as in 3-ema,cutmix. "taught" is distilled from 3-teacher, which has not seen the validation
-# images. `hcnn_cifar10` overfits with `cifar` (results/hcnn_cifar10-120), so most of the steps are against that.
+# One change at a time against "plain", the recipe `cifar`, with validation images set aside; batch size, rate and
+# epochs stay. They can be combined, as in 3-ema,cutmix. "taught" is distilled from 3-teacher, which has not seen the
+# validation images. `hcnn_cifar10` overfits with `cifar` (results/hcnn_cifar10-120); most steps are against that.
 _STEPS: dict[str, dict[str, Any]] = {
     "plain": {},
     "ema": {"ema": 0.999},

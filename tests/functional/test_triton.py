@@ -102,7 +102,7 @@ def test_fallback_follows_autocast() -> None:
 
 # ------------------------------------------------------------------ compilation for compute capability 9.0
 
-SIZES = ("M", "SPLITS", "total", "programs", "parts")
+SIZES = ("M", "SPLITS", "total", "outer", "parts")
 MAPS: dict[str, Any] = {"H": 32, "W": 32, "INNER": 1, "CIRCULAR": False}
 GEOMETRY: dict[str, Any] = {"H": 32, "W": 32, "HO": 32, "WO": 32, "SH": 1, "SW": 1, "CIRCULAR": False}
 BFLOAT16 = ("x_ptr", "y_ptr", "out_ptr", "grad_ptr", "dy_ptr", "dx_ptr", "dp_ptr", "h_ptr", "ht_ptr", "g_ptr")
@@ -144,7 +144,7 @@ def kernel_cases() -> list[Any]:
     from hcnn.functional.plus_step import triton_kernels as triton_plus
 
     step = {**GEOMETRY, "QP": 32, "PRECISION": "tf32"}
-    moments = {"WIDE": tl.float32}
+    moments, last = {"WIDE": tl.float32}, {"INNER": 128, "CIRCULAR": True}
     rows = {"K": 16, "INNER": 1024, "WIDE": tl.float32}
     row = {**rows, "V1": 4, "R": 8 * 16 * 1024}
 
@@ -160,7 +160,8 @@ def kernel_cases() -> list[Any]:
         (triton_plus._inputs, product(triton_plus.INPUTS, "BO"), triton_plus.INPUTS[3], ()),
         (triton_plus._matrix, product(triton_plus.MATRIX, "BO"), triton_plus.MATRIX[3], ()),
         (triton_plus._collect, {**GEOMETRY, "BLOCK": 512}, 4, ()),
-        (triton_moments._gram, {**MAPS, **moments, "PRECISION": "tf32x3", "TILE": triton_moments._TILE}, 1, ()),
+        (triton_moments._products, {**MAPS, **moments, "BLOCK": triton_moments._POSITIONS}, 2, ()),
+        (triton_moments._products, {**MAPS, **moments, **last, "BLOCK": triton_moments._POSITIONS}, 2, ()),
         (triton_moments._finish, moments, 1, ()),
         (triton_moments._filters, moments, 1, ("out_ptr", "grad_ptr")),
         (triton_moments._gradient, {**MAPS, **moments, "BLOCK": 256}, 4, ()),

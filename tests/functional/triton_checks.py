@@ -65,7 +65,7 @@ def test_patch_moments(shape, channels_last, dtype, boundary) -> None:
 
 
 def test_patch_moments_of_many_tiles_far_from_zero(monkeypatch) -> None:
-    monkeypatch.setattr(triton_moments, "_PROGRAMS", 8)
+    monkeypatch.setattr(triton_moments, "_PARTS", 2)
     x = torch.randn(8, 10, 21, 20) + 300  # E[p²] alone would leave a variance no correct digit
     mean, covariance = moments.patch_moments(x, (3, 3), "circular")
     expected_mean, expected = naive_moments.patch_moments(x.double(), (3, 3), "circular")

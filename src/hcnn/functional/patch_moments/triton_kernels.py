@@ -7,55 +7,101 @@ Arrays are (outer, height, width, inner), contiguous: inner is 1 channels-first,
 # pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
 # pyright: reportIndexIssue=false, reportGeneralTypeIssues=false, reportReturnType=false
 
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-_PROGRAMS = 2048  # at most; each leaves one partial product
-_TILE = 64  # positions that one step of a program multiplies
+_PARTS = 32  # programs for one row and kind of column, at most; each leaves one partial sum
+_POSITIONS = 256  # that one step of a program multiplies
+_KINDS = 5  # of columns under zeros: outside on the left, first, inner, last, outside on the right
 _ELEMENTS = 256  # per program of the gradient
 
 
 @triton.jit
-def _gram(
-    x_ptr, pivot_ptr, part_ptr, total, programs, H: tl.constexpr, W: tl.constexpr, INNER: tl.constexpr,
-    CIRCULAR: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr, TILE: tl.constexpr,
+def _products(
+    x_ptr, pivot_ptr, part_ptr, outer, H: tl.constexpr, W: tl.constexpr, INNER: tl.constexpr, CIRCULAR: tl.constexpr,
+    WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Sums of ``p pᵀ`` over positions, (16, 16): p is the patch about the pivot, then 1, then zeros."""
-    tap = tl.arange(0, 16)[:, None]
-    down, right = tap // 3 - 1, tap % 3 - 1
+    """Partial sums of ``z(w) z(w + δ)`` over the positions w in one row and one kind of column; (…, 16).
+
+    z is x about the pivot, extended by one position on every side under zeros. Two taps of a patch are at most two
+    rows and columns apart; of each pair δ and -δ one is taken: 13 in all. The sum at 13 is that of z(w).
+    """
+    kind, part, parts = tl.program_id(1), tl.program_id(2), tl.num_programs(2)
+    if CIRCULAR:
+        row, left, right = tl.program_id(0), 0, W
+    else:
+        row, last = tl.program_id(0) - 1, W - 1 if W > 1 else 1
+        left = tl.where(kind < 3, kind - 1, tl.where(kind == 3, last, W))
+        right = tl.where(kind == 2, last, tl.where(kind == 3, W, left + 1))
+    columns = right - left
+    total = outer * columns * INNER
     pivot = tl.load(pivot_ptr).to(WIDE)
-    gram = tl.zeros((16, 16), WIDE)
-    for start in range(tl.program_id(0) * TILE, total, programs * TILE):
-        i = (start + tl.arange(0, TILE))[None, :]
-        row = (i // (W * INNER)) % H
-        column = (i // INNER) % W
-        to_row, to_column = row + down, column + right
-        inside = (i < total) & (tap < 9)
+    d = tl.arange(0, 16)[:, None]
+    down = (d >= 3).to(tl.int32) + (d >= 8).to(tl.int32)
+    across = tl.where(d < 3, d, tl.where(d < 8, d - 5, d - 10))
+    to_row = row + down
+    if CIRCULAR:
+        to_row = to_row % H
+    sums = tl.zeros((16, BLOCK), WIDE)
+    for start in range(part * BLOCK, total, parts * BLOCK):
+        i = (start + tl.arange(0, BLOCK))[None, :]
+        mask = i < total
+        position, channel = i // INNER, i % INNER
+        column, image = left + position % columns, position // columns
+        to_column = column + across
+        there = mask & (d < 13)
+        here = mask
         if CIRCULAR:
-            to_row, to_column = (to_row + H) % H, (to_column + W) % W
-            read = inside
+            to_column = (to_column + 2 * W) % W
         else:
-            read = inside & (to_row >= 0) & (to_row < H) & (to_column >= 0) & (to_column < W)
-        at = i + ((to_row - row) * W + (to_column - column)) * INNER
-        p = tl.load(x_ptr + at, mask=read, other=0.0).to(WIDE) - pivot
-        p = tl.where(inside, p, 0.0)
-        p = tl.where((i < total) & (tap == 9), 1.0, p)
-        gram = tl.dot(p, tl.trans(p), gram, input_precision=PRECISION, out_dtype=WIDE)
-    cell = tl.arange(0, 16)[:, None] * 16 + tl.arange(0, 16)[None, :]
-    tl.store(part_ptr + tl.program_id(0) * 256 + cell, gram)
+            there = there & (to_row >= 0) & (to_row < H) & (to_column >= 0) & (to_column < W)
+            here = here & (row >= 0) & (row < H) & (column >= 0) & (column < W)
+        first = tl.load(x_ptr + ((image * H + row) * W + column) * INNER + channel, mask=here, other=0.0).to(WIDE)
+        first = tl.where(mask, first - pivot, 0.0)
+        at = ((image * H + to_row) * W + to_column) * INNER + channel
+        second = tl.load(x_ptr + at, mask=there, other=0.0).to(WIDE) - pivot
+        sums += first * tl.where(d < 13, second, 1.0)
+    place = (tl.program_id(0) * tl.num_programs(1) + kind) * parts + part
+    tl.store(part_ptr + place * 16 + tl.arange(0, 16), tl.sum(sums, 1))
+
+
+@lru_cache(maxsize=64)
+def _windows(height: int, width: int, circular: bool, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Which sums of `_products` add up to the 81 sums over pairs of taps, then to the 9 over taps; (90, …)."""
+    last = max(1, width - 1)
+    spans = [(-1, 0), (0, 1), (1, last), (last, width), (width, width + 1)]
+    rows, spans = (range(height), [(0, width)]) if circular else (range(-1, height + 1), spans)
+    taps = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+    pairs = [*(sorted(pair) for pair in product(taps, taps)), *([tap] for tap in taps)]
+    found = np.zeros((len(pairs), len(rows), len(spans), 16))
+    for pair, entry in zip(pairs, found, strict=True):
+        (down, right), (below, beside) = pair[0], pair[-1]
+        to = (0, 5, 10)[below - down] + beside - right if len(pair) == 2 else 13
+        for i, row in enumerate(rows):
+            for k, (left, end) in enumerate(spans):
+                inside = down <= row < height + down and right <= left < end <= width + right
+                entry[i, k, to] = circular or inside
+    with torch.inference_mode(False):  # it outlives the mode it is first needed in
+        return torch.as_tensor(found, dtype=dtype).flatten(1).to(device)
 
 
 @triton.jit
-def _finish(gram_ptr, pivot_ptr, mean_ptr, covariance_ptr, total, WIDE: tl.constexpr):
+def _finish(sums_ptr, pivot_ptr, mean_ptr, covariance_ptr, total, WIDE: tl.constexpr):
+    """Mean and covariance from the 81 sums of products and the 9 sums about the pivot."""
     s, t = tl.arange(0, 16)[:, None], tl.arange(0, 16)[None, :]
-    gram = tl.load(gram_ptr + s * 16 + t) / total
-    first = tl.load(gram_ptr + 9 * 16 + tl.arange(0, 16)) / total
+    inside = (s < 9) & (t < 9)
+    gram = tl.load(sums_ptr + s * 9 + t, mask=inside, other=0.0) / total
+    tap = tl.arange(0, 16)
+    first = tl.load(sums_ptr + 81 + tap, mask=tap < 9, other=0.0) / total
     covariance = gram - tl.expand_dims(first, 1) * tl.expand_dims(first, 0)
-    tl.store(covariance_ptr + s * 9 + t, covariance, mask=(s < 9) & (t < 9))
-    taps = tl.arange(0, 16)
-    tl.store(mean_ptr + taps, first + tl.load(pivot_ptr).to(WIDE), mask=taps < 9)
+    tl.store(covariance_ptr + s * 9 + t, covariance, mask=inside)
+    tl.store(mean_ptr + tap, first + tl.load(pivot_ptr).to(WIDE), mask=tap < 9)
 
 
 @triton.jit
@@ -120,20 +166,20 @@ def _wide(x: Tensor) -> tuple[torch.dtype, tl.dtype]:
 
 def forward(x: Tensor, circular: bool) -> tuple[Tensor, Tensor]:
     """Mean (9,) and covariance (9, 9)."""
-    _, height, width, inner = x.shape
+    outer, height, width, inner = x.shape
     torch_wide, wide = _wide(x)
     # Any constant near the mean serves as the pivot; one map's mean is near enough and costs no pass over x.
     pivot = x[0].mean(dtype=torch_wide)
-    programs = min(triton.cdiv(x.numel(), _TILE), _PROGRAMS)
-    parts = x.new_empty(programs, 16, 16, dtype=torch_wide)
+    parts = min(triton.cdiv(outer * width * inner, _POSITIONS), _PARTS)
+    rows, kinds = (height, 1) if circular else (height + 2, _KINDS)
+    products = x.new_empty(rows * kinds, parts, 16, dtype=torch_wide)
     mean, covariance = x.new_empty(9, dtype=torch_wide), x.new_empty(9, 9, dtype=torch_wide)
-    # Three products of tf32 parts carry float32 precision at the speed of tensor cores.
-    precision = "tf32x3" if torch_wide == torch.float32 else "ieee"
     with torch.cuda.device_of(x):
-        _gram[(programs,)](
-            x, pivot, parts, x.numel(), programs, height, width, inner, circular, wide, precision, _TILE, num_warps=1
+        _products[(rows, kinds, parts)](
+            x, pivot, products, outer, height, width, inner, circular, wide, _POSITIONS, num_warps=2
         )
-        _finish[(1,)](parts.sum(0), pivot, mean, covariance, x.numel(), wide, num_warps=1)
+        sums = _windows(height, width, circular, x.device, torch_wide) @ products.sum(1).view(-1)
+        _finish[(1,)](sums, pivot, mean, covariance, x.numel(), wide, num_warps=1)
     return mean, covariance
 
 
