@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import hcnn.training.trainer
 from hcnn import HierarchicalCNN, HierarchicalCNNConfig
 from hcnn.data.augment import Augmentation
 from hcnn.data.preprocessing import Preprocessing
@@ -95,6 +96,24 @@ def test_a_rate_on_the_device_steps_as_one_on_the_host(optimizer, monkeypatch) -
     one._train_step(0, 2, 0.01)
     for expected, actual in zip(one.model.parameters(), other.model.parameters(), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("most", [1, 2 * 4 * 6 * 192, 1 << 26])
+def test_batches_augmented_ahead_are_those_of_one_at_a_time(most, monkeypatch) -> None:
+    monkeypatch.setattr(hcnn.training.trainer, "_AHEAD", most)
+    recipe = replace(
+        RECIPE, epochs=3, accumulate=1, channels_last=True, image_sizes=(4, 6), image_sizes_until=(0.2, 0.5)
+    )
+    one = trainer(recipe)
+    one.graph, seen = True, []
+    one._captured = lambda parts: seen.append(parts)  # pyright: ignore[reportAttributeAccessIssue]
+    for one.step in range(9):
+        epoch, batch = divmod(one.step, 3)
+        one._train_step(epoch, batch, 0.01)
+        for expected, actual in zip(one._inputs(one._indices(epoch, batch), epoch), seen[-1], strict=True):
+            assert torch.equal(actual, expected)
+            assert actual.stride() == expected.stride()
+    assert [len(parts[0][0, 0]) for parts in seen] == [4, 4, 6, 6, 6, 8, 8, 8, 8]
 
 
 class Recorder:

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import takewhile
 from typing import Any, Protocol
 
 import torch
@@ -29,6 +30,8 @@ from hcnn.training.first_step import check_learnable, prepare_network, try_step
 from hcnn.training.optimizers import RecipeOptimizer, WeightAverage
 from hcnn.training.progress import Diverged, Progress, Steps
 from hcnn.training.recipe import Recipe, image_size, learning_rate
+
+_AHEAD = 1 << 26  # bytes of images that are augmented at once, before steps that a graph runs
 
 
 class DistillationLoss(Protocol):
@@ -134,6 +137,8 @@ class Trainer:
         wide = torch.float32 if self.device.type == "mps" else torch.float64  # which MPS devices do not have
         self.sums = torch.zeros(3 + len(recipe.attributes), dtype=wide, device=self.device)
         self._order: tuple[int, Tensor] = (-1, labels)
+        # epoch and side length, first batch, the one after the last, and their inputs
+        self._ahead: tuple[tuple[int, int | None], int, int, list[Tensor]] = ((-1, None), 0, 0, [])
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, as nested dicts and lists of tensors and numbers."""
@@ -270,9 +275,31 @@ class Trainer:
         self._rate.fill_(rate)
         self._stop.fill_(float(self.stop_requested))
         self._strength.fill_(min(1.0, (self.step + 1) / max(1.0, self.recipe.attribute_warmup * self.steps)))
+        if self.graph and self.arrays is None and self.recipe.accumulate == 1 and self.recipe.batch_size % 2 == 0:
+            return self._captured(self._inputs_ahead(epoch, batch))
         parts = [part for index in self._indices(epoch, batch).chunk(self.recipe.accumulate)
                  for part in self._inputs(index, epoch)]  # fmt: skip
         return self._captured(parts) if self.graph else self._compute(parts, rate)
+
+    def _inputs_ahead(self, epoch: int, batch: int) -> list[Tensor]:
+        """What `_inputs` gives, made for some batches at once.
+
+        A graph is one launch, beside which the host would take longer for the hundred small operations of a batch's
+        augmentation than the device for the whole step. Images are augmented by their own numbers, so nothing else
+        changes; only mixup and CutMix look at a neighbour, which a batch of even length does not leave.
+        """
+        size = self.recipe.batch_size
+        side = image_size(self.recipe, self.step, self.steps)
+        made, start, until, inputs = self._ahead
+        if made != (epoch, side) or not start <= batch < until:
+            most = max(1, _AHEAD // (4 * size * self.images[0].numel()))
+            start, until = batch, min(batch + most, self.batches)
+            sides = (image_size(self.recipe, self.step + n, self.steps) for n in range(until - start))
+            until = start + sum(1 for _ in takewhile(lambda one: one == side, sides))
+            index = torch.cat([self._indices(epoch, n) for n in range(start, until)])
+            inputs = self._inputs(index, epoch)
+            self._ahead = ((epoch, side), start, until, inputs)
+        return [one.narrow(0, (batch - start) * size, size) for one in inputs]
 
     def _inputs(self, index: Tensor, epoch: int) -> list[Tensor]:
         """Augmented images and their targets; with ties their counterparts too, as `ArrayLoss.pairs` gives them."""
