@@ -36,6 +36,7 @@ from hcnn.runs.settings import (
     RunSettings,
     check_fit,
     check_same_run,
+    graph_hint,
     run_config,
     settle,
 )
@@ -134,8 +135,9 @@ def train_run(
             if first.known is None:
                 write_json(folder / CONFIG, first.config)
                 (folder / TIMING).unlink(missing_ok=True)
-            if first.note:
-                say(first.note)
+            for note in (first.note, graph_hint(settings, device, processes)):
+                if note:
+                    say(note)
             state, seconds = _newest(folder, trainer, say)
             if first.epochs_before is not None:
                 _extend(folder, trainer, first, say)
