@@ -139,6 +139,7 @@ def kernel_cases() -> list[Any]:
     pytest.importorskip("triton")
     import triton.language as tl
 
+    from hcnn.functional.attribute_conv import triton_kernels as triton_dense
     from hcnn.functional.normalize_elu import triton_kernels as triton_normalize
     from hcnn.functional.patch_moments import triton_kernels as triton_moments
     from hcnn.functional.plus_step import triton_kernels as triton_plus
@@ -146,6 +147,8 @@ def kernel_cases() -> list[Any]:
     step = {**GEOMETRY, "QP": 32, "PRECISION": "tf32"}
     moments, last = {"WIDE": tl.float32}, {"INNER": 128, "CIRCULAR": True}
     rows = {"K": 16, "INNER": 1024, "WIDE": tl.float32}
+    filters = {"K": 16, "D": 9, "N1": 8, "N2": 16, "K1": 7, "K2": 11, "S1": 2, "S2": 2, "CIRCULAR": True}
+    filters["WIDE"] = tl.float32
     row = {**rows, "V1": 4, "R": 8 * 16 * 1024}
 
     def product(tiles: tuple[int, int, int, int], name: str) -> dict[str, Any]:
@@ -165,6 +168,8 @@ def kernel_cases() -> list[Any]:
         (triton_moments._finish, moments, 1, ()),
         (triton_moments._filters, moments, 1, ("out_ptr", "grad_ptr")),
         (triton_moments._gradient, {**MAPS, **moments, "BLOCK": 256}, 4, ()),
+        (triton_dense._place, {**filters, "BLOCK": triton_dense._ELEMENTS}, 4, ()),
+        (triton_dense._collect, {**filters, "BLOCK": triton_dense._WEIGHTS}, 4, ("out_ptr",)),
         (triton_normalize._forward, {**row, "BLOCK": 1024}, 4, ()),
         (triton_normalize._backward, {**row, "BLOCK": 1024}, 4, ()),
         (triton_normalize._reduce, {**row, "BLOCK_N": 1024, "BLOCK_K": 1}, 4, ()),

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from hcnn import FactorizedConv, HierarchicalCNN, HierarchicalCNNConfig
-from hcnn.functional import backend
+from hcnn.functional import attribute_conv, backend, dense_weight
+from hcnn.functional.attribute_conv import triton_dense as dense
 from hcnn.functional.dtypes import wide
 from hcnn.functional.normalize_elu import naive as naive_norm
 from hcnn.functional.normalize_elu import triton_kernels as triton_normalize
@@ -71,6 +72,37 @@ def test_patch_moments_of_many_tiles_far_from_zero(monkeypatch) -> None:
     expected_mean, expected = naive_moments.patch_moments(x.double(), (3, 3), "circular")
     torch.testing.assert_close(mean.double(), expected_mean, rtol=1e-6, atol=0)
     torch.testing.assert_close(covariance.double(), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize(
+    ("shape", "sizes", "stride"),
+    [((3, 5, 3, 3, 3), (4, 6), (2, 1)), ((2, 7, 9, 3), (2, 4), (1, 2)), ((4, 5, 3, 3), (6,), (3,))],
+)
+def test_placed_filters(shape, sizes, stride, boundary) -> None:
+    for dtype in (torch.float64, torch.float32):
+        assert_equal(
+            lambda w, dtype=dtype: dense.dense_weight(w, sizes, stride, boundary, dtype),
+            lambda w: dense_weight(w, sizes, stride, boundary),
+            [torch.randn(shape, dtype=dtype)],
+        )
+    weight = torch.randn(shape)
+    torch.testing.assert_close(
+        dense.dense_weight(weight, sizes, stride, boundary, torch.bfloat16),
+        dense_weight(weight, sizes, stride, boundary).bfloat16(),
+    )
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_a_convolution_keeps_the_layout_of_its_input(boundary) -> None:
+    x, weight = torch.randn(2, 2, 4, 5, 6), torch.randn(3, 3, 3, 3, 3)
+    expected = attribute_conv(x, weight, stride=(1, 2, 1, 1), boundary=boundary, matrix=dense_weight(
+        weight, (2, 4), (1, 2), boundary), method="dense")  # fmt: skip
+    last = x.flatten(1, 2).contiguous(memory_format=torch.channels_last).view(x.shape)
+    for given, layout in ((x, torch.contiguous_format), (last, torch.channels_last)):
+        found = attribute_conv(given, weight, stride=(1, 2, 1, 1), boundary=boundary, method="dense")
+        torch.testing.assert_close(found, expected)
+        assert found.flatten(1, 3).is_contiguous(memory_format=layout)
 
 
 @pytest.mark.parametrize("average", [False, True])
@@ -174,11 +206,15 @@ def operators() -> list[tuple[Any, tuple[Any, ...]]]:
                 *(2, 2, False),
             ),
         ),
+        (
+            torch.ops.hcnn.place_filters.default,
+            (torch.randn(2, 15, 9, requires_grad=True), [4, 6, 3, 5, 2, 1], True, False),
+        ),
     ]
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch 2.14 reads it
-@pytest.mark.parametrize("index", range(5))
+@pytest.mark.parametrize("index", range(6))
 def test_operators_are_what_compilers_expect(index) -> None:
     """Schema, shapes without data, autograd registration, ahead-of-time tracing with its gradients."""
     operator, inputs = operators()[index]

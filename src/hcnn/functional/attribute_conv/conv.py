@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hcnn.functional.attribute_conv import triton_dense
 from hcnn.functional.attribute_conv.choose import Method, choose_method
 from hcnn.functional.attribute_conv.dense import dense_conv, dense_weight
 from hcnn.functional.attribute_conv.native import native_conv, native_weight
@@ -14,6 +15,7 @@ from hcnn.functional.attribute_conv.native_cost import native_supports
 from hcnn.functional.attribute_conv.spectral import spectral_weight
 from hcnn.functional.attribute_conv.spectral_op import spectral_conv
 from hcnn.functional.axes import CONVOLUTIONS, Boundary, axis_names, check_boundary, pad_spatial, per_axis
+from hcnn.functional.backend import available
 from hcnn.functional.custom_op import is_recorded, is_traced
 from hcnn.functional.native.library import description, native_available
 
@@ -118,9 +120,14 @@ def attribute_conv(
             f"got {x.dtype} on {x.device}, {spatial} spatial axes, sizes {tuple(sizes)} "
             f"(native kernels: {description()})"
         )
+    flat = x.reshape(x.shape[0], -1, *extent)  # (b, v·c, *u)
+    if matrix is None and method == "dense" and attributes in (1, 2) and not channel_axis and available(weight):
+        half = torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type) == torch.bfloat16
+        matrix = triton_dense.dense_weight(weight, sizes, sv, boundary, torch.bfloat16 if half else weight.dtype)
+        if flat.ndim != 4 or flat.is_contiguous():  # a convolution answers in the layout of its weight
+            matrix = matrix.contiguous()
     if matrix is None:
         matrix = conv_matrix(weight, sizes, sv, boundary, method, channel_axis=channel_axis)
-    flat = x.reshape(x.shape[0], -1, *extent)  # (b, v·c, *u)
     if method == "native":
         fused = elu and not torch.is_grad_enabled() and not is_traced()  # a trace must not depend on the mode
         y = native_conv(
