@@ -75,6 +75,15 @@ def test_patch_moments_of_many_tiles_far_from_zero(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_patch_moments_are_exact_under_autocast(boundary) -> None:
+    x = torch.randn(2, 3, 7, 6) + 3
+    expected = moments.patch_moments(x, (3, 3), boundary)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = moments.patch_moments(x, (3, 3), boundary)
+    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize(
     ("shape", "sizes", "stride"),
     [((3, 5, 3, 3, 3), (4, 6), (2, 1)), ((2, 7, 9, 3), (2, 4), (1, 2)), ((4, 5, 3, 3), (6,), (3,))],

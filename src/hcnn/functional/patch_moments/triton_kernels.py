@@ -178,7 +178,8 @@ def forward(x: Tensor, circular: bool) -> tuple[Tensor, Tensor]:
         _products[(rows, kinds, parts)](
             x, pivot, products, outer, height, width, inner, circular, wide, _POSITIONS, num_warps=2
         )
-        sums = _windows(height, width, circular, x.device, torch_wide) @ products.sum(1).view(-1)
+        # Autocast would round the terms of a matrix product.
+        sums = (_windows(height, width, circular, x.device, torch_wide) * products.sum(1).view(-1)).sum(1)
         _finish[(1,)](sums, pivot, mean, covariance, x.numel(), wide, num_warps=1)
     return mean, covariance
 
