@@ -26,6 +26,10 @@ def _over_seeds(values: list[float], digits: int = 2, factor: float = 1.0) -> st
     return f"{mean:.{digits}f} ± {t * statistics.stdev(values) / math.sqrt(len(values)):.{digits}f}"
 
 
+# What else is looked for in plain networks: the properties of the other arms.
+_ALSO = {"digits": ["scale", "position right", "brightness"], "cifar10": ["rotation", "scale", "position right"]}
+
+
 def table() -> str:
     """All results as Markdown."""
     known: dict[str, list[dict[str, Any]]] = {}
@@ -50,8 +54,8 @@ def table() -> str:
         for name in [arm for arm in arms if arm in mine]:
             ones = mine[name]
             properties = [ones[0]["property"]]
-            if name.endswith("/plain") and data == "digits":
-                properties += ["scale", "position right", "brightness"]
+            if name.endswith("/plain"):
+                properties += _ALSO.get(data, [])
             for property in properties:
                 cells = [cell_of(one, property) for one in ones]
                 own = property == ones[0]["property"]
