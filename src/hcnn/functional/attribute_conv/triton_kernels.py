@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hcnn.functional.triton_types import triton_wide
+
 _ELEMENTS = 1024  # of the matrix, per program
 _WEIGHTS = 128  # of the filters, per program
 
@@ -69,7 +71,7 @@ def place(flat: Tensor, out: Tensor, geometry: Sequence[int], circular: bool) ->
     k, _, d = flat.shape
     with torch.cuda.device_of(flat):
         _place[(triton.cdiv(out.numel(), _ELEMENTS),)](
-            flat, out, out.numel(), k, d, *geometry, circular, _wide(flat), _ELEMENTS
+            flat, out, out.numel(), k, d, *geometry, circular, triton_wide(flat.dtype)[1], _ELEMENTS
         )
 
 
@@ -78,9 +80,5 @@ def collect(grad: Tensor, out: Tensor, geometry: Sequence[int], circular: bool) 
     k, _, d = out.shape
     with torch.cuda.device_of(grad):
         _collect[(triton.cdiv(out.numel(), _WEIGHTS),)](
-            grad, out, out.numel(), k, d, *geometry, circular, _wide(out), _WEIGHTS
+            grad, out, out.numel(), k, d, *geometry, circular, triton_wide(out.dtype)[1], _WEIGHTS
         )
-
-
-def _wide(x: Tensor) -> tl.dtype:
-    return tl.float64 if x.dtype == torch.float64 else tl.float32

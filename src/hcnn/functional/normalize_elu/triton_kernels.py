@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hcnn.functional.triton_types import triton_wide
+
 _ELEMENTS = 1024  # per program of the elementwise kernels
 _PARTS = 1024  # partial sums of a reduction, at most; a power of two
 
@@ -168,10 +170,6 @@ def _coefficients(
     tl.store(out_ptr + 3 * K + k, -scale * second / (variance + eps) / total)
 
 
-def _wide(flat: Tensor) -> tuple[torch.dtype, tl.dtype]:
-    return (torch.float64, tl.float64) if flat.dtype == torch.float64 else (torch.float32, tl.float32)
-
-
 def _tiles(flat: Tensor, k: int, inner: int) -> tuple[tuple[int, int], int, int, int]:
     """Grid, numbers per k, and tile (n, k) of a reduction over everything but k."""
     block_k = min(triton.next_power_of_2(k), 128) if inner == 1 else 1
@@ -188,7 +186,7 @@ def forward(flat: Tensor, scale: Tensor, shift: Tensor, inner: int) -> Tensor:
     grid = (triton.cdiv(out.numel(), _ELEMENTS),)
     with torch.cuda.device_of(flat):
         _forward[grid](
-            flat, scale, shift, out, out.numel(), len(scale), inner, v1, r, _wide(flat)[1], _ELEMENTS
+            flat, scale, shift, out, out.numel(), len(scale), inner, v1, r, triton_wide(flat.dtype)[1], _ELEMENTS
         )  # fmt: skip
     return out
 
@@ -197,7 +195,7 @@ def reduce(flat: Tensor, grad: Tensor, scale: Tensor, shift: Tensor, pivot: Tens
     """Partial sums of `_reduce`, (2, k, parts)."""
     k, (_, v1, r) = len(scale), flat.shape
     grid, total, block_n, block_k = _tiles(flat, k, inner)
-    torch_wide, wide = _wide(flat)
+    torch_wide, wide = triton_wide(flat.dtype)
     parts = flat.new_empty(2, k, grid[1], dtype=torch_wide)
     with torch.cuda.device_of(flat):
         _reduce[grid](
@@ -215,8 +213,8 @@ def backward(
     grid = (triton.cdiv(grad.numel(), _ELEMENTS),)
     with torch.cuda.device_of(flat):
         _backward[grid](
-            flat, grad, scale, shift, pivot, c0, c1, out, grad.numel(), len(scale), inner, v1, r, _wide(flat)[1],
-            _ELEMENTS,
+            flat, grad, scale, shift, pivot, c0, c1, out, grad.numel(), len(scale), inner, v1, r,
+            triton_wide(flat.dtype)[1], _ELEMENTS,
         )  # fmt: skip
     return out
 
@@ -226,7 +224,7 @@ def statistics(
 ) -> Tensor:
     """Mean and variance, and with a weight and a bias also scale and shift, (2 or 4, k)."""
     grid, total, block_n, block_k = _tiles(flat, k, inner)
-    torch_wide, wide = _wide(flat)
+    torch_wide, wide = triton_wide(flat.dtype)
     parts = flat.new_empty(3, k, grid[1], dtype=torch_wide)
     out = flat.new_empty(2 if weight is None else 4, k, dtype=torch_wide)
     with torch.cuda.device_of(flat):

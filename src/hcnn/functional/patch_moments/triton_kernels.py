@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hcnn.functional.triton_types import triton_wide
+
 _PARTS = 32  # programs for one row and kind of column, at most; each leaves one partial sum
 _POSITIONS = 256  # that one step of a program multiplies
 _KINDS = 5  # of columns under zeros: outside on the left, first, inner, last, outside on the right
@@ -160,14 +162,10 @@ def _gradient(
     tl.store(out_ptr + i, result.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-def _wide(x: Tensor) -> tuple[torch.dtype, tl.dtype]:
-    return (torch.float64, tl.float64) if x.dtype == torch.float64 else (torch.float32, tl.float32)
-
-
 def forward(x: Tensor, circular: bool) -> tuple[Tensor, Tensor]:
     """Mean (9,) and covariance (9, 9)."""
     outer, height, width, inner = x.shape
-    torch_wide, wide = _wide(x)
+    torch_wide, wide = triton_wide(x.dtype)
     # Any constant near the mean serves as the pivot; one map's mean is near enough and costs no pass over x.
     pivot = x[0].mean(dtype=torch_wide)
     parts = min(triton.cdiv(outer * width * inner, _POSITIONS), _PARTS)
@@ -187,7 +185,7 @@ def forward(x: Tensor, circular: bool) -> tuple[Tensor, Tensor]:
 def backward(grad_mean: Tensor, grad_covariance: Tensor, x: Tensor, mean: Tensor, circular: bool) -> Tensor:
     """Gradient for x."""
     _, height, width, inner = x.shape
-    torch_wide, wide = _wide(x)
+    torch_wide, wide = triton_wide(x.dtype)
     filters = x.new_empty(16, 32, dtype=torch_wide)
     out = torch.empty_like(x)
     with torch.cuda.device_of(x):
