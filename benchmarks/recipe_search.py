@@ -134,7 +134,7 @@ def rows(settings: list[Setting], suffix: str = "") -> list[dict[str, object]]:
 def report() -> None:
     """Write results/recipe-search: a table of each stage, as CSV and Markdown."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    text = ["# A recipe for the small network", "", (__doc__ or "").split("\n\n")[0], ""]
+    text = ["# Choosing the recipe `cifar`", "", (__doc__ or "").split("\n\n")[0], ""]
     for title, settings, suffix in (("Stage 1: one change each", STAGE_1, ""), ("Stage 2: longer", STAGE_2, "-long")):
         table = rows(settings, suffix)
         if not table:

@@ -8,9 +8,10 @@ from hcnn.cli.commands import COMMANDS
 
 INTRODUCTION = """# Command line
 
-`hcnn` alone lists the commands, and `hcnn COMMAND --help` prints what stands here. Options may be spelt with `-` or
-`_`.
-Bad input ends with exit code 2 and one line that says what was expected and what came; an interrupt ends with 130.
+`hcnn` without arguments lists the commands, and `hcnn COMMAND --help` prints the text below. Options may be written
+with `-` or `_`.
+Invalid input ends with exit code 2 and one line that says what was expected and what was found; an interrupt ends with
+130.
 """
 TITLES = {"positional arguments": "", "options": ""}
 

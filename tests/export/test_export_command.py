@@ -11,6 +11,13 @@ import pytest
 
 from hcnn import cli
 from hcnn.data import archives
+from hcnn.models.pretrained import pretrained_record
+
+
+def test_the_card_of_shipped_weights_has_their_accuracy(tmp_path) -> None:
+    assert cli.main(["export", "hcnn_digits", "--to", "safetensors", "--output", str(tmp_path / "folded")]) == 0
+    accuracy = pretrained_record("hcnn_digits")["result"]["test_accuracy"]
+    assert f"test: {accuracy:.2%} of 360 images" in (tmp_path / "folded" / "README.md").read_text()
 
 
 def test_the_command_exports_everything(run, capsys) -> None:

@@ -116,25 +116,26 @@ def test_curves_show_the_validation_images(whole, tmp_path) -> None:
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_run_gets_more_epochs(tmp_path, finished) -> None:
-    folder, said = tmp_path / "run", []
+    folder, said, data = tmp_path / "run", [], replace(DATA, test=shades(30, 2))
     if finished:
-        train_run(folder, settings(4), DATA)
+        train_run(folder, settings(4), data)
     else:
         with pytest.raises(Killed):
-            train_run(folder, settings(4), DATA, on_step=killed_at(13))
-    result = train_run(folder, settings(8), DATA, resume=True, say=said.append)
+            train_run(folder, settings(4), data, on_step=killed_at(13))
+    result = train_run(folder, settings(8), data, resume=True, say=said.append)
     log = rows(folder)
     assert [row["epoch"] for row in log] == [*range(1, 9)]
     at = 24 if finished else 13
     assert result["extended"] == [{"from_epochs": 4, "to_epochs": 8, "step": at}]
     assert json.loads((folder / "config.json").read_text())["extended"] == result["extended"]
     assert result["epochs"] == 8
+    assert result["test_set"] == "read once after every training length that was finished; one view per image"
     rate = learning_rate(settings(8).recipe, at, 48)
     assert any(f"the learning rate resumes at {rate:.4g}" in line for line in said), said
     assert log[-1]["lr"] == learning_rate(settings(8).recipe, 47, 48)
-    again = train_run(folder, settings(8), DATA, resume=True)
+    again = train_run(folder, settings(8), data, resume=True)
     assert again == result  # it is finished now
-    assert train_run(folder, settings(10), DATA, resume=True)["extended"][1]["from_epochs"] == 8
+    assert train_run(folder, settings(10), data, resume=True)["extended"][1]["from_epochs"] == 8
 
 
 def test_an_extended_run_survives_a_kill(tmp_path) -> None:

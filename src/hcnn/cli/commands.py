@@ -16,6 +16,7 @@ from hcnn.cli import train_options
 from hcnn.cli.options import Parser
 
 _RUN = "A run folder, or the name of a model whose pretrained weights ship with the package."
+_NETWORK = _RUN.replace("run folder,", "run folder, a Hub folder, folded weights,")
 _DATA_DIR = "Folder of the data sets. Default: $HCNN_DATA, else ~/.cache/hcnn."
 _DATABASE = "Search the training images of another data set. Default: the data set of the run."
 _POSITION = "Take attribute arrays at the central position, or average them over space. Default: centre."
@@ -83,7 +84,7 @@ def _demo(add: Parser) -> None:
 
 
 def _evaluate(add: Parser) -> None:
-    add.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=_RUN)
+    add.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=_NETWORK)
     add.add_argument(
         "--data",
         help="Another data set, or a labelled folder, with the same classes. Default: the data set of the run.",
@@ -115,12 +116,7 @@ def _summary(add: Parser) -> None:
 
 
 def _predict(add: Parser) -> None:
-    add.add_argument(
-        "run",
-        type=Path,
-        metavar="RUN",
-        help=_RUN.replace("run folder,", "run folder, a Hub folder, folded weights,"),
-    )
+    add.add_argument("run", type=Path, metavar="RUN", help=_NETWORK)
     add.add_argument(
         "images", type=Path, nargs="*", default=[], metavar="IMAGE",
         help="Image files, .npy arrays, or folders that are searched for both; - reads standard input, which holds one "
@@ -144,7 +140,7 @@ def _predict(add: Parser) -> None:
 
 
 def _export(add: Parser) -> None:
-    add.add_argument("run", type=Path, metavar="RUN", help=_RUN)
+    add.add_argument("run", type=Path, metavar="RUN", help=_NETWORK)
     add.add_argument(
         "--to", choices=("onnx", "torch", "safetensors", "c", "html", "executorch"), required=True,
         help="An ONNX file, a torch.export program, a folder of folded weights with a model card, a C99 source file "

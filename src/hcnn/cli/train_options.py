@@ -17,7 +17,7 @@ DEFAULT_MODELS = {"digits": "hcnn_digits", "cifar10": "hcnn_small_cifar10", "cif
 REFUSED: dict[str, str] = dict.fromkeys(("channels", "classes"), "follows from the data and cannot be set")
 _COMMON = {
     "epochs": "Passes over the training set. Default: the recipe's.",
-    "batch_size": "Images in a step. Default: the recipe's.",
+    "batch_size": "Images per step. Default: the recipe's.",
     "lr": "Peak learning rate. Default: the recipe's.",
     "precision": "float32, bfloat16 (convolutions only) or auto, the faster one here. Default: the recipe's.",
 }
@@ -170,8 +170,8 @@ def _add_common(parser: Parser, group: Any, command: str) -> None:
     add("--model", default=None, metavar="NAME", help="Network; `hcnn models` lists the names. Default: by the data.")
     add(
         "--recipe", default=None, metavar="NAME",
-        help="Named recipe: paper, published, fast, digits, or one of a baseline's publication. Default: the recipe "
-        "recommended for the model.",
+        help="Named recipe: cifar, fast, digits, paper, published, or that of a baseline's publication. Default: the "
+        "recipe recommended for the model.",
     )  # fmt: skip
     place = "Run folder. Default: runs/" if command == "train" else "Folder of the search. Default: runs/tune-"
     add("--output", type=Path, metavar="FOLDER", help=f"{place}DATA-MODEL-SEED.")
@@ -195,7 +195,8 @@ def _add_common(parser: Parser, group: Any, command: str) -> None:
     add(
         "--validation", type=int, metavar="N", default=SUPPRESS,
         help="Training images to hold out and measure after each epoch, the same ones for every seed; the weights of "
-        "the epoch that does best on them are kept. Default: 0, or a fifth of a folder without held-out images.",
+        "the epoch that does best on them are kept. Default: "
+        + ("0, or a fifth of a folder without held-out images." if command == "train" else "a fifth."),
     )  # fmt: skip
     add(
         "--validation-data", metavar="PATH",

@@ -9,6 +9,7 @@ from hcnn.export.escape import markdown
 from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.models.counts import count_parameters
 from hcnn.models.factory import build
+from hcnn.models.pretrained import list_pretrained, pretrained_record
 from hcnn.models.summary import summarize
 from hcnn.runs.settings import CONFIG, RESULT
 from hcnn.storage.records import read_object
@@ -33,11 +34,14 @@ def read_records(folder: Path) -> Records:
     """The records of a run folder, and of all its seeds if the folder belongs to `hcnn train --seeds`.
 
     Args:
-        folder: a run folder; records that it lacks are left empty.
+        folder: a run folder, or the name of weights that ship with the package; records that it lacks are left empty.
 
     Returns:
         The records.
     """
+    if not folder.exists() and str(folder) in list_pretrained():
+        shipped = pretrained_record(str(folder))
+        return Records(shipped["config"], shipped["result"], {})
     paths = (folder / CONFIG, folder / RESULT, folder.parent / "seeds.json")
     found = [read_object(path) if path.is_file() else {} for path in paths]
     if not folder.name.startswith("seed-"):

@@ -129,13 +129,18 @@ class Recorder:
             result["validation_accuracy"] = best.accuracy
             result["validation_loss"] = best.loss
             result["best_epoch"] = best.epoch
+        extended = read_object(self.folder / CONFIG).get("extended")
         if self.data.test is not None:
             result["test_images"] = len(self.data.test)
             result["test_accuracy"], _ = self._measure(self.data.test, weights)
-            result["test_set"] = "read once, after training; one view per image"
+            result["test_set"] = (
+                "read once after every training length that was finished; one view per image"
+                if extended
+                else "read once, after training; one view per image"
+            )
             if settings.flip:
                 result["test_accuracy_with_flips"], _ = self._measure(self.data.test, weights, flip=True)
-        if extended := read_object(self.folder / CONFIG).get("extended"):
+        if extended:
             result["extended"] = extended
         result |= {
             "seconds": round(self.seconds, 2),
