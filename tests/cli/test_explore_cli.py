@@ -88,7 +88,7 @@ def test_explore_leaves_tables_figures_and_sentences(run, tmp_path, capsys) -> N
         assert f"{name}.png" in out
         with Image.open(tmp_path / f"{name}.png") as image:
             assert min(image.size) > 200
-    for word in ("Brightness:", "near enough", "roughness"):
+    for word in ("Brightness:", "near enough", "Roughness"):
         assert word in out
     assert "Saturation" not in out  # grey images have none
 

@@ -23,13 +23,17 @@ def load(name: str) -> Study:
     [
         (
             "hcnn_small_cifar10",
-            ["Yes", "Partly", "None of those tried"],
-            ["at 5 of 8 depths, and more at 1", "(without a translation, 45%", "noise, their arrays"],
+            ["Not measurably", "Partly", "None of those tried"],
+            ["8 depths together (p = 0.081)", "(without a translation, 45%", "noise, their arrays"],
         ),
         (
             "hcnn_small_cifar10_circular",
             ["Yes", "Partly", "hue, brightness"],
-            ["at 0 of 8 depths, and more at 6", "in 20% of the cases", "hue, which moves arrays along v2 at"],
+            [
+                "along v(j-1) changes the class scores more than",
+                "in 20% of the cases",
+                "hue, which moves arrays along v2 at",
+            ],
         ),
     ],
 )  # fmt: skip
@@ -42,11 +46,22 @@ def test_answers_are_those_of_the_tables(name, short, reasons) -> None:
 
 def test_nothing_is_said_where_nothing_was_found() -> None:
     study = load("digits-zeros")
-    none = [{**row, "verdict": "no difference"} if row["statistic"] == CHANGE else row for row in study.contrasts]
-    assert answers(replace(study, contrasts=none), 10)[0].short == "No"
-    without = [row for row in study.contrasts if row["against"] != "shuffled order"]
-    assert answers(replace(study, contrasts=without), 10)[0].short == "Not known"
+    found = answers(study, 10)
+    assert [one.short for one in found] == ["Not measurably", "Partly", "None of those tried"]
+    assert "3 depths together (p = 0.19)" in found[0].reason
+    few = [{**row, "smallest": 0.1} for row in study.orders]
+    assert answers(replace(study, orders=few), 10)[0].short == "Not known"
+    assert answers(replace(study, orders=[]), 10)[0].short == "Not known"
     assert answers(replace(study, properties=[]), 10)[2].short == "Not known"
+
+
+def test_an_order_that_matters_is_said_with_its_direction() -> None:
+    study = load("digits-zeros")
+    gentle = [{**row, "p": 0.001, "deviation": -1.0} if row["statistic"] == CHANGE else row for row in study.orders]
+    found = answers(replace(study, orders=gentle), 10)[0]
+    assert found.short == "Yes"
+    assert "changes the class scores less than the same move" in found.reason
+    assert "(p = 0.002)" in found.reason  # of two attributes, corrected
 
 
 def test_a_class_that_every_translation_keeps_survives() -> None:

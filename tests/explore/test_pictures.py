@@ -42,6 +42,15 @@ def drawn(module: Any, monkeypatch, call: Any) -> list[Any]:
     return kept
 
 
+def _heights(axes: Any) -> list[np.ndarray]:
+    """The heights of all lines and bands."""
+    bands = [one for one in axes.collections if isinstance(one, PolyCollection)]
+    return [
+        *(np.asarray(line.get_ydata(), float) for line in axes.lines),
+        *(np.asarray(path.vertices)[:, 1] for band in bands for path in band.get_paths()),
+    ]
+
+
 @pytest.mark.parametrize("name", ["digits-zeros", "hcnn_small_cifar10", "hcnn_small_cifar10_circular"])
 def test_every_curve_and_band_lies_within_its_axes(name, monkeypatch, tmp_path) -> None:
     study = Study(**json.loads((RESULTS / name / "study.json").read_text()))
@@ -50,18 +59,15 @@ def test_every_curve_and_band_lies_within_its_axes(name, monkeypatch, tmp_path) 
         figure.canvas.draw()
         for axes in figure.axes:
             low, high = axes.get_ylim()
-            heights = [np.asarray(line.get_ydata(), float) for line in axes.lines]
-            bands = [one for one in axes.collections if isinstance(one, PolyCollection)]
-            heights += [np.asarray(path.vertices)[:, 1] for band in bands for path in band.get_paths()]
-            if not bands:
+            if not any(isinstance(one, PolyCollection) for one in axes.collections):
                 continue
+            heights = _heights(axes)
             curves += len(heights)
             values = np.concatenate(heights)
             assert low <= values.min() <= values.max() <= high, axes.get_title()
             if "roughness" in axes.get_title():  # values about 1: an axis from 0 would hide every difference
-                shared = np.concatenate([
-                    line.get_ydata() for one in figure.axes if "roughness" in one.get_title() for line in one.lines
-                ])  # fmt: skip
+                alike = [one for one in figure.axes if "roughness" in one.get_title()]
+                shared = np.concatenate([values for one in alike for values in _heights(one)])
                 assert high - low < 1.5 * (shared.max() - shared.min())
     assert curves > 30
 

@@ -1,6 +1,7 @@
 """Statistics with a planted answer: what is there must be found, and what is not must not."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import hcnn
+from hcnn.data.datasets import load
 from hcnn.data.image_changes import PROPERTIES, change, changed_inputs, properties_for
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.explore import (
@@ -15,12 +17,14 @@ from hcnn.explore import (
     AttributeSource,
     ChannelSource,
     channels_like,
+    explore_images,
     shift,
     shuffled_orders,
     smooth,
     untrained_like,
 )
 from hcnn.explore.meaning import best_shifts, shift_grid
+from hcnn.explore.orders import OrderTest, order_test
 from hcnn.explore.statistics import (
     Bootstrap,
     Questions,
@@ -30,8 +34,10 @@ from hcnn.explore.statistics import (
     path_distances,
     roughness,
 )
-from hcnn.explore.tables import consistency_table, flatness_table, implied_shifts, path_table
+from hcnn.explore.study import StudySettings, run_study
+from hcnn.explore.tables import Row, Tables, consistency_table, flatness_table, implied_shifts, path_table
 from hcnn.explore.verdicts import property_table
+from hcnn.runs.load import load_named
 
 PLAIN = Preprocessing((0.5,), (0.25,), (8, 8), ("a", "b"))
 
@@ -290,21 +296,72 @@ def test_tables_have_controls_beside_every_number(periodic) -> None:
     }
     questions = {name: Questions(arrays, labels, torch.arange(40)) for name, arrays in means.items()}
     boot = Bootstrap(40, 100)
-    rows, contrasts = consistency_table(sources, bases, questions, boot)
-    paths = path_table(sources, questions, boot)
-    flat, more = flatness_table(sources, x, boot)
-    for table, statistics in ((rows, {"class consistency", "near enough"}), (paths, {"path distance", "roughness"})):
-        assert {row["statistic"] for row in table} == statistics
-    for table in (rows, paths, flat):
-        assert {(row["network"], row["order"]) for row in table} == {
+    found = consistency_table(sources, bases, questions, boot, orders=3)
+    paths = path_table(sources, questions, boot, orders=3)
+    flat = flatness_table(sources, x, boot, orders=3)
+    for table, statistics in ((found, {"class consistency", "near enough"}), (paths, {"path distance", "roughness"})):
+        assert {row["statistic"] for row in table.rows} == statistics
+    for table in (found, paths, flat):
+        assert {(row["network"], row["order"]) for row in table.rows} == {
             ("trained", "own"), ("trained", "shuffled"), ("untrained", "own"), ("untrained", "shuffled"),
         }  # fmt: skip
-        assert all(row["low"] - 1e-9 <= row["value"] <= row["high"] + 1e-9 for row in table if row["n"] > 1)
-    assert {row["against"] for row in contrasts} == {"no shift", "shuffled order", "untrained", "depth 3"}
-    assert {row["against"] for row in more} == {"shuffled order", "untrained"}
+        assert all(row["low"] - 1e-9 <= row["value"] <= row["high"] + 1e-9 for row in table.rows if row["n"] > 1)
+        together = [(row["network"], row["attribute"]) for row in table.orders if row["depth"] is None]
+        assert sorted(together) == [(n, a) for n in ("trained", "untrained") for a in ("v(j)", "v(j-1)")]
+        for row in table.orders:
+            assert row["orders"] == (3 if row["attribute"] in ("v(j)", f"v{row['depth']}") else 2)  # 8 or 4 values
+            assert row["smallest"] <= row["p"] <= 1
+    contrasts = found.contrasts
+    assert {row["against"] for row in contrasts} == {"no shift", "untrained", "depth 3"}
+    assert {row["against"] for row in flat.contrasts} == {"untrained"}
     # Two networks that have learned nothing: hardly any contrast between them.
     between = [row["verdict"] == "no difference" for row in contrasts if row["against"] == "untrained"]
     assert sum(between) >= len(between) - 1
+
+
+def _waves(order: Sequence[int]) -> Tables:
+    """Roughness of arrays that are smooth along v3, which has the given order."""
+    random = torch.Generator().manual_seed(0)
+    wave = torch.cos(2 * math.pi / 8 * (torch.arange(8) + 8 * torch.rand(60, 1, generator=random)))
+    questions = {"trained": Questions({3: wave[:, None].expand(60, 4, 8)[..., list(order)]}, torch.zeros(60))}
+    source = ChannelSource(nn.Sequential(nn.Conv2d(1, 64, 1)).eval(), {3: "0"}, {3: (2, 4, 8)})
+    return path_table({"trained": source}, questions, Bootstrap(60, 100))
+
+
+def test_an_order_is_told_from_shuffled_ones_where_it_means_something() -> None:
+    def along_v3(tables: Tables) -> Row:
+        return next(row for row in tables.orders if row["attribute"] == "v3")
+
+    true = along_v3(_waves(range(8)))
+    assert true["own"] < true["low"]
+    assert true["p"] == pytest.approx(1 / 20)  # beyond all of 19 orders; v2, which is constant, has no order
+    assert along_v3(_waves(shuffled_orders(8, 1, seed=9)[0]))["p"] > 0.1
+
+
+def test_the_order_of_channels_without_order_is_rarely_special() -> None:
+    """Two particular orders nearly always differ by more than an interval over images; p-values must not."""
+    small, x = 0, torch.randn(30, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    for seed in range(30):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Conv2d(1, 64, 3), nn.ELU(), nn.Conv2d(64, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        source = ChannelSource(net.eval(), {3: "1"}, {3: (2, 4, 8)})
+        found = flatness_table({"trained": source}, x, Bootstrap(30, 50), seed=seed)
+        small += next(row["p"] for row in found.orders if row["attribute"] == "v(j)") <= 0.1
+    assert small <= 7  # 3 on average; more than 7 in 1 % of all draws
+
+
+def test_deviations_of_several_attributes_add_up() -> None:
+    below = [[0.0, 1.0, 2.0]] * 5
+    found = order_test(below)
+    assert found.p == pytest.approx(2 / 3**5)  # all lowest, or all highest
+    assert found.smallest == found.p
+    assert found.deviation == pytest.approx(-math.sqrt(1.5))
+    assert order_test([[0.0, 1.0, 2.0], [2.0, 1.0, 0.0]]).p == 1  # they cancel
+    assert order_test([[1.0, 1.0, 1.0]]) == OrderTest(0.0, 1.0, 1.0)
+    many = order_test([[0.0, *range(1, 20)]] * 8)  # 20^8 combinations: drawn
+    assert many.p == pytest.approx(1 / 20_001)
+    with pytest.raises(ValueError, match="expected a value for the own order and for one shuffled order or more"):
+        order_test([[1.0]])
 
 
 def test_channels_of_an_ordinary_network_stand_beside_as_a_control(periodic) -> None:
@@ -317,8 +374,8 @@ def test_channels_of_an_ordinary_network_stand_beside_as_a_control(periodic) -> 
     plain = channels_like(net.eval(), source, x[:1])
     assert plain.sizes() == {3: (1, 4, 8), 4: (1, 4, 8), 5: (2, 4, 8), 6: (2, 4, 10)}
     sources = {"trained": source, "plain": plain}
-    _, contrasts = flatness_table(sources, x, Bootstrap(40, 50))
-    assert {row["depth"] for row in contrasts if row["against"] == "plain"} == {3, 4, 5}
+    found = flatness_table(sources, x, Bootstrap(40, 50), orders=2)
+    assert {row["depth"] for row in found.contrasts if row["against"] == "plain"} == {3, 4, 5}
     pixels = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8)
     rows = property_table(sources, pixels, PLAIN, Bootstrap(20, 50), orders=2)
     assert all(math.isfinite(row["plain_r"]) and 0 <= row["plain_explained"] <= 1 for row in rows)
@@ -326,3 +383,16 @@ def test_channels_of_an_ordinary_network_stand_beside_as_a_control(periodic) -> 
     small = nn.Sequential(nn.Conv2d(1, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(ValueError, match="expected a module of 4·8 = 32 channels or more for x3"):
         channels_like(small, source, x[:1])
+
+
+def test_a_few_images_are_enough_and_fewer_are_refused() -> None:
+    run = load_named("hcnn_digits")
+    few = load("digits").train.subset(range(12))  # of ten classes, so that a split would leave two
+    found = run_study(explore_images(run, few), settings=StudySettings(orders=2, resamples=20))
+    assert found.info["queries"] == "12 of digits/train, themselves excluded"
+    assert all(math.isfinite(row["value"]) for row in found.rows)
+    with pytest.raises(ValueError, match="digits/train: expected 2 images or more to ask about; got 1"):
+        run_study(explore_images(run, few.subset([0])))
+    for name in ("queries", "changed", "flat"):
+        with pytest.raises(ValueError, match=f"{name}: expected 2 images or more; got 1"):
+            StudySettings(**{name: 1})

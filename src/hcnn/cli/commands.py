@@ -209,7 +209,7 @@ def _explore(add: Parser) -> None:
         ("queries", 500, "Number of query images; held-out images are used where there are some"),
         ("changed", 200, "Number of images whose properties are changed"),
         ("flat", 200, "Number of images whose arrays are translated inside the network"),
-        ("orders", 8, "Number of shuffled orders of each attribute that serve as a control"),
+        ("orders", 19, "Number of shuffled orders of each attribute that serve as a control"),
         ("seed", 0, "Random seed for queries, orders and the untrained network"),
     ):
         add.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text}. Default: {default}.")

@@ -26,7 +26,8 @@ Each of these modules can be used alone:
 - `shifts`: `smooth`, `shift` (whole: rolls; fractional: Fourier), `shuffled_orders` (the control for order).
 - `neighbours`: `Space`, exact search at one depth, and what "near enough" means there.
 - `explorer`: `open_explorer` (arrays on disk), `explore_images` (in memory), `png`; `images`: the images of a run.
-- `statistics`, `meaning`: what is measured; `study`: all of it, with controls, into JSON and CSV.
+- `statistics`, `meaning`: what is measured; `orders`: whether an attribute's order is special; `study`: all of it, with
+  controls, into JSON and CSV.
 - `figures`: figures 3 and 4 of the paper, and those of the study. Needs matplotlib.
 
 Whole translations are exact in a periodic network (`boundary="circular"`); under zeros they are an approximation.

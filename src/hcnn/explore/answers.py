@@ -37,22 +37,29 @@ def answers(study: Study, classes: int) -> list[Answer]:
 
 
 def _order(study: Study) -> Answer:
-    """From the change of class scores along v_{j-1}, compared with the same translation in a shuffled order."""
-    rows = [
-        row
-        for row in study.contrasts
-        if row["statistic"] == CHANGE and row["against"] == "shuffled order" and _along_previous(row)
-    ]
-    less, more = (sum(row["verdict"] == verdict for row in rows) for verdict in ("below", "above"))
-    short = "No" if not less + more else "Yes" if 2 * (less + more) >= len(rows) else "At some depths"
+    """From the change of class scores along each attribute, all depths together, against shuffled orders."""
     question = "Does the order of an attribute's values matter?"
-    if not rows:
-        return Answer(question, "Not known", "No attribute has the four values that an order needs.")
+    rows = [
+        row for row in study.orders if (row["statistic"], row["network"], row["depth"]) == (CHANGE, "trained", None)
+    ]
+    if not rows or all(row["smallest"] * len(rows) > 0.05 for row in rows):
+        return Answer(question, "Not known", "The attributes have too few values for enough different orders.")
+    best = min(rows, key=lambda row: row["p"])
+    p = min(1.0, best["p"] * len(rows))  # Bonferroni
+    depths = _count(best["depths"], "depth")
+    if p > 0.05:
+        return Answer(
+            question,
+            "Not measurably",
+            "Moving an array along an attribute changes the class scores as much as the same move through the values "
+            f"in a random order, {depths} together (p = {p:.2g}).",
+        )
     return Answer(
         question,
-        short,
-        f"Moving an array along an attribute changes the class scores less than the same move through the values in a "
-        f"random order at {less} of {_count(len(rows), 'depth')}, and more at {more}.",
+        "Yes",
+        f"Moving an array along {best['attribute']} changes the class scores "
+        f"{'less' if best['deviation'] < 0 else 'more'} than the same move through the values in a random order, "
+        f"{depths} together (p = {p:.2g}).",
     )
 
 

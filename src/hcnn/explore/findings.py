@@ -1,7 +1,7 @@
 """The results of a study in sentences: effect sizes with intervals, or "nothing" where that is the answer."""
 
 from hcnn.explore.study import Study
-from hcnn.explore.tables import CHANGE, CONSISTENCY, Row
+from hcnn.explore.tables import CHANGE, CONSISTENCY, ROUGHNESS, Row
 
 
 def findings(study: Study) -> list[str]:
@@ -11,7 +11,7 @@ def findings(study: Study) -> list[str]:
         study: the results.
 
     Returns:
-        The sentences; numbers have 95 % intervals over query images.
+        The sentences; numbers have 95 % intervals over query images, and p-values are those of `order_test`.
 
     """
     said = []
@@ -41,6 +41,7 @@ def _consistency(study: Study) -> list[str]:
     for against in controls:
         rows = [row for row in study.contrasts if row["statistic"] == CONSISTENCY and row["against"] == against]
         said.append(f"Class consistency after a translation along v(j-1), against {against}: {_depths(rows)}.")
+    said += _against_orders(study, CONSISTENCY, "Class consistency after a translation", "higher", "lower")
     near = [
         row
         for row in study.rows
@@ -67,21 +68,22 @@ def _depths(rows: list[Row]) -> str:
     return "; ".join(parts)
 
 
-def _smoothness(study: Study) -> list[str]:
+def _against_orders(study: Study, statistic: str, what: str, more: str, less: str) -> list[str]:
+    """How the own order of attributes compares with shuffled ones, all depths together, in each network."""
     said = []
-    for back, name in ((1, "v(j-1)"), (0, "v(j)")):
-        rows = [row for row in study.rows if row["statistic"] == "roughness" and row["order"] == "own"
-                and row["attribute"] == f"v{row['depth'] - back}"]  # fmt: skip
-        smooth = [row for row in rows if row["network"] == "trained" and row["high"] < 1]
-        control = {row["depth"]: row for row in rows if row["network"] == "untrained"}
-        better = [row["depth"] for row in smooth if row["high"] < control[row["depth"]]["low"]]
-        depths = ", ".join(str(row["depth"]) for row in smooth) or "no depth"
-        values = f" ({min(r['value'] for r in smooth):.2f} to {max(r['value'] for r in smooth):.2f})" if smooth else ""
-        said.append(
-            f"Neighbouring values of {name} are more alike than others (roughness below 1) at depth: {depths}{values}; "
-            f"they are more alike than in an untrained network at depth: {', '.join(map(str, better)) or 'none'}."
-        )
+    for row in study.orders:
+        if row["statistic"] == statistic and row["depth"] is None:
+            word = "no different from" if row["p"] > 0.05 else f"{more if row['deviation'] > 0 else less} than in"
+            who = "" if row["network"] == "trained" else f" ({row['network']})"
+            said.append(
+                f"{what} along {row['attribute']}{who}: {word} shuffled orders, {row['depths']} depths together "
+                f"(p = {row['p']:.2g}; {row['deviation']:+.2f} standard deviations of the orders)."
+            )
     return said
+
+
+def _smoothness(study: Study) -> list[str]:
+    return _against_orders(study, ROUGHNESS, "Roughness, which is 1 on average over all orders,", "higher", "lower")
 
 
 def _flatness(study: Study) -> list[str]:
@@ -93,7 +95,7 @@ def _flatness(study: Study) -> list[str]:
     for (against, back), rows in sorted(by_control.items()):
         name = f"v(j-{back})" if back else "v(j)"
         said.append(f"Change of class scores when x_j is translated along {name}, against {against}: {_depths(rows)}.")
-    return said
+    return _against_orders(study, CHANGE, "Change of class scores when x_j is translated", "larger", "smaller") + said
 
 
 def _properties(study: Study) -> list[str]:

@@ -6,7 +6,10 @@ Every row is a dict with at least ``statistic, network, order, depth, attribute,
   name of a control run, for example a baseline whose channels have no order;
 - ``order``: "own", or "shuffled": the same computation on the attribute's values in a random order, averaged over
   several orders;
-- ``low, high``: the 95 % bootstrap interval over query images.
+- ``low, high``: the 95 % bootstrap interval over query images; of shuffled orders, the lowest and the highest order.
+
+The rows of `orders` compare the own order with the shuffled ones (`hcnn.explore.orders`), for each depth and, with the
+depth None, for all depths together.
 
 """
 
@@ -25,11 +28,12 @@ from hcnn.explore.controls import untrained_like
 from hcnn.explore.explorer import Explorer
 from hcnn.explore.sources import AttributeSource, Source
 from hcnn.explore.statistics import Bootstrap, Questions
-from hcnn.explore.tables import Row, Say, consistency_table, flatness_table, path_table
+from hcnn.explore.tables import ORDERS, Row, Say, consistency_table, flatness_table, path_table
 from hcnn.explore.verdicts import property_table
 from hcnn.storage.atomic import strict_json, write_atomically
 from hcnn.text import csv_row
 
+_TABLES = ("rows", "contrasts", "orders", "properties")
 _CONTROL_IMAGES = 1000  # that the untrained network's normalizations see
 
 
@@ -41,7 +45,7 @@ class StudySettings:
         queries: number of query images, for class consistency and smoothness.
         changed: number of images whose properties are changed.
         flat: number of images whose arrays are translated inside the network.
-        orders: number of shuffled orders per attribute for properties; the other statistics use two.
+        orders: number of shuffled orders per attribute; of 4 values there are two.
         resamples: number of bootstrap resamples.
         seed: random seed for queries, orders and the untrained network.
 
@@ -50,9 +54,16 @@ class StudySettings:
     queries: int = 500
     changed: int = 200
     flat: int = 200
-    orders: int = 8
+    orders: int = ORDERS
     resamples: int = 2000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("queries", "changed", "flat"):  # distances are compared with those of two random images
+            if getattr(self, name) < 2:
+                raise ValueError(f"{name}: expected 2 images or more; got {getattr(self, name)}")
+        if self.orders < 1:
+            raise ValueError(f"orders: expected 1 or more; got {self.orders}")
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,8 @@ class Study:
     Attributes:
         info: the origin: run, weights, data and settings.
         rows: the curves; see the module.
-        contrasts: differences from the controls, paired by query.
+        contrasts: differences from other networks, paired by query.
+        orders: the own order of attributes against shuffled ones.
         properties: one row per depth, attribute and property, with a verdict.
 
     """
@@ -70,11 +82,12 @@ class Study:
     info: Row
     rows: list[Row]
     contrasts: list[Row]
+    orders: list[Row]
     properties: list[Row]
 
     def write(self, folder: Path) -> list[Path]:
         """Write study.json, one row a line, and each table as CSV; numbers to six digits."""
-        tables = {name: [_rounded(row) for row in getattr(self, name)] for name in ("rows", "contrasts", "properties")}
+        tables = {name: [_rounded(row) for row in getattr(self, name)] for name in _TABLES}
         texts = [f'"info": {strict_json(folder, self.info)}']
         texts += [f'"{name}": [{_lines(folder, rows)}\n]' for name, rows in tables.items()]
         path = folder / "study.json"
@@ -130,13 +143,13 @@ def run_study(
         _, some = invariant_arrays(source, asked.images, explorer.run.preprocessing, position=explorer.position)
         questions[name] = Questions(some, asked.labels, where)
     boot = Bootstrap(len(asked), s.resamples, s.seed)
-    rows, contrasts = consistency_table(sources, bases, questions, boot, seed=s.seed, say=say)
-    rows += path_table(sources, questions, boot, seed=s.seed)
+    tables = consistency_table(sources, bases, questions, boot, orders=s.orders, seed=s.seed, say=say)
+    tables.add(path_table(sources, questions, boot, orders=s.orders, seed=s.seed))
 
     few = asked.images[_spread(len(asked), s.flat)]
     boot = Bootstrap(len(few), s.resamples, s.seed)
-    more, also = flatness_table(sources, explorer.run.preprocessing.standardize(few), boot, seed=s.seed, say=say)
-    rows, contrasts = rows + more, contrasts + also
+    x = explorer.run.preprocessing.standardize(few)
+    tables.add(flatness_table(sources, x, boot, orders=s.orders, seed=s.seed, say=say))
 
     found: list[Row] = []
     if explorer.base.images.ndim == 4:
@@ -165,7 +178,7 @@ def run_study(
         "settings": asdict(s),
         "torch": str(torch.__version__),
     }
-    return Study(info, rows, contrasts, found)
+    return Study(info, tables.rows, tables.contrasts, tables.orders, found)
 
 
 def _arrays(explorer: Explorer, source: Source, folder: Path | None) -> Arrays:
@@ -180,8 +193,11 @@ def _asked(explorer: Explorer, count: int, seed: int) -> tuple[ImageSet, Tensor 
     """The queries, and their numbers in the database if they are from it."""
     held_out = explorer.held_out
     images = explorer.base if held_out is None else held_out
-    count = min(count, len(images) - len(images.classes))
-    _, chosen = stratified_split(images.labels, count, 7, seed)
+    if len(images) < 2:
+        raise ValueError(f"{images.name}: expected 2 images or more to ask about; got {len(images)}")
+    chosen = torch.arange(len(images))
+    if count <= len(images) - len(images.classes):  # a split leaves an image of each class at least
+        _, chosen = stratified_split(images.labels, count, 7, seed)
     return images.subset(chosen), chosen if held_out is None else None
 
 

@@ -207,7 +207,7 @@ def _finish(figure: Any, path: Path, first: Any, study: Study) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
     figure.suptitle(
         f"{literal(study.info['run'], 60)}, {literal(study.info['queries'], 80)}; "
-        "bands: 95 % over query images, averaged over τ",
+        "bands: 95 % over query images; of shuffled orders, their range",
         fontsize=9,
     )
     save(figure, path)

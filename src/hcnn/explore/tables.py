@@ -1,13 +1,14 @@
-"""The tables of a study: rows with intervals, and differences from the controls, paired by query image."""
+"""The tables of a study: rows with intervals, differences from the controls, and tests of the order of attributes."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hcnn.explore.arrays import Arrays
+from hcnn.explore.orders import order_test
 from hcnn.explore.shifts import shuffled_orders
 from hcnn.explore.sources import AttributeSource, Source, attribute_dim
 from hcnn.explore.statistics import (
@@ -23,8 +24,30 @@ from hcnn.layers.base import AttributeLayer
 
 Row = dict[str, Any]  # of a study's table; `hcnn.explore.study` names its columns
 Say = Callable[[str], None]
-CONSISTENCY, CHANGE = "class consistency, τ ≠ 0", "logit change"
-_ORDERS = 2  # shuffled orders for these tables; properties take more
+CONSISTENCY, CHANGE, ROUGHNESS = "class consistency, τ ≠ 0", "logit change", "roughness"
+ORDERS = 19  # shuffled orders of an attribute; of 4 values there are only 2
+
+
+@dataclass
+class Tables:
+    """What was measured.
+
+    Attributes:
+        rows: the curves; `hcnn.explore.study` names their columns.
+        contrasts: differences from other networks, from no shift, and between depths, paired by query.
+        orders: the own order of attributes against shuffled ones.
+
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    contrasts: list[Row] = field(default_factory=list)
+    orders: list[Row] = field(default_factory=list)
+
+    def add(self, other: "Tables") -> None:
+        """Append the rows of other tables."""
+        self.rows += other.rows
+        self.contrasts += other.contrasts
+        self.orders += other.orders
 
 
 def consistency_table(
@@ -33,9 +56,10 @@ def consistency_table(
     questions: Mapping[str, Questions],
     boot: Bootstrap,
     *,
+    orders: int = ORDERS,
     seed: int = 0,
     say: Say = lambda text: None,
-) -> tuple[list[Row], list[Row]]:
+) -> Tables:
     """Class consistency, and whether neighbours are near, after every whole shift along v_{j-1} and v_j.
 
     Args:
@@ -43,31 +67,34 @@ def consistency_table(
         bases: for each network the arrays and classes of the database.
         questions: for each network the queries.
         boot: the resamples of the queries.
+        orders: number of shuffled orders.
         seed: random seed for shuffled orders.
         say: called with a description of each step.
 
     Returns:
-        Rows; and contrasts of the mean over τ ≠ 0 along v_{j-1} with each control, with no shift, and between the
-        deepest and the first depth.
+        Rows; contrasts of the mean over τ ≠ 0 along v_{j-1} with other networks, with no shift, and between the
+        deepest and the first depth; and tests of the order.
 
     """
-    rows: list[Row] = []
+    tables, compared = Tables(), _Compared()
     hits: dict[tuple[str, str], dict[int, Tensor]] = {}
     for name, source in sources.items():
         for j, attributes in source.attributes().items():
             say(f"{name}: neighbours at depth {j}")
             for axis, size in _last_two(j, attributes).items():
-                for kind, orders in _kinds(size, seed, _ORDERS).items():
-                    found = [class_consistency(*bases[name], questions[name], j, axis, order=order) for order in orders]
-                    same = torch.stack([one for one, _ in found]).double().mean(0)  # (τ, n)
-                    near = torch.stack([one for _, one in found]).double().mean(0)
+                for kind, some in _kinds(size, seed, orders).items():
+                    found = [class_consistency(*bases[name], questions[name], j, axis, order=order) for order in some]
+                    same = torch.stack([one for one, _ in found]).double()  # (orders, τ, n)
+                    near = torch.stack([one for _, one in found]).double()
                     at = {"network": name, "order": kind, "depth": j, "attribute": axis}
                     for tau in range(size):
-                        rows.append(_row("class consistency", at, same[tau], boot, tau))
-                        rows.append(_row("near enough", at, near[tau], boot, tau))
+                        tables.rows.append(_row("class consistency", at, same[:, tau], boot, tau))
+                        tables.rows.append(_row("near enough", at, near[:, tau], boot, tau))
+                    compared.add(CONSISTENCY, name, j, axis, same[:, 1:].mean((1, 2)))
                     if axis == f"v{j - 1}":
-                        hits.setdefault((name, kind), {})[j] = same
-    return rows, _consistency_contrasts(hits, boot)
+                        hits.setdefault((name, kind), {})[j] = same.mean(0)
+    tables.contrasts, tables.orders = _consistency_contrasts(hits, boot), compared.rows(seed)
+    return tables
 
 
 def _consistency_contrasts(hits: Mapping[tuple[str, str], Mapping[int, Tensor]], boot: Bootstrap) -> list[Row]:
@@ -76,8 +103,8 @@ def _consistency_contrasts(hits: Mapping[tuple[str, str], Mapping[int, Tensor]],
         moved = same[1:].mean(0)
         contrasts.append(_contrast(CONSISTENCY, "no shift", j, moved - same[0], boot))
         for (name, kind), depths in hits.items():
-            if (against := _control(name, kind)) and j in depths:
-                contrasts.append(_contrast(CONSISTENCY, against, j, moved - depths[j][1:].mean(0), boot))
+            if name != "trained" and kind == "own" and j in depths:
+                contrasts.append(_contrast(CONSISTENCY, name, j, moved - depths[j][1:].mean(0), boot))
     for (name, kind), depths in hits.items():
         first, last = min(depths), max(depths)
         who = {"statistic": CONSISTENCY, "network": name, "order": kind}
@@ -91,84 +118,105 @@ def _consistency_contrasts(hits: Mapping[tuple[str, str], Mapping[int, Tensor]],
 
 
 def path_table(
-    sources: Mapping[str, Source], questions: Mapping[str, Questions], boot: Bootstrap, *, seed: int = 0
-) -> list[Row]:
+    sources: Mapping[str, Source],
+    questions: Mapping[str, Questions],
+    boot: Bootstrap,
+    *,
+    orders: int = ORDERS,
+    seed: int = 0,
+) -> Tables:
     """The distance between x̄ and its shift for τ in steps of 1/4 up to half a period; and roughness.
 
     Args:
         sources: networks by name.
         questions: for each network the queries.
         boot: the resamples of the queries.
+        orders: number of shuffled orders.
         seed: random seed for shuffled orders.
 
     Returns:
-        Rows "path distance" and "roughness".
+        Rows "path distance" and "roughness", and tests of the order by roughness.
 
     """
-    rows: list[Row] = []
+    tables, compared = Tables(), _Compared()
     for name, source in sources.items():
         for j, attributes in source.attributes().items():
             for axis, size in _last_two(j, attributes).items():
                 dim = attribute_dim(axis, j, newest_at=-1)
                 taus = [0.25 * k for k in range(2 * size + 1)]
-                for kind, orders in _kinds(size, seed, _ORDERS).items():
-                    arrays = [_reordered(questions[name].arrays[j], dim, order) for order in orders]
+                for kind, some in _kinds(size, seed, orders).items():
+                    arrays = [_reordered(questions[name].arrays[j], dim, order) for order in some]
                     at = {"network": name, "order": kind, "depth": j, "attribute": axis}
-                    gone = torch.stack([path_distances(one, dim, taus) for one in arrays]).mean(0)
-                    rows += [_row("path distance", at, gone[k], boot, tau) for k, tau in enumerate(taus)]
+                    gone = torch.stack([path_distances(one, dim, taus) for one in arrays])
+                    tables.rows += [_row("path distance", at, gone[:, k], boot, tau) for k, tau in enumerate(taus)]
                     if size >= 4:
-                        top, bottom = torch.stack([roughness(one, dim) for one in arrays]).mean(0)
-                        low, high = boot.interval(boot.means(top) / boot.means(bottom))
-                        value = float(top.mean() / bottom.mean())
-                        numbers = {"value": value, "low": low, "high": high, "n": len(top)}
-                        rows.append({"statistic": "roughness", **at, "tau": None, **numbers})
-    return rows
+                        top, bottom = torch.stack([roughness(one, dim) for one in arrays]).unbind(1)  # (orders, n)
+                        ratios = top.mean(1) / bottom.mean(1)
+                        compared.add(ROUGHNESS, name, j, axis, ratios)
+                        low, high = boot.interval(boot.means(top[0]) / boot.means(bottom[0]))
+                        if kind == "shuffled":
+                            low, high = float(ratios.min()), float(ratios.max())
+                        numbers = {"value": float(ratios.mean()), "low": low, "high": high, "n": top.shape[1]}
+                        tables.rows.append({"statistic": ROUGHNESS, **at, "tau": None, **numbers})
+    tables.orders = compared.rows(seed)
+    return tables
 
 
 def flatness_table(
-    sources: Mapping[str, Source], x: Tensor, boot: Bootstrap, *, seed: int = 0, say: Say = lambda text: None
-) -> tuple[list[Row], list[Row]]:
+    sources: Mapping[str, Source],
+    x: Tensor,
+    boot: Bootstrap,
+    *,
+    orders: int = ORDERS,
+    seed: int = 0,
+    say: Say = lambda text: None,
+) -> Tables:
     """Class scores after every whole shift of x_j, along each attribute.
 
     Args:
         sources: networks by name, "trained" among them.
         x: standardized images.
         boot: the resamples of the images.
+        orders: number of shuffled orders.
         seed: random seed for shuffled orders.
         say: called with a description of each step.
 
     Returns:
-        Rows, in which ``implied`` marks shifts that cannot change the scores whatever the weights are; and contrasts of
-        the change of the logits with each control, over the other shifts.
+        Rows, in which ``implied`` marks shifts that cannot change the scores whatever the weights are; and, over the
+        other shifts, contrasts of the change of the logits with other networks, and tests of the order.
 
     """
-    rows: list[Row] = []
-    changes: dict[tuple[str, str], dict[tuple[int, str], Tensor]] = {}
+    tables, compared = Tables(), _Compared()
+    changes: dict[str, dict[tuple[int, str], Tensor]] = {}
     for name, source in sources.items():
         device = next(source.model.parameters()).device
         for j, attributes in source.attributes().items():
             say(f"{name}: class scores along translations at depth {j}")
             for axis, size in attributes.items():
                 exact = implied_shifts(source, j, axis, size)
-                free = [tau for tau in range(1, size) if tau not in exact]
-                for kind, orders in _kinds(size, seed, 1).items():
-                    stays, variation, change = flatness(source, x.to(device), j, axis, order=orders[0])
+                free = [tau - 1 for tau in range(1, size) if tau not in exact]
+                # Where all shifts are implied, an average comes next, which knows no order.
+                for kind, some in _kinds(size, seed, orders if free else 1).items():
+                    found = [flatness(source, x.to(device), j, axis, order=order) for order in some]
+                    stays, variation, change = (torch.stack(one).double() for one in zip(*found, strict=True))
                     at = {"network": name, "order": kind, "depth": j, "attribute": axis}
-                    measured = {"prediction stays": stays.double(), "total variation": variation, CHANGE: change}
+                    measured = {"prediction stays": stays, "total variation": variation, CHANGE: change}
                     for what, values in measured.items():
                         for tau in range(1, size):
-                            implied = tau in exact and (kind == "own" or not free)  # an average has no order
-                            rows.append(_row(what, at, values[tau - 1], boot, tau) | {"implied": implied})
+                            implied = tau in exact and (kind == "own" or not free)
+                            tables.rows.append(_row(what, at, values[:, tau - 1], boot, tau) | {"implied": implied})
                     if free:
-                        changes.setdefault((name, kind), {})[j, axis] = change[[tau - 1 for tau in free]].mean(0)
-    contrasts: list[Row] = []
-    for (name, kind), measured in changes.items():
-        if against := _control(name, kind):
-            for (j, axis), own in changes.get(("trained", "own"), {}).items():
-                if (j, axis) in measured:
-                    difference = own - measured[j, axis]
-                    contrasts.append(_contrast(CHANGE, against, j, difference, boot) | {"attribute": axis})
-    return rows, contrasts
+                        compared.add(CHANGE, name, j, axis, change[:, free].mean((1, 2)))
+                        if kind == "own":
+                            changes.setdefault(name, {})[j, axis] = change[0, free].mean(0)
+    own = changes.get("trained", {})
+    for name, measured in changes.items():
+        for (j, axis), values in own.items():
+            if name != "trained" and (j, axis) in measured:
+                row = _contrast(CHANGE, name, j, values - measured[j, axis], boot) | {"attribute": axis}
+                tables.contrasts.append(row)
+    tables.orders = compared.rows(seed)
+    return tables
 
 
 def implied_shifts(source: Source, j: int, axis: str, size: int) -> set[int]:
@@ -206,19 +254,52 @@ def _kinds(size: int, seed: int, count: int) -> dict[str, Sequence[Sequence[int]
     return {"own": [None], **({"shuffled": shuffled} if shuffled else {})}
 
 
-def _control(name: str, kind: str) -> str | None:
-    """The name of a network and an order as a control, or None."""
-    if name == "trained":
-        return "shuffled order" if kind == "shuffled" else None
-    return name if kind == "own" else None
-
-
 def _reordered(arrays: Tensor, dim: int, order: Sequence[int] | None) -> Tensor:
     return arrays if order is None else arrays.index_select(dim, torch.tensor(order))
 
 
 def _row(statistic: str, at: Row, values: Tensor, boot: Bootstrap, tau: float) -> Row:
-    return {"statistic": statistic, **at, "tau": tau, **asdict(estimate(values, boot)), "n": len(values)}
+    """Numbers of (orders, n) values: for the own order an interval over queries, else the range of the orders."""
+    means = values.double().mean(1)
+    numbers = {"value": float(means.mean()), "low": float(means.min()), "high": float(means.max())}
+    if at["order"] == "own":
+        numbers = asdict(estimate(values[0], boot))
+    return {"statistic": statistic, **at, "tau": tau, **numbers, "n": values.shape[1]}
+
+
+class _Compared:
+    """Values of statistics in the own order of each attribute, then in shuffled ones; see `order_test`."""
+
+    def __init__(self) -> None:
+        self.values: dict[tuple[str, str, int], dict[int, list[float]]] = {}
+
+    def add(self, statistic: str, network: str, j: int, axis: str, values: Tensor) -> None:
+        """Add one value per order; those of the own order come first."""
+        back = j - int(axis[1:])
+        self.values.setdefault((statistic, network, back), {}).setdefault(j, []).extend(values.tolist())
+
+    def rows(self, seed: int) -> list[Row]:
+        """A row per depth, and one with the depth None for all depths together, where each has another attribute."""
+        rows = []
+        for (statistic, network, back), depths in self.values.items():
+            tested = {j: values for j, values in depths.items() if len(values) > 1}
+            who = {"statistic": statistic, "network": network}
+            rows += [
+                {**who, "depth": j, "attribute": f"v{j - back}", "own": one[0], "shuffled": sum(one[1:]) / len(one[1:])}
+                | {"low": min(one[1:]), "high": max(one[1:])}
+                | _tested([one], seed)
+                for j, one in tested.items()
+            ]
+            if tested:
+                name = f"v(j-{back})" if back else "v(j)"
+                rows.append({**who, "depth": None, "attribute": name} | _tested(tested.values(), seed))
+        return rows
+
+
+def _tested(values: Iterable[Sequence[float]], seed: int) -> Row:
+    values = [*values]
+    found = asdict(order_test(values, seed=seed))
+    return {"depths": len(values), "orders": min(map(len, values)) - 1, **found}
 
 
 def _contrast(statistic: str, against: str, depth: int, differences: Tensor, boot: Bootstrap) -> Row:

@@ -12,7 +12,7 @@ from hcnn.explore.meaning import Meaning, meanings
 from hcnn.explore.shifts import shuffled_orders
 from hcnn.explore.sources import Position, Source
 from hcnn.explore.statistics import Bootstrap
-from hcnn.explore.tables import Row, Say
+from hcnn.explore.tables import ORDERS, Row, Say
 
 Cell = tuple[int, str, str]  # depth, attribute, property
 
@@ -24,7 +24,7 @@ def property_table(
     boot: Bootstrap,
     *,
     position: Position = "centre",
-    orders: int = 8,
+    orders: int = ORDERS,
     seed: int = 0,
     say: Say = lambda text: None,
 ) -> list[Row]:

@@ -28,7 +28,7 @@ _OWN = """<h2>Your own image</h2>
 _SIDE = 64  # pixels of a small picture at most
 _FIGURES = {
     "consistency.png": "How often the nearest image has the query's class, by depth, without and with a translation. "
-    "If the order of an attribute means something, the solid line is above the dashed one, whose order is shuffled.",
+    "If the order of an attribute means something, the solid line leaves the band of the dashed one: shuffled orders.",
     "smoothness.png": "How far an array moves when it is translated, and whether neighbouring values of an attribute "
     "are more alike than others (roughness below 1).",
     "flatness.png": "How much class scores change when the array inside the network is translated.",
