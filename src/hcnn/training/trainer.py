@@ -371,7 +371,7 @@ class Trainer:
         if not self.draws:
             yield
         elif self.recipe.compile:  # compiled code draws from the global random state, which is put back
-            with torch.random.fork_rng(device_type=self.device.type):
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):  # the CPU is forked always
                 torch.manual_seed(seed)
                 yield
         else:
