@@ -1,6 +1,7 @@
 """The training loop by itself: called plainly, in threads, and on what cannot be learned."""
 
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import hcnn
 from hcnn.data.augment import Augmentation
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.layers.randomness import drawn_from
+from hcnn.training.first_step import check_batch
 from hcnn.training.recipe import Recipe
 from hcnn.training.trainer import Trainer
 
@@ -120,6 +122,40 @@ def test_a_recipe_sets_the_momentum_of_the_statistics_or_leaves_it() -> None:
 def test_what_cannot_be_learned_is_refused(changed, message) -> None:
     with pytest.raises(ValueError, match=message):
         make("hcnn_digits", **changed)
+
+
+@pytest.mark.parametrize(
+    ("processes", "accumulate", "mixed", "message"),
+    [
+        (4, 1, {}, "6 does not divide into 4 processes times 1 accumulated parts"),
+        (
+            1,
+            2,
+            {"mixup": 0.2},
+            "1 processes times 2 accumulated parts of 6 images have 3 each; expected a multiple of 4",
+        ),
+        (2, 3, {"cutmix": 1.0}, "2 processes times 3 accumulated parts of 6 images have 1 each; .* a multiple of 12"),
+        (
+            2,
+            1,
+            {"mixup": 0.2},
+            "2 processes times 1 accumulated parts of 6 images have 3 each; expected a multiple of 4",
+        ),
+        (1, 3, {"mixup": 0.2, "cutmix": 1.0}, None),
+        (2, 1, {}, None),
+    ],
+)
+def test_parts_of_a_batch_are_equal_and_leave_no_image_unmixed(processes, accumulate, mixed, message) -> None:
+    recipe = replace(RECIPE, accumulate=accumulate, augmentation=Augmentation(**mixed))
+    with nullcontext() if message is None else pytest.raises(ValueError, match=message):
+        check_batch(recipe, 18, processes)
+    if processes == 1:
+        with nullcontext() if message is None else pytest.raises(ValueError, match=message):
+            make("hcnn_digits", recipe=recipe)
+
+
+def test_one_part_of_odd_length_is_mixed_but_for_its_last_image() -> None:
+    check_batch(replace(RECIPE, batch_size=5, augmentation=Augmentation(mixup=0.2)), 18, 1)
 
 
 def test_trying_a_step_changes_nothing() -> None:

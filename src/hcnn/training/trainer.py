@@ -26,7 +26,7 @@ from hcnn.training.attribute_loss import ArrayLoss
 from hcnn.training.cuda_graph import CapturedStep
 from hcnn.training.device import settle_precision
 from hcnn.training.distributed import average_gradients, rank_and_size
-from hcnn.training.first_step import check_learnable, prepare_network, try_step
+from hcnn.training.first_step import check_batch, check_learnable, prepare_network, try_step
 from hcnn.training.optimizers import RecipeOptimizer, WeightAverage
 from hcnn.training.progress import Diverged, Progress, Steps
 from hcnn.training.recipe import Recipe, image_size, learning_rate
@@ -64,8 +64,9 @@ class Trainer:
         part: the images are part of a training set that comes bit by bit, and may show one class only.
 
     Raises:
-        ValueError: if there are fewer images than one batch, the batch cannot be divided evenly, the images show one
-            class only or do not fit the network, or no CUDA graph can be recorded.
+        ValueError: if there are fewer images than one batch, the batch cannot be divided evenly, or into pairs for
+            mixup and CutMix, the images show one class only or do not fit the network, or no CUDA graph can be
+            recorded.
     """
 
     def __init__(
@@ -89,13 +90,7 @@ class Trainer:
                 f"{images.device}"
             )
         self.rank, self.processes = rank_and_size(group)
-        if len(images) < recipe.batch_size:
-            raise ValueError(f"batch_size: {recipe.batch_size} is more than the {len(images)} training images")
-        if recipe.batch_size % (self.processes * recipe.accumulate):
-            raise ValueError(
-                f"batch_size: {recipe.batch_size} does not divide into {self.processes} processes "
-                f"times {recipe.accumulate} accumulated parts"
-            )
+        check_batch(recipe, len(images), self.processes)
         if weights is not None and (weights.shape != labels.shape or distillation is not None):
             raise ValueError(f"weights: expected {tuple(labels.shape)} without a teacher; got {tuple(weights.shape)}")
         if not part:
