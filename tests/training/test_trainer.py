@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import hcnn
 from hcnn.data.augment import Augmentation
@@ -19,12 +20,12 @@ from hcnn.training.trainer import Trainer
 RECIPE = Recipe(epochs=2, batch_size=6, lr=0.05, augmentation=Augmentation(translation=1), ema=0.5)
 
 
-def make(name: str, seed: int = 0, **changed: Any) -> Trainer:
+def make(network: str | nn.Module, seed: int = 0, **changed: Any) -> Trainer:
     random = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (18, 1, 8, 8), dtype=torch.uint8, generator=random)
     labels = torch.arange(18) % 3
     with drawn_from(torch.Generator().manual_seed(seed)):
-        model = hcnn.create_model(name, classes=3)
+        model = hcnn.create_model(network, classes=3) if isinstance(network, str) else network
     preprocessing = Preprocessing((0.5,), (0.25,), (8, 8), ("a", "b", "c"))
     arguments = {"images": images, "labels": labels, "recipe": RECIPE, "seed": seed, **changed}
     return Trainer(model, preprocessing=preprocessing, **arguments)
@@ -63,10 +64,16 @@ def test_threads_with_one_seed_get_the_same_bits_and_nothing_is_drawn_globally(n
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # these two of inductor's own
 @pytest.mark.filterwarnings("ignore:.*torch._prims_common.check.*:FutureWarning")
-@pytest.mark.parametrize("compile", [False, True])
-def test_a_resumed_run_with_dropout_has_the_same_bits_and_nothing_is_drawn_globally(compile) -> None:
+@pytest.mark.parametrize(
+    ("drop", "compile"),
+    [(nn.Dropout, False), (nn.Dropout, True), (nn.Dropout2d, False), (nn.AlphaDropout, False)],
+)
+def test_a_resumed_run_with_dropout_has_the_same_bits_and_nothing_is_drawn_globally(drop, compile) -> None:
     def start() -> Trainer:
-        trainer = make("nin_digits", recipe=replace(RECIPE, compile=compile))
+        with drawn_from(torch.Generator().manual_seed(0)):
+            model: Any = hcnn.create_model("nin_digits", classes=3)
+        model.drop = drop(0.3)
+        trainer = make(model, recipe=replace(RECIPE, compile=compile))
         if compile:  # which draws as inductor does, and compiles faster
             trainer.forward = torch.compile(trainer.model, backend="aot_eager")
         return trainer
@@ -105,7 +112,7 @@ def test_small_images_come_first_and_a_run_resumed_among_them_has_the_same_bits(
 
 def test_a_recipe_sets_the_momentum_of_the_statistics_or_leaves_it() -> None:
     def momenta(trainer: Trainer) -> set[float | None]:
-        return {module.momentum for module in trainer.model.modules() if isinstance(module, torch.nn.BatchNorm1d)}
+        return {module.momentum for module in trainer.model.modules() if isinstance(module, nn.BatchNorm1d)}
 
     assert momenta(make("hcnn_digits")) == {0.1}
     assert momenta(make("hcnn_digits", recipe=replace(RECIPE, statistics_momentum=0.4))) == {0.4}

@@ -116,7 +116,9 @@ class Trainer:
         synchronize(model, group)
         self.forward = torch.compile(model) if recipe.compile else model
         self.graph, self.distillation = graph, distillation
-        self.draws = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+        self.draws = any(
+            isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 for module in model.modules()
+        )
         if graph and (distillation is not None or self.draws):
             raise ValueError("graph: a step with a teacher or with dropout depends on the host and cannot be recorded")
         learned = nn.ModuleList([model, distillation.regressors]) if distillation else model
