@@ -234,10 +234,8 @@ class Trainer:
             mean_loss, accuracy = (self.sums[:2] / self.sums[2]).tolist() if done or self._looks() else (math.nan, 0.0)
             now = time.perf_counter()
             row = {"epoch": epoch + 1, "loss": mean_loss, "train_accuracy": accuracy, "lr": rate} if done else None
-            if row and self.recipe.attributes:
-                errors = (self.sums[3:] / self.sums[2]).tolist()
-                names = [f"equivariance_error {tie}" for tie in self.recipe.attributes]
-                row |= dict(zip(names, errors, strict=True))
+            if row and self.arrays is not None:
+                row |= self._errors(self.arrays, epoch)
             yield Progress(
                 epoch + 1,
                 self.recipe.epochs,
@@ -250,6 +248,15 @@ class Trainer:
                 row,
                 stop > 0,
             )
+
+    def _errors(self, arrays: ArrayLoss, epoch: int) -> dict[str, float]:
+        """The mean error of each tie over the parts of the epoch in which some image drew it, if there are any."""
+        order = self._order[1][: self.batches * self.recipe.batch_size]
+        parts = order.reshape(self.batches, self.processes, self.recipe.accumulate, -1).transpose(1, 2).flatten(2)
+        drawn, errors = arrays.drawn(seed=self.seed, epoch=epoch, index=parts), (self.sums[3:] / self.sums[2]).tolist()
+        shares = [float((drawn == number).any(2).float().mean()) for number in range(len(arrays.ties))]
+        every = zip(arrays.ties, errors, shares, strict=True)
+        return {f"equivariance_error {tie}": error / share for tie, error, share in every if share}
 
     def _looks(self) -> bool:
         """Whether reading a number off the device is free, or due."""
