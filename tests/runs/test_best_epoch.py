@@ -78,6 +78,7 @@ def test_the_weights_are_those_of_the_best_epoch_and_the_records_say_so(tmp_path
     best = max(log, key=lambda row: (row["validation_accuracy"], -row["validation_loss"]))
     assert best["epoch"] < 6, "the test is of no use if the last epoch is the best"
     assert result["best_epoch"] == best["epoch"]
+    assert result["graph"] is False
     assert result["validation_accuracy"] == best["validation_accuracy"]
     kind = "moving average after epoch" if ema else "epoch"
     assert result["weights"] == f"{kind} {best['epoch']}, the best on the validation images"

@@ -145,6 +145,7 @@ class Recorder:
         result |= {
             "seconds": round(self.seconds, 2),
             "processes": processes,
+            "graph": trainer.graph,  # beside which Muon rounds otherwise
             "hardware": hardware(trainer.device),
             "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
             "commit": commit(),

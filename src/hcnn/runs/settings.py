@@ -43,7 +43,8 @@ class RunSettings:
         device: a PyTorch device; "cuda" is the GPU of the local rank.
         checkpoint_seconds: longest time between two checkpoints; one is also written after each epoch.
         flip: also report test accuracy with the logits of mirrored images averaged in.
-        graph: record the training step as a CUDA graph; changes the last bits of results at most.
+        graph: record the training step as a CUDA graph. SGD and AdamW then differ by rounding only, Muon by some
+            percent of an update, because matrices of one shape are orthogonalized together, in bfloat16.
         teacher: the run folder of a network to learn from, or None.
         distillation: what the network learns from the teacher.
         validation_name: path of the validation images, where they do not belong to the data itself.
