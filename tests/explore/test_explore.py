@@ -195,6 +195,7 @@ def test_shuffled_orders_leave_out_what_keeps_the_circle() -> None:
     assert all(sorted(order) == list(range(8)) for order in orders)
     assert shuffled_orders(8, 20) == orders
     assert [len(shuffled_orders(n, 9)) for n in (2, 3, 4, 16)] == [0, 0, 2, 9]
+    assert len(shuffled_orders(5, 50)) == 10  # of 4! / 2 circular orders, all but v and 2 v
 
 
 # -------------------------------------------------------------------------------------------------- neighbours

@@ -15,6 +15,7 @@ from hcnn.runs.load import load_run
 from hcnn.runs.settings import RunSettings
 from hcnn.runs.train import train_run
 from hcnn.storage.safetensors import load_weights
+from hcnn.training.best_epoch import BestEpoch
 from hcnn.training.evaluate import predict_logits
 from hcnn.training.progress import Progress
 from hcnn.training.recipe import Recipe, learning_rate
@@ -68,6 +69,14 @@ def whole(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("best") / "run"
     train_run(folder, settings(), DATA)
     return folder
+
+
+def test_of_epochs_that_are_equally_accurate_the_one_with_the_lowest_loss_is_kept() -> None:
+    best = BestEpoch()
+    offers = ((0.8, 0.5), (0.9, 0.7), (0.9, 0.8), (0.9, 0.6), (0.9, 0.6), (0.8, 0.1))
+    taken = [best.offer(n, *offer, {"w": torch.tensor(n)}) for n, offer in enumerate(offers, 1)]
+    assert taken == [True, True, False, True, False, False]
+    assert (best.epoch, best.accuracy, best.loss, int(best.weights["w"])) == (4, 0.9, 0.6, 4)
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.8])
