@@ -9,6 +9,8 @@ from PIL import Image
 
 from hcnn import cli
 from hcnn.data.datasets import load
+from hcnn.export.check_images import find_check_images, load_run_data
+from hcnn.runs.load import load_run
 
 TINY = ["--set", "width=4", "--set", "rank=3", "--epochs", "1", "--seed", "1"]
 
@@ -71,6 +73,19 @@ def test_a_folder_whose_run_set_images_aside(tmp_path, capsys) -> None:
     assert cli.main(["evaluate", str(tmp_path / "run")]) == 0
     assert f"{data}, validation: " in (out := capsys.readouterr().out)
     assert "of 30 images" in out
+    # As many images as before, but one comes first that was last: others would be drawn, most of them trained on.
+    last = max((data / "0").iterdir())
+    last.rename(last.with_name("!first.png"))
+    assert cli.main(["evaluate", str(tmp_path / "run")]) == 2
+    assert "it cannot be told which 30 images were set aside for validation; choose others with --on (train), or" in (
+        " ".join(capsys.readouterr().err.split())
+    )
+    assert cli.main(["evaluate", str(tmp_path / "run"), "--on", "train"]) == 0
+    assert f"{data}: " in (out := capsys.readouterr().out)
+    assert "of 120 images" in out
+    run = load_run(tmp_path / "run")
+    assert find_check_images(run).source == "64 images of mine/train"
+    assert load_run_data(run).validation is None
 
 
 def test_several_runs_under_shifts(runs, tmp_path, capsys) -> None:

@@ -15,7 +15,7 @@ from hcnn.evaluation.report import as_json
 from hcnn.evaluation.shifts import ShiftScore
 from hcnn.export.check_images import load_run_data
 from hcnn.export.opening import open_network
-from hcnn.runs.load import Run
+from hcnn.runs.load import Run, read_result
 from hcnn.storage.atomic import ensure_writable
 from hcnn.training.evaluate import predict_logits
 
@@ -79,9 +79,16 @@ def _images(run: Run, data: str | None, data_dir: Path | None, on: str | None) -
     chosen = sets[on]
     if chosen is None:
         there = [name for name, one in sets.items() if one is not None]
+        aside = on == "validation" and data is None and read_result(run.folder).get("validation_images")
+        reason = (
+            f"{run.config['data']} is not what it was for the training, so it cannot be told which {aside:,} images "
+            "were set aside for validation"
+            if aside
+            else f"its data has no {on} images"
+        )
         raise ValueError(
-            f"{run.folder}: its data has no {on} images; choose others with --on ({', '.join(there)}), or name a "
-            "labelled folder with --data"
+            f"{run.folder}: {reason}; choose others with --on ({', '.join(there)}), or name a labelled folder with "
+            "--data"
         )
     if chosen.classes != run.preprocessing.classes:
         raise ValueError(

@@ -171,4 +171,4 @@ def _say_loss(loss: Int8Loss, console: Console) -> None:
         f"({loss.int8 - loss.float32:+.2%}); {loss.changed:.2%} of the answers differ",
     )
     if not loss.held_out:
-        say(console, "the data has no validation or test images: the network was trained on these, so it may lose more")
+        say(console, "no images are known to be held out: the network was trained on these, so it may lose more")
