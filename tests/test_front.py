@@ -53,6 +53,17 @@ def test_every_form_of_an_image_gives_the_same_answer(trained, digit) -> None:
     assert trained.predict([]) == []
 
 
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_a_pillow_image_is_turned_and_converted_as_its_file_is(trained, digit, tmp_path, mode) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90°
+    stored = Image.open(digit).convert(mode)
+    stored.save(tmp_path / "turned.jpg", exif=exif)
+    expected = trained.predict(tmp_path / "turned.jpg", top=10).best
+    assert trained.predict(Image.open(tmp_path / "turned.jpg"), top=10).best == expected
+    assert trained.predict(stored, top=10).best != expected
+
+
 def test_more_images_than_a_batch(trained) -> None:
     images = datasets.load("digits").train.images[:130, 0].numpy()
     found = trained.predict([*images])
@@ -157,6 +168,7 @@ def test_wrong_images_are_named(trained, tmp_path) -> None:
         (np.full((8, 8), 2.0), "image 0: expected floats between 0 and 1"),
         (object(), "image 0: expected a path, bytes, a Pillow image or an array; got a object"),
         (b"no image", "image 0"),
+        (Image.new("F", (8, 8)), "image 0: expected grey, RGB or CMYK pixels of 8 bits, or grey of 16; got mode F"),
     ):
         with pytest.raises(ValueError, match=says):
             trained.predict(image)

@@ -1,7 +1,7 @@
 """The short road: `hcnn.load` opens any trained network, `hcnn.train` makes one, and both can `predict`."""
 
-import io
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, overload
@@ -117,10 +117,8 @@ class TrainedNetwork:
             image = ImageSource(os.fspath(image))
         elif isinstance(image, bytes | bytearray):
             image = ImageSource(name, bytes(image))
-        elif callable(getattr(image, "save", None)):  # of Pillow, which is not loaded for this question
-            data = io.BytesIO()
-            image.save(data, "PNG")
-            image = ImageSource(name, data.getvalue())
+        elif (pillow := sys.modules.get("PIL.Image")) and isinstance(image, pillow.Image):  # else there is none
+            image = ImageSource(name, image)
         if not isinstance(image, ImageSource):
             raise ValueError(
                 f"{name}: expected a path, bytes, a Pillow image or an array; got a {type(image).__name__}"

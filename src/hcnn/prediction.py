@@ -100,7 +100,7 @@ def read_input(source: ImageSource, run: Run, channels: Channels = "auto") -> Te
     """Read and standardize one input of a network.
 
     Args:
-        source: an image file, its bytes, or a .npy array of bytes or of numbers from 0 to 1.
+        source: an image file, its bytes, a Pillow image, or a .npy array of bytes or of numbers from 0 to 1.
         run: the network and its preprocessing.
         channels: where the channels of arrays are; see `hcnn.data.channels.channels_first`.
 
