@@ -291,6 +291,8 @@ class HCNNClassifier(FittedNetwork):
 
     def _own_validation(self, X_val: Any, y_val: Any) -> tuple[Tensor, Tensor]:
         array = check_array(X_val, dtype="numeric", allow_nd=True, input_name="X_val")
+        if array.ndim == 2:  # X_val as it came, because an array no longer has the names of a data frame's columns
+            validate_data(self, X_val, reset=False, skip_check_array=True)
         images = images_of(array, self.image_shape, self.channels, len(self.mean_), name="X_val")
         labels = self._indices(y_val, "y_val")
         if len(labels) != len(images):
