@@ -116,6 +116,9 @@ def test_attributes_are_given_one_by_one_and_make_the_network_periodic() -> None
     for found in (by_option, by_set):
         assert found.recipe == get_recipe("cifar", attributes=ties)
         assert found.network == hcnn.model_config("hcnn_small_cifar10", boundary="circular")
+    one = train_options.from_keywords("cifar10", {"attributes": texts[0]})  # a text, no sequence of letters
+    assert one.recipe == get_recipe("cifar", attributes=texts[0]) == get_recipe("cifar", attributes=ties[0])
+    assert one.recipe.attributes == ties[:1]
     assert train_options.read(["--attribute", texts[0], "--boundary", "zeros"]).network.boundary == "zeros"
 
 

@@ -56,7 +56,7 @@ class HCNNClassifier(FittedNetwork):
         epochs: number of epochs. Default: the recipe's.
         batch_size: images per step, at most as many as there are to train on. Default: the recipe's.
         lr: learning rate. Default: the recipe's.
-        attributes: properties that are to be translations along attributes, such as ``("rotation=v3@3",)``; see
+        attributes: properties that are to be translations along attributes, such as ``"rotation=v3@3"`` or several; see
             `hcnn.training.attribute_ties.AttributeTie`. They make the network periodic. Default: the recipe's.
         class_weight: weights of the classes, a dict from label to weight; "balanced" gives every class the same weight
             in all, however many images it has. None: all images count the same.
@@ -105,7 +105,7 @@ class HCNNClassifier(FittedNetwork):
         epochs: int | None = None,
         batch_size: int | None = None,
         lr: float | None = None,
-        attributes: Sequence[str | AttributeTie] | None = None,
+        attributes: str | AttributeTie | Sequence[str | AttributeTie] | None = None,
         class_weight: dict[Any, float] | str | None = None,
         early_stopping: bool = True,
         validation_fraction: float = 0.1,
