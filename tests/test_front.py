@@ -140,6 +140,26 @@ def test_training_starts_from_what_was_loaded(trained, tmp_path) -> None:
     assert torch.equal(before["layers.1.weight"], after["layers.1.weight"])
 
 
+def test_training_starts_from_the_weights_in_memory(trained, tmp_path) -> None:
+    changed = hcnn.load(trained.run.folder)
+    changed.model.state_dict()["layers.1.weight"].add_(1)
+    options: dict[str, Any] = {"freeze": 2, "epochs": 1, "train_images": 200}
+    loaded = hcnn.train("digits", init=changed, output=tmp_path / "loaded", **options)
+    plain = hcnn.train("digits", init=changed.model, output=tmp_path / "plain", **options)
+    for again in (loaded, plain):
+        found = again.model.state_dict()["layers.1.weight"]
+        assert torch.equal(found, trained.model.state_dict()["layers.1.weight"] + 1)
+    assert plain.run.config["init"]["source"] == "HierarchicalCNN"
+    for init, says in (
+        (hcnn.create_model("hcnn_digits"), "init: expected a HierarchicalCNN whose `preprocessing` says how"),
+        (hcnn.load("hcnn_digits").model.inference(), "init: these are folded weights"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            hcnn.train("digits", init=init, output=tmp_path / "refused")
+    with pytest.raises(ValueError, match="--model resnet20_digits: expected the network of --init HierarchicalCNN"):
+        hcnn.train("digits", init=changed.model, model="resnet20_digits", output=tmp_path / "refused")
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -89,12 +89,13 @@ def read(words: Sequence[str], description: str = "", command: str = "train") ->
     return replace(_with_defaults(given, settings), words=tuple(words))
 
 
-def from_keywords(data: str, given: Mapping[str, Any]) -> TrainOptions:
+def from_keywords(data: str, given: Mapping[str, Any], initial: Any = None) -> TrainOptions:
     """The options of `hcnn.train`, by the names that they have on the command line.
 
     Args:
         data: name of the data set, or a path.
         given: values by option, with underscores.
+        initial: the trained network that `init` in `given` names, if it is in memory.
 
     Returns:
         The options.
@@ -116,7 +117,7 @@ def from_keywords(data: str, given: Mapping[str, Any]) -> TrainOptions:
         if value is not None and name in ("output", "teacher", "data_dir"):
             value = Path(value)
         found[name] = value
-    return _with_defaults({**found, "seeds": 1}, settings)
+    return _with_defaults({**found, "seeds": 1}, settings, initial)
 
 
 def make_parser(
@@ -311,7 +312,7 @@ def _recipe(model: str, name: str | None) -> tuple[str, Any]:
     return name, get_recipe(name)
 
 
-def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting]) -> TrainOptions:
+def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting], initial: Any = None) -> TrainOptions:
     """Fill in what was not given, as model, recipe and data imply it."""
     from hcnn.cli.folder_defaults import suggest
     from hcnn.cli.initial import find_initial, further_recipe, source_label
@@ -326,12 +327,12 @@ def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting]) ->
     if apart and "validation" in given:
         raise ValueError("--validation-data: expected no --validation beside it; got both")
     validation, reason = given.get("validation", 0), ""
-    source, seed, initial = given["init"], given["seed"], None
+    source, seed = given["init"], given["seed"]
     label = source and source_label(source)
     if source is not None:
         output = _output(given, label)
         one = output if given["seeds"] == 1 else output / f"seed-{seed}"
-        initial = find_initial(source, given["model"], one if given["resume"] else None)
+        initial = find_initial(source, given["model"], one if given["resume"] else None, initial)
     if data not in NAMES and folder.is_dir():
         held = 0 if apart else given.get("validation")
         why = "as requested" if size or initial is None else f"as for {initial.source}"
