@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hcnn import cli
 from hcnn.data import datasets
 from hcnn.export import export_safetensors
 from hcnn.front import TrainedNetwork
+from hcnn.storage.safetensors import load_weights
 from hcnn.training.recipe import Recipe
 from hcnn.training.trainer import Trainer
 
@@ -62,6 +64,33 @@ def test_a_pillow_image_is_turned_and_converted_as_its_file_is(trained, digit, t
     expected = trained.predict(tmp_path / "turned.jpg", top=10).best
     assert trained.predict(Image.open(tmp_path / "turned.jpg"), top=10).best == expected
     assert trained.predict(stored, top=10).best != expected
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """PyTorch's default type is float64."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_images_and_networks_may_be_of_any_type(trained, digit, dtype) -> None:
+    expected = trained.predict(digit)
+    pixels = torch.from_numpy(np.asarray(Image.open(digit)) / np.float32(255))
+    assert trained.predict(pixels.to(dtype)).probability == pytest.approx(expected.probability, abs=0.02)
+    network = hcnn.load(trained.run.folder)
+    network.model.to(dtype)
+    assert network.predict(digit).probability == pytest.approx(expected.probability, abs=0.05)
+
+
+@pytest.mark.usefixtures("double")
+def test_the_default_type_may_be_another(trained, digit, tmp_path) -> None:
+    assert hcnn.load(trained.run.folder).predict(digit).label == trained.predict(digit).label
+    again = hcnn.train("digits", output=tmp_path / "run", epochs=2, train_images=300, **TINY)
+    assert again.predict(digit).label in again.classes
+    weights, _ = load_weights(tmp_path / "run" / "weights.safetensors")
+    assert {one.dtype for one in weights.values() if one.is_floating_point()} == {torch.float32}
 
 
 def test_more_images_than_a_batch(trained) -> None:

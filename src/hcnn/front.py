@@ -111,7 +111,8 @@ class TrainedNetwork:
     def _input(self, image: Any, name: str, channels: Channels) -> tuple[str, Tensor]:
         """The name of an image, and the standardized input that it becomes."""
         if isinstance(image, Tensor):
-            image = image.detach().cpu().numpy()
+            image = image.detach().cpu()
+            image = (image.float() if image.is_floating_point() else image).numpy()  # NumPy has no bfloat16
         if isinstance(image, np.ndarray):
             return name, standardize_array(image, self.run, channels, name)
         if isinstance(image, str | os.PathLike):

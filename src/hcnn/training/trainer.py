@@ -26,6 +26,7 @@ from hcnn.training.attribute_loss import ArrayLoss
 from hcnn.training.cuda_graph import CapturedStep
 from hcnn.training.device import settle_precision
 from hcnn.training.distributed import average_gradients, rank_and_size
+from hcnn.training.evaluate import parameter_type
 from hcnn.training.first_step import check_learnable, prepare_network, try_step
 from hcnn.training.optimizers import RecipeOptimizer, WeightAverage
 from hcnn.training.progress import Diverged, Progress, Steps
@@ -101,7 +102,7 @@ class Trainer:
         if not part:
             check_learnable(images, labels, preprocessing.classes)
         self.weights = weights
-        self.model, self.images, self.labels = model, images, labels
+        self.model, self.images, self.labels, self.dtype = model, images, labels, parameter_type(model)
         self.preprocessing, self.recipe, self.seed, self.group = preprocessing, recipe, seed, group
         self.device = images.device
         self.batches = len(images) // recipe.batch_size
@@ -304,7 +305,7 @@ class Trainer:
     def _inputs(self, index: Tensor, epoch: int) -> list[Tensor]:
         """Augmented images and their targets; with ties their counterparts too, as `ArrayLoss.pairs` gives them."""
         x, targets = augment(
-            self.preprocessing.standardize(self.images[index]),
+            self.preprocessing.standardize(self.images[index]).to(self.dtype),
             self.labels[index],
             classes=len(self.preprocessing.classes),
             augmentation=self.recipe.augmentation,
