@@ -41,6 +41,8 @@ def test_counts_and_shares() -> None:
     assert found.accuracy == pytest.approx((answers == labels).double().mean().item())
     assert found.log_loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
     assert found.top5 is None
+    # In float64 the probability of the right class is 0 here.
+    assert evaluate(torch.tensor([[1000.0, 0.0]]), torch.tensor([1]), ["cat", "dog"]).log_loss == 1000
 
 
 def test_calibration_error_is_that_of_its_definition() -> None:
