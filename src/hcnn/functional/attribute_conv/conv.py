@@ -11,13 +11,13 @@ from hcnn.functional.attribute_conv import triton_dense
 from hcnn.functional.attribute_conv.choose import Method, choose_method
 from hcnn.functional.attribute_conv.dense import dense_conv, dense_weight
 from hcnn.functional.attribute_conv.native import native_conv, native_weight
-from hcnn.functional.attribute_conv.native_cost import native_supports
+from hcnn.functional.attribute_conv.native_cost import native_refused, native_supports
 from hcnn.functional.attribute_conv.spectral import spectral_weight
 from hcnn.functional.attribute_conv.spectral_op import spectral_conv
 from hcnn.functional.axes import CONVOLUTIONS, Boundary, axis_names, check_boundary, pad_spatial, per_axis
 from hcnn.functional.backend import available
 from hcnn.functional.custom_op import is_recorded, is_traced
-from hcnn.functional.native.library import description, native_available
+from hcnn.functional.native.library import native_available
 
 
 def attribute_conv(
@@ -115,11 +115,7 @@ def attribute_conv(
     if method != "dense" and (channel_axis or not attributes):
         raise ValueError(f"attribute_conv: the {method} method needs attributes, and has no channel axis")
     if method == "native" and not native:
-        raise ValueError(
-            f"attribute_conv: the native method takes float32 on a CPU outside of autocast, one or two spatial axes; "
-            f"got {x.dtype} on {x.device}, {spatial} spatial axes, sizes {tuple(sizes)} "
-            f"(native kernels: {description()})"
-        )
+        raise ValueError(native_refused("attribute_conv", x, sizes))
     flat = x.reshape(x.shape[0], -1, *extent)  # (b, v·c, *u)
     if matrix is None and method == "dense" and attributes in (1, 2) and not channel_axis and available(weight):
         half = torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type) == torch.bfloat16

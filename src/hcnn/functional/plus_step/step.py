@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hcnn.functional.attribute_conv.choose import Method, choose_plus_method
 from hcnn.functional.attribute_conv.dense import bands, dense_weight
-from hcnn.functional.attribute_conv.native_cost import native_supports
+from hcnn.functional.attribute_conv.native_cost import native_refused, native_supports
 from hcnn.functional.attribute_conv.spectral import plus_transforms
 from hcnn.functional.axes import Boundary
 from hcnn.functional.native.library import native_available
@@ -102,9 +102,14 @@ def plus_matrix(
 
     Returns:
         One matrix (v' · k, v · q), or one for each frequency.
+
+    Raises:
+        ValueError: if the method is "native" and those cannot be had.
     """
     chosen = plus_method(g.shape, sizes, stride, boundary, method, device, native=native)
     if chosen == "native":
+        if not native:
+            raise ValueError(native_refused("attribute_plus_step", g, sizes))
         return PlusMatrix(native_plus_weight(g, sizes, stride, boundary), native=True)
     if chosen == "spectral":
         analysis, matrix, synthesis = plus_transforms(g, tuple(sizes), tuple(stride), boundary)
