@@ -45,8 +45,8 @@ def _forward(
     for part in tiles(len(y), y.numel()):
         rows, target = _rows(y, part, spatial), out[part]
         if average_oldest:
-            z = F.elu_(torch.addcmul(shift, rows, scale[:, None])).view(len(target), y.shape[1], -1)
-            target.copy_(z.mean(1).view(target.shape))
+            z = F.elu_(torch.addcmul(shift, rows, scale[:, None]))  # in the memory order of y
+            target.copy_(z.unflatten(0, (len(target), y.shape[1], -1)).mean(1).reshape(target.shape))
         elif out.dtype == rows.dtype:
             F.elu_(torch.addcmul(shift, rows, scale[:, None], out=target.view(rows.shape)))
         else:
@@ -79,7 +79,7 @@ def _backward(
         d = d.clamp_(max=0).exp_()  # ELU'(t) = exp(min(t, 0))
         g = grad[part].to(d.dtype)
         if average_oldest:
-            d.view(len(g), y.shape[1], -1).mul_(g.reshape(len(g), 1, -1) / y.shape[1])
+            d.unflatten(0, (len(g), y.shape[1], -1)).mul_(g.reshape(len(g), 1, -1, *d.shape[1:]) / y.shape[1])
         else:
             d.mul_(g.reshape(d.shape))
         total += d.sum(-1).sum(0)
