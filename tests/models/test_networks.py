@@ -137,6 +137,16 @@ def test_other_numbers_of_spatial_axes(axes) -> None:
     assert model(torch.randn(2, 3, *[4] * axes)).shape == (2, 10)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("readout", ["mean", "linear"])
+def test_half_precision_gives_nearly_the_same(readout, dtype) -> None:
+    model, x = _small("hcnn_digits", readout=readout)
+    model.eval()
+    expected = model(x)
+    for half in (model.to(dtype), model.fold()):
+        torch.testing.assert_close(half(x.to(dtype)).float(), expected, rtol=0.05, atol=0.05)
+
+
 def test_state_holds_parameters_and_statistics_only() -> None:
     model, x = _small("hcnn_plus_cifar10")
     before = set(model.state_dict())

@@ -53,7 +53,7 @@ class Readout(nn.Module):
         axes = [*range(1, x.ndim - self.spatial - 1), *range(x.ndim - self.spatial, x.ndim)]
         pooled = marginal(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x, axes)
         if self.linear is not None:
-            return self.linear(pooled)
+            return self.linear(pooled.to(self.linear.weight.dtype))
         assert self.scale is not None
         return pooled * self.scale
 
