@@ -63,15 +63,25 @@ def test_the_same_number_of_new_classes_is_new_too() -> None:
 
 
 @pytest.mark.parametrize("boundary", ["zeros", "circular"])
-def test_grey_images_give_what_they_gave_as_colour(boundary) -> None:
-    model = small(boundary=boundary)
+@pytest.mark.parametrize("channels", [(1,), (2,), (4,), (8,), (1, 3), (4, 2, 5)])
+def test_grey_images_give_what_they_gave_as_colour(channels, boundary) -> None:
+    adapted = model = small(boundary=boundary)
     grey = torch.randn(3, 1, 8, 8)
-    expected = model(grey.expand(-1, 3, -1, -1))
-    torch.testing.assert_close(adapt(model, channels=1)(grey), expected, rtol=1e-4, atol=1e-4)
-    four = adapt(model, channels=4)(grey.expand(-1, 4, -1, -1))
-    assert four.shape == expected.shape
-    again = adapt(adapt(model, channels=1), channels=3)(grey.expand(-1, 3, -1, -1))
-    torch.testing.assert_close(again, expected, rtol=1e-4, atol=1e-4)
+    for number in channels:
+        adapted = adapt(adapted, channels=number)
+    found, expected = (one(grey.expand(-1, one.config.channels, -1, -1)) for one in (adapted, model))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["hcnn_cifar10", "hcnn_cifar10_published", "hcnn_plus_cifar10"])
+@pytest.mark.parametrize("change", [adapt, lambda model: model.fold()], ids=["adapt", "fold"])
+def test_weights_of_float64_are_not_rounded(name, change) -> None:
+    model = small(name).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(2, 3, 8, 8).double()
+    expected = model(x)
+    torch.testing.assert_close(change(model)(x), expected, rtol=0, atol=1e-10 * expected.abs().max().item())
 
 
 def test_preprocessing_follows() -> None:

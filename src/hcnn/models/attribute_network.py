@@ -217,8 +217,8 @@ class AttributeNetwork(FineTuning, Network):
             for index, (layer, sizes) in enumerate(zip(self.layers, ((), *self.attribute_sizes), strict=False))
         ]
         readout = Readout(self.attribute_sizes[-1][-1], linear_classes(self.config), self.config.spatial_axes)
-        readout.load_state_dict(self.readout.state_dict())
         parameter = next(self.parameters())
+        readout.to(parameter.device, parameter.dtype).load_state_dict(self.readout.state_dict())
         folded = AttributeNetwork(self.config, layers, readout, self.attribute_sizes)
         folded.preprocessing = self.preprocessing
         return folded.to(parameter.device, parameter.dtype).eval()

@@ -17,8 +17,9 @@ def adapt(model: Model, *, classes: int | None = None, channels: int | None = No
 
     Every weight whose shape depends on neither is kept. With `classes` the class layer is made anew, with that many
     classes, even if the number is the same: in HCNN these are the filters g and the normalization of layer J-1, or the
-    linear readout. The filters of the first layer are added up for one channel; for other numbers of channels they
-    are repeated and scaled so that a grey image gives what it gave before.
+    linear readout. The filters of the first layer are added up for one channel; for more channels they are repeated,
+    each divided by how often it occurs, and for fewer the sum of the omitted ones is spread over the rest. So a grey
+    image gives what it gave before.
 
     Args:
         model: trained; it is not changed. Folded networks cannot be adapted.
@@ -47,7 +48,8 @@ def adapt(model: Model, *, classes: int | None = None, channels: int | None = No
             raise ValueError(f"adapt: {key}: expected a positive number; got {value}")
     make: Any = type(model)
     config: Any = model.config
-    adapted = make(replace(config, **changes))
+    parameter = next(model.parameters())
+    adapted = make(replace(config, **changes)).to(parameter.device, parameter.dtype)  # before it takes the weights
     anew = class_entries(model) if classes is not None else frozenset[str]()
     state = adapted.state_dict()
     for name, old in model.state_dict().items():
@@ -56,8 +58,7 @@ def adapt(model: Model, *, classes: int | None = None, channels: int | None = No
         state[name] = old if old.shape == state[name].shape else _other_channels(old, state[name].shape)
     adapted.load_state_dict(state)
     adapted.preprocessing = _preprocessing(model, classes, channels)
-    parameter = next(model.parameters())
-    return adapted.to(parameter.device, parameter.dtype).train(model.training)
+    return adapted.train(model.training)
 
 
 def class_entries(model: Any) -> frozenset[str]:
@@ -188,9 +189,10 @@ def _other_channels(old: Tensor, shape: torch.Size) -> Tensor:
     """Filters of a first layer for another number of channels."""
     (axis,) = (index for index, (a, b) in enumerate(zip(old.shape, shape, strict=True)) if a != b)
     had, has = old.shape[axis], shape[axis]
-    if has == 1:
-        return old.sum(axis, keepdim=True)
-    return old.index_select(axis, torch.arange(has, device=old.device) % had) * (had / has)
+    sources = torch.arange(has, device=old.device) % had
+    repeats = sources.bincount()[sources].to(old.dtype)
+    omitted = old.narrow(axis, has, had - has).sum(axis, keepdim=True) / has if has < had else 0
+    return old.index_select(axis, sources) / repeats.reshape(-1, *[1] * (old.ndim - 1 - axis)) + omitted
 
 
 def _preprocessing(model: Any, classes: int | None, channels: int | None) -> Any:
