@@ -147,6 +147,14 @@ def test_half_precision_gives_nearly_the_same(readout, dtype) -> None:
         torch.testing.assert_close(half(x.to(dtype)).float(), expected, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize("boundary", ["zeros", "circular"])
+@pytest.mark.parametrize("name", ["hcnn_digits", "hcnn_plus_cifar10", "multiscale_tiny"])
+def test_shapes_are_found_on_the_meta_device(name, boundary) -> None:
+    model, x = _small(name, boundary=boundary)
+    folded, model, x = model.fold().to("meta"), model.to("meta"), x.to("meta")
+    assert folded(x).shape == model(x).shape == model.eval()(x).shape == (2, model.config.classes)
+
+
 def test_state_holds_parameters_and_statistics_only() -> None:
     model, x = _small("hcnn_plus_cifar10")
     before = set(model.state_dict())

@@ -20,6 +20,7 @@ from hcnn.functional import (
     native_supports,
     per_axis,
 )
+from hcnn.functional.dtypes import autocast_dtype
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def enter(x: Tensor, geometry: Geometry, dtype: torch.dtype) -> Tensor:
         raise ValueError(
             f"{g.label}: expected floating-point values, as standardized images are; got {x.dtype} of shape {shape}"
         )
-    if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
+    if x.dtype != dtype and autocast_dtype(x) is None:
         raise ValueError(f"{g.label}: expected {dtype}, as its parameters are; got {x.dtype} of shape {shape}")
     sizes = shape[1 + g.averaged : 1 + g.averaged + g.attributes]
     if any(n % s for n, s in zip(sizes, g.attribute_stride, strict=True)):

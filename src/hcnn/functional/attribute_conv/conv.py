@@ -17,6 +17,7 @@ from hcnn.functional.attribute_conv.spectral_op import spectral_conv
 from hcnn.functional.axes import CONVOLUTIONS, Boundary, axis_names, check_boundary, pad_spatial, per_axis
 from hcnn.functional.backend import available
 from hcnn.functional.custom_op import is_recorded, is_traced
+from hcnn.functional.dtypes import autocast_dtype
 from hcnn.functional.native.library import native_available
 
 
@@ -118,7 +119,7 @@ def attribute_conv(
         raise ValueError(native_refused("attribute_conv", x, sizes))
     flat = x.reshape(x.shape[0], -1, *extent)  # (b, v·c, *u)
     if matrix is None and method == "dense" and attributes in (1, 2) and not channel_axis and available(weight):
-        half = torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type) == torch.bfloat16
+        half = autocast_dtype(x) == torch.bfloat16
         matrix = triton_dense.dense_weight(weight, sizes, sv, boundary, torch.bfloat16 if half else weight.dtype)
         if flat.ndim != 4 or flat.is_contiguous():  # a convolution answers in the layout of its weight
             matrix = matrix.contiguous()

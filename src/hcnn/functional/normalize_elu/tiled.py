@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hcnn.functional.custom_op import define_operator
-from hcnn.functional.dtypes import wide
+from hcnn.functional.dtypes import exactly, wide
 from hcnn.functional.tiles import tiles
 
 
@@ -113,6 +113,6 @@ def batch_normalize_elu(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `hcnn.functional.normalize_elu.naive.batch_normalize_elu`."""
     kind = wide(y.dtype)
-    with torch.autocast(y.device.type, enabled=False):
+    with exactly(y):
         out, mean, variance = _operator(y, weight.to(kind), bias.to(kind), eps, spatial, average_oldest)
     return out, mean.detach(), variance.detach()

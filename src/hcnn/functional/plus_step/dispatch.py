@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hcnn.functional.axes import Boundary
 from hcnn.functional.backend import choose
+from hcnn.functional.dtypes import autocast_dtype, exactly
 from hcnn.functional.plus_step import naive, tiled, triton_op
 
 
@@ -44,9 +45,9 @@ def plus_step(
         torch.Size([2, 5, 3, 3])
 
     """
-    x = _cast(x)
+    x = x.to(autocast_dtype(x) or x.dtype)  # autocast does not reach into custom operators
     blocks = [0, len(matrix), 0, matrix.shape[1]] if bands is None else [*bands]
-    with torch.autocast(x.device.type, enabled=False):
+    with exactly(x):
         form = choose(
             x,
             _in_parts(naive.plus_step),
@@ -88,16 +89,10 @@ def spectral_plus_step(
         torch.Size([2, 20, 6, 6])
 
     """
-    x = _cast(x)
-    with torch.autocast(x.device.type, enabled=False):
+    x = x.to(autocast_dtype(x) or x.dtype)  # autocast does not reach into custom operators
+    with exactly(x):
         form = choose(x, _in_parts(naive.spectral_plus_step), cpu=tiled.spectral_plus_step)
         return form(x, h, shift, analysis, matrix, synthesis, stride, boundary)
-
-
-def _cast(x: Tensor) -> Tensor:
-    """Autocast does not reach into custom operators."""
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 def _in_parts(step: Callable[..., Tensor], images: int = 8) -> Callable[..., Tensor]:
