@@ -64,7 +64,7 @@ def attribute_conv(
         y, (b, *v', k, *u'), without the first of v' if averaged.
 
     Raises:
-        ValueError: if axes, channels, supports, strides or dtypes do not fit; it says which.
+        ValueError: if axes, channels, supports, strides, types or the bias do not fit, or x is empty; it says which.
 
     Example:
         >>> import torch
@@ -83,6 +83,13 @@ def attribute_conv(
             f"attribute_conv: the weight of shape {tuple(weight.shape)} expects x with axes ({names}); "
             f"got shape {tuple(x.shape)}"
         )
+    if 0 in tuple(x.shape):
+        raise ValueError(
+            f"attribute_conv: expected at least one entry along each of ({names}); got shape {tuple(x.shape)}"
+        )
+    types = [one.dtype for one in (x, weight, bias) if one is not None]
+    if len({*types}) > 1 and autocast_dtype(x) is None:
+        raise ValueError(f"attribute_conv: expected x, weight and bias of one type outside of autocast; got {types}")
     stride = per_axis(stride, attributes + spatial, f"attribute_conv: stride of ({names}) without b, c")
     kv, ku = weight.shape[weight.ndim - spatial - attributes : weight.ndim - spatial], weight.shape[-spatial:]
     if any(k % 2 == 0 for k in (*kv, *ku)):
@@ -110,6 +117,11 @@ def attribute_conv(
         )  # fmt: skip
     outputs = [n // s for n, s in zip(sizes, sv, strict=True)]
     if bias is not None:
+        if tuple(bias.shape) not in ((weight.shape[0],), (*outputs, weight.shape[0])):
+            raise ValueError(
+                f"attribute_conv: expected a bias of shape {(weight.shape[0],)} or {(*outputs, weight.shape[0])}; "
+                f"got {tuple(bias.shape)}"
+            )
         bias = bias.expand(*outputs, weight.shape[0]).reshape(-1)
     if method not in ("dense", "spectral", "native"):
         raise ValueError(f"attribute_conv: expected method 'auto', 'dense', 'spectral' or 'native'; got {method!r}")
