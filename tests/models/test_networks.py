@@ -1,5 +1,6 @@
 """Whole networks: the numbers that design fixes, Proposition 3.1, folding, saving, and what bad input says."""
 
+import dataclasses
 import time
 from typing import Any
 
@@ -33,6 +34,28 @@ def test_weights_are_counted_exactly(name) -> None:
     assert sum(row.trained for row in rows) == counts.trained
     assert sum(row.composed for row in rows) == counts.composed
     assert sum(row.normalization for row in rows) == counts.normalization + counts.logit_scale
+
+
+@pytest.mark.parametrize("name", ["hcnn_digits", "hcnn_plus_cifar10", "hcnn_plus_cifar10_published", "multiscale_tiny"])
+def test_a_folded_network_costs_the_same(name) -> None:
+    model = hcnn.create_model(name).eval()
+    folded = model.fold()
+    assert folded.multiply_adds((32, 32)) == model.multiply_adds((32, 32))
+    for one, other in zip(summarize(folded, (32, 32)), summarize(model, (32, 32)), strict=True):
+        assert dataclasses.replace(one, trained=0, composed=0, normalization=0) == dataclasses.replace(
+            other, trained=0, composed=0, normalization=0
+        )
+    total = sum(p.numel() for p in folded.parameters())
+    assert sum(row.trained for row in folded.layer_rows((32, 32))) + hcnn.count_parameters(folded).logit_scale == total
+
+
+def test_costs_of_what_does_not_fit_are_refused() -> None:
+    model = hcnn.create_model("hcnn_digits")
+    with pytest.raises(ValueError, match=r"expected 2 spatial sizes; got \(8,\)"):
+        model.layer_rows((8,))
+    model.layers[2] = torch.nn.Sequential(model.layers[2])
+    with pytest.raises(ValueError, match="layer 3: expected one of this package's layers, not wrapped; got Sequential"):
+        model.multiply_adds((8, 8))
 
 
 def _small(name: str, **overrides) -> tuple[Any, torch.Tensor]:

@@ -188,6 +188,8 @@ def test_pretrained_weights_with_names_of_timm() -> None:
     ("make", "says"),
     [
         (lambda: adapt(small().fold(), classes=3), "a folded network has no layers to train"),
+        (lambda: small().fold().get_classifier(), "the class layer: a folded network has no layers to train"),
+        (lambda: small().fold().reset_classifier(3), "a folded network has no layers to train"),
         (lambda: small().reset_classifier(0), "classes: expected a positive number; got 0"),
         (lambda: small().freeze(9), "expected a depth from 0 to 5; got 9"),
         (lambda: parameter_groups(small(), 1, layer_decay=2), "layer_decay: expected a number above 0"),

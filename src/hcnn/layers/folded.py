@@ -130,6 +130,10 @@ class FoldedPlusConv(AttributeLayer):
         g = self.geometry
         return plus_method(self.g.shape, sizes, g.attribute_stride, g.boundary, self.method, device, native=native)
 
+    def multiply_adds(self, inputs: int, outputs: int) -> int:
+        """As `AttributeLayer.multiply_adds`, of both steps."""
+        return inputs * len(self.h) * (self.h[0].numel() + outputs)
+
     def compute(self, x: Tensor, average_oldest: bool) -> Tensor:
         """x_j, averaged over its oldest attribute or not."""
         geometry, bias = self.geometry, self.bias

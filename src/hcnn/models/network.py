@@ -47,6 +47,9 @@ class Network(nn.Module):
     def get_classifier(self) -> nn.Module:
         """The smallest module that holds the whole class layer.
 
+        Raises:
+            ValueError: if the network is folded.
+
         Example:
             >>> from hcnn import create_model
             >>> create_model("resnet20_digits").get_classifier()

@@ -40,8 +40,7 @@ def adapt(model: Model, *, classes: int | None = None, channels: int | None = No
         torch.Size([2, 5])
 
     """
-    if getattr(model, "folded", False):
-        raise ValueError("adapt: a folded network has no layers to train; adapt the network before `fold`")
+    _refuse_folded(model, "adapt")
     changes = {key: value for key, value in {"classes": classes, "channels": channels}.items() if value is not None}
     for key, value in changes.items():
         if value < 1:
@@ -64,12 +63,16 @@ def adapt(model: Model, *, classes: int | None = None, channels: int | None = No
 def class_entries(model: Any) -> frozenset[str]:
     """Names of the parameters and buffers whose shapes depend on the number of classes.
 
+    Raises:
+        ValueError: if the network is folded.
+
     Example:
         >>> from hcnn import create_model
         >>> sorted(class_entries(create_model("resnet20_cifar10")))
         ['linear.bias', 'linear.weight']
 
     """
+    _refuse_folded(model, "the class layer")
     make: Any = type(model)
     with torch.device("meta"), drawn_from(torch.Generator()):
         other = make(replace(model.config, classes=model.config.classes + 1)).state_dict()
@@ -105,7 +108,7 @@ def replace_classifier(model: Any, classes: int) -> None:
         ValueError: if the network is folded, or the number is not positive.
 
     """
-    anew = class_entries(model) if not getattr(model, "folded", False) else frozenset[str]()
+    anew = class_entries(model)
     adapted = adapt(model, classes=classes)
     for name, parameter in [*model.named_parameters(), *model.named_buffers()]:
         if name in anew:
@@ -183,6 +186,11 @@ def parameter_groups(
         }
         for (depth, wide), parameters in sorted(groups.items())
     ]
+
+
+def _refuse_folded(model: Any, where: str) -> None:
+    if getattr(model, "folded", False):
+        raise ValueError(f"{where}: a folded network has no layers to train; take the network before `fold`")
 
 
 def _other_channels(old: Tensor, shape: torch.Size) -> Tensor:
