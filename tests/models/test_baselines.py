@@ -279,5 +279,10 @@ def test_bad_images_are_explained() -> None:
     model(torch.zeros(1, 3, 9, 9))
     with pytest.raises(ValueError, match=r"AllCNN: expected floating-point values, standardized; got torch.uint8"):
         model(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"AllCNN: expected torch.float32, as its parameters are; got torch.float64"):
+        model(torch.zeros(1, 3, 32, 32).double())
+    with torch.autocast("cpu", torch.bfloat16):
+        model(torch.zeros(1, 3, 32, 32).bfloat16())
+    assert model.double().multiply_adds((32, 32)) == sum(row.multiply_adds for row in summarize(model, (32, 32)))
     with pytest.raises(ValueError, match="expected images of 32x32, as input_side says; got 16x16"):
         hcnn.create_model("maxout_cifar10")(torch.zeros(1, 3, 16, 16))
