@@ -95,18 +95,36 @@ def test_preprocessing_follows() -> None:
     assert adapt(model).preprocessing == model.preprocessing
 
 
-def test_reset_classifier_keeps_every_other_parameter_as_it_is() -> None:
-    model = small()
-    seen: list[int] = []
-    model.register_forward_hook(lambda *_: seen.append(1))
+@pytest.mark.parametrize("name", FAMILIES)
+def test_reset_classifier_keeps_everything_else_as_it_is(name) -> None:
+    model = create_model(name, **FAMILIES[name])
+    model.freeze(1)
+    side = getattr(model.config, "input_side", 16)
+    seen: set[str] = set()
+    for path, module in model.named_modules():
+        module.register_forward_hook(lambda *_, path=path: seen.add(path))
+    x = torch.randn(2, model.config.channels, side, side)
+    model(x)
+    called, seen = seen, set()
+    modules, modes = dict(model.named_modules()), [module.training for module in model.modules()]
     kept = {name: parameter for name, parameter in model.named_parameters() if name not in class_entries(model)}
     model.reset_classifier(4)
-    assert model(torch.randn(2, 3, 8, 8)).shape == (2, 4)
+    assert model(x).shape == (2, 4)
+    assert seen == called
+    assert dict(model.named_modules()) == modules
+    assert [module.training for module in model.modules()] == modes
     assert all(dict(model.named_parameters())[name] is parameter for name, parameter in kept.items())
-    assert seen == [1]
-    model.train()(torch.randn(2, 3, 8, 8)).sum().backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
-    assert model.attribute_sizes[-1][-1] == 4
+    assert repr(model) == repr(create_model(name, **FAMILIES[name], classes=4))
+    model(x).sum().backward()
+    assert all((parameter.grad is not None) == parameter.requires_grad for parameter in model.parameters())
+    if hasattr(model, "attribute_sizes"):
+        assert model.attribute_sizes == create_model(name, **FAMILIES[name], classes=4).attribute_sizes
+
+
+@pytest.mark.parametrize("change", [lambda model: adapt(model, classes=4), lambda model: model.reset_classifier(4)])
+def test_methods_are_kept(change) -> None:
+    model = hcnn.HierarchicalCNN(small().config, method="dense")
+    assert all(layer.method == "dense" for layer in (change(model) or model).layers)
 
 
 def test_the_classifier_has_a_name() -> None:
@@ -156,11 +174,12 @@ def test_frozen_layers_stay_bit_for_bit() -> None:
     assert all(layer.training for layer in model.layers)
 
 
-def test_rates_fall_with_the_distance_from_the_classes() -> None:
+@pytest.mark.parametrize("wrap", [lambda model: model, hcnn.FeatureExtractor], ids=["network", "features"])
+def test_rates_fall_with_the_distance_from_the_classes(wrap) -> None:
     model = small()
     rates = {
         id(parameter): group["lr"]
-        for group in parameter_groups(model, 1.0, layer_decay=0.5, weight_decay=0.1)
+        for group in parameter_groups(wrap(model), 1.0, layer_decay=0.5, weight_decay=0.1)
         for parameter in group["params"]
     }
     assert len(rates) == len([*model.parameters()])
@@ -192,6 +211,10 @@ def test_pretrained_weights_with_names_of_timm() -> None:
         (lambda: small().fold().reset_classifier(3), "a folded network has no layers to train"),
         (lambda: small().reset_classifier(0), "classes: expected a positive number; got 0"),
         (lambda: small().freeze(9), "expected a depth from 0 to 5; got 9"),
+        (
+            lambda: parameter_groups(torch.nn.Sequential(small()), 1, layer_decay=0.5),
+            "layer_decay: expected a network of this package, not wrapped; got Sequential",
+        ),
         (lambda: parameter_groups(small(), 1, layer_decay=2), "layer_decay: expected a number above 0"),
         (lambda: hcnn.FeatureExtractor(small(), (0,)), "expected depths from 1 to 5"),
         (lambda: create_model("hcnn_cifar10", out_indices=(1,)), "only with features_only"),

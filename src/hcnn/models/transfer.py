@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from hcnn.layers import AttributeLayer
 from hcnn.layers.randomness import drawn_from
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -27,8 +28,8 @@ def adapt(model: Model, *, classes: int | None = None, channels: int | None = No
         channels: number of input channels; None keeps them.
 
     Returns:
-        A new network in the mode of `model`. Its preprocessing has the old size, the mean over the old channels if
-        their number changed, and the names "0", "1", … for new classes.
+        A new network in the mode and with the methods of `model`. Its preprocessing has the old size, the mean over
+        the old channels if their number changed, and the names "0", "1", … for new classes.
 
     Raises:
         ValueError: if the network is folded, or a number is not positive.
@@ -56,6 +57,9 @@ def adapt(model: Model, *, classes: int | None = None, channels: int | None = No
             continue
         state[name] = old if old.shape == state[name].shape else _other_channels(old, state[name].shape)
     adapted.load_state_dict(state)
+    for name, old in model.named_modules():
+        if isinstance(old, AttributeLayer):
+            adapted.get_submodule(name).method = old.method
     adapted.preprocessing = _preprocessing(model, classes, channels)
     return adapted.train(model.training)
 
@@ -98,7 +102,7 @@ def classifier_name(model: Any) -> str:
 
 
 def replace_classifier(model: Any, classes: int) -> None:
-    """Give a network a new class layer, in place; all other parameters stay the same objects.
+    """Give a network a new class layer, in place: all modules, and all other parameters, stay the same objects.
 
     Args:
         model: a network.
@@ -108,17 +112,14 @@ def replace_classifier(model: Any, classes: int) -> None:
         ValueError: if the network is folded, or the number is not positive.
 
     """
-    anew = class_entries(model)
     adapted = adapt(model, classes=classes)
-    for name, parameter in [*model.named_parameters(), *model.named_buffers()]:
-        if name in anew:
-            continue
+    for name in class_entries(model):
         path, _, leaf = name.rpartition(".")
-        owner = adapted.get_submodule(path)
-        (owner._parameters if leaf in owner._parameters else owner._buffers)[leaf] = parameter
-    kept = {key: value for key, value in model.__dict__.items() if key.endswith("_hooks")}
-    model.__dict__.update({**adapted.__dict__, **kept})
-    model.train(model.training)  # frozen modules stay in eval mode
+        old, new = model.get_submodule(path), adapted.get_submodule(path)
+        (old._parameters if leaf in old._parameters else old._buffers)[leaf] = getattr(new, leaf)
+        vars(old).update({key: value for key, value in vars(new).items() if type(value) is int})  # such as out_features
+    own = {key: value for key, value in vars(adapted).items() if not key.startswith("_") and key != "training"}
+    vars(model).update(own)  # such as the configuration
 
 
 def frozen_modules(model: Any, depth: int) -> list[nn.Module]:
@@ -146,7 +147,7 @@ def parameter_groups(
     scale do not.
 
     Args:
-        model: a network of this package.
+        model: a network of this package, or a `hcnn.FeatureExtractor` of one.
         lr: learning rate of the last stage and of what follows it.
         layer_decay: factor for each stage further down, in (0, 1].
         weight_decay: of weights with more than one axis.
@@ -155,7 +156,7 @@ def parameter_groups(
         Groups with "params", "lr" and "weight_decay"; parameters that are frozen are left out.
 
     Raises:
-        ValueError: if `layer_decay` does not lie in (0, 1].
+        ValueError: if `layer_decay` does not lie in (0, 1], or is not 1 for a module without stages.
 
     Example:
         >>> from hcnn import create_model
@@ -166,11 +167,14 @@ def parameter_groups(
     """
     if not 0 < layer_decay <= 1:
         raise ValueError(f"layer_decay: expected a number above 0, at most 1; got {layer_decay}")
-    stages: Sequence[str] = getattr(model, "stages", ())
+    network: Any = model if hasattr(model, "stages") else getattr(model, "model", model)  # of a `FeatureExtractor`
+    stages: Sequence[str] = getattr(network, "stages", ())
+    if layer_decay < 1 and not stages:
+        raise ValueError(f"layer_decay: expected a network of this package, not wrapped; got {type(model).__name__}")
     depths = {
         id(parameter): depth
         for depth in reversed(range(len(stages)))
-        for module in frozen_modules(model, depth + 1)
+        for module in frozen_modules(network, depth + 1)
         for parameter in module.parameters()
     }
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
