@@ -257,6 +257,8 @@ def test_normalization_over_processes_is_that_of_the_whole_batch() -> None:
         ("hypernetwork_cifar10", {"embedding": 0}, "embedding: expected a positive size"),
         ("fitnet4_cifar10", {"pieces": 0}, "expected positive widths, pieces and hidden units"),
         ("resnet20_cifar10", {"classes": 0}, "classes: expected a positive number; got 0"),
+        ("resnet20_cifar10", {"num_classes": 3.0}, "classes: expected a whole number; got 3.0"),
+        ("nin_cifar10", {"dropout": "0.5"}, "dropout: expected a number; got '0.5'"),
         ("resnet20_cifar10", {"wide": 3}, r"resnet20_cifar10: unknown settings \['wide'\]"),
     ],
 )

@@ -199,6 +199,11 @@ BAD_CONFIGS = [
     ({"classes": 0}, "classes: expected a positive number; got 0"),
     ({"readout": "max"}, "'mean' or 'linear'; got 'max'"),
     ({"spatial_axes": 4}, "expected 1, 2 or 3; got 4"),
+    ({"num_classes": 3.0}, "classes: expected a whole number; got 3.0"),
+    ({"width": "8"}, "width: expected a whole number; got '8'"),
+    ({"downsample": 4}, "downsample: expected a tuple of whole numbers; got 4"),
+    ({"downsample": (4.0,)}, r"downsample: expected a tuple of whole numbers; got \(4.0,\)"),
+    ({"attribute_support": 3}, "attribute_support: expected a tuple of whole numbers; got 3"),
 ]
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hcnn.functional.attribute_conv import triton_dense
-from hcnn.functional.attribute_conv.choose import Method, choose_method
+from hcnn.functional.attribute_conv.choose import Method, check_method, choose_method
 from hcnn.functional.attribute_conv.dense import dense_conv, dense_weight
 from hcnn.functional.attribute_conv.native import native_conv, native_weight
 from hcnn.functional.attribute_conv.native_cost import native_refused, native_supports
@@ -76,6 +76,7 @@ def attribute_conv(
     if spatial not in CONVOLUTIONS:
         raise ValueError(f"attribute_conv: expected 1, 2 or 3 spatial axes; got {spatial}")
     check_boundary(boundary, "attribute_conv")
+    check_method(method, "attribute_conv")
     attributes = weight.ndim - 1 - channel_axis - spatial
     names = axis_names(attributes, spatial, channel=channel_axis)
     if attributes < 0 or x.ndim != 1 + attributes + channel_axis + spatial:
@@ -123,8 +124,6 @@ def attribute_conv(
                 f"got {tuple(bias.shape)}"
             )
         bias = bias.expand(*outputs, weight.shape[0]).reshape(-1)
-    if method not in ("dense", "spectral", "native"):
-        raise ValueError(f"attribute_conv: expected method 'auto', 'dense', 'spectral' or 'native'; got {method!r}")
     if method != "dense" and (channel_axis or not attributes):
         raise ValueError(f"attribute_conv: the {method} method needs attributes, and has no channel axis")
     if method == "native" and not native:

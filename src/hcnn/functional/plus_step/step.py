@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from hcnn.functional.attribute_conv.choose import Method, choose_plus_method
+from hcnn.functional.attribute_conv.choose import Method, check_method, choose_plus_method
 from hcnn.functional.attribute_conv.dense import bands, dense_weight
 from hcnn.functional.attribute_conv.native_cost import native_refused, native_supports
 from hcnn.functional.attribute_conv.spectral import plus_transforms
@@ -128,6 +128,7 @@ def plus_method(
     native: bool = False,
 ) -> Method:
     """The form of the attribute step: the one with less work, on a CPU; only the dense one has a kernel elsewhere."""
+    check_method(method, "attribute_plus_step")
     if method != "auto":
         return method
     return choose_plus_method(g, sizes, stride, boundary, native=native) if device == "cpu" else "dense"

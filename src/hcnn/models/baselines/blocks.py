@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hcnn.functional.dtypes import autocast_dtype
 from hcnn.layers.normalization import batch_statistics, merge_moments, scale_shift, update_running
+from hcnn.models.configs import check_types
 from hcnn.models.counts import LayerRow, ParameterCount
 from hcnn.models.network import Network
 
@@ -36,6 +37,7 @@ class BaselineConfig:
     classes: int = 10
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("channels", "classes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected a positive number; got {getattr(self, name)}")
