@@ -178,6 +178,14 @@ def test_shapes_are_found_on_the_meta_device(name, boundary) -> None:
     assert folded(x).shape == model(x).shape == model.eval()(x).shape == (2, model.config.classes)
 
 
+@pytest.mark.parametrize("j", [-1, 0, 7])
+def test_depths_that_do_not_exist_are_refused(j) -> None:
+    model = hcnn.create_model("hcnn_digits")
+    for ask in (model.axes, lambda j: model.invariant_shift(j, "u1")):
+        with pytest.raises(ValueError, match=f"axes: expected a depth j from 1 to 6; got {j}"):
+            ask(j)
+
+
 def test_state_holds_parameters_and_statistics_only() -> None:
     model, x = _small("hcnn_plus_cifar10")
     before = set(model.state_dict())

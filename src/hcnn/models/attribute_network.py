@@ -90,7 +90,20 @@ class AttributeNetwork(FineTuning, Network):
         return not any(isinstance(module, nn.BatchNorm1d) for module in self.modules())
 
     def axes(self, j: int) -> tuple[str, ...]:
-        """Names of the axes of x_j."""
+        """Names of the axes of x_j.
+
+        Args:
+            j: depth, 1 … J-1.
+
+        Returns:
+            One name per axis, for example ("b", "v3", "v4", "v5", "u1", "u2").
+
+        Raises:
+            ValueError: if there is no such x_j.
+
+        """
+        if not 1 <= j <= len(self.attribute_sizes):
+            raise ValueError(f"axes: expected a depth j from 1 to {len(self.attribute_sizes)}; got {j}")
         names = axis_names(len(self.attribute_sizes[j - 1]), self.config.spatial_axes, newest=j)
         return tuple(names.split(", "))
 
@@ -165,7 +178,7 @@ class AttributeNetwork(FineTuning, Network):
             The product of the strides that the axis meets.
 
         Raises:
-            ValueError: if x_j has no such axis, or it is the classes'.
+            ValueError: if there is no such x_j, it has no such axis, or that is the classes'.
 
         Example:
             >>> from hcnn import create_model
