@@ -1,5 +1,6 @@
 """The inner step of HCNN(+), in two exact forms, and which code computes each."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from hcnn.functional.axes import Boundary
-from hcnn.functional.backend import choose
+from hcnn.functional.backend import available, choose
 from hcnn.functional.dtypes import autocast_dtype, exactly
 from hcnn.functional.plus_step import naive, tiled, triton_op
 
@@ -47,12 +48,13 @@ def plus_step(
     """
     x = x.to(autocast_dtype(x) or x.dtype)  # autocast does not reach into custom operators
     blocks = [0, len(matrix), 0, matrix.shape[1]] if bands is None else [*bands]
+    kernel = h.shape[1:] == (3, 3) and available(x) and _counted(x, matrix, stride)
     with exactly(x):
         form = choose(
             x,
             _in_parts(naive.plus_step),
             cpu=tiled.plus_step,
-            triton=triton_op.plus_step if h.shape[1:] == (3, 3) else None,
+            triton=triton_op.plus_step if kernel else None,
         )
         return form(x, h, shift, matrix, stride, boundary, blocks)
 
@@ -93,6 +95,12 @@ def spectral_plus_step(
     with exactly(x):
         form = choose(x, _in_parts(naive.spectral_plus_step), cpu=tiled.spectral_plus_step)
         return form(x, h, shift, analysis, matrix, synthesis, stride, boundary)
+
+
+def _counted(x: Tensor, matrix: Tensor, stride: Sequence[int]) -> bool:
+    """Whether the Triton kernel can count the result, and the gradients of one image's patches, in 32 bits."""
+    positions = math.prod((n - 1) // s + 1 for n, s in zip(x.shape[2:], stride, strict=True))
+    return max(len(x) * len(matrix), x.shape[1] * 9) * positions < 2**31
 
 
 def _in_parts(step: Callable[..., Tensor], images: int = 8) -> Callable[..., Tensor]:
