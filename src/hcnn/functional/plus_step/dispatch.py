@@ -99,7 +99,7 @@ def spectral_plus_step(
 
 def _counted(x: Tensor, matrix: Tensor, stride: Sequence[int]) -> bool:
     """Whether the Triton kernel can count the result, and the gradients of one image's patches, in 32 bits."""
-    positions = math.prod((n - 1) // s + 1 for n, s in zip(x.shape[2:], stride, strict=True))
+    positions = math.prod([(n - 1) // s + 1 for n, s in zip(x.shape[2:], stride, strict=True)])  # a list, for Dynamo
     return max(len(x) * len(matrix), x.shape[1] * 9) * positions < 2**31
 
 
