@@ -106,6 +106,28 @@ def test_wrong_requests_leave_nothing(runs, tmp_path, words, says, capsys) -> No
     assert sorted(runs[1].rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        ("file", "file: Not a directory"),
+        ("folder", "classes.csv: the file exists and hcnn did not write it; give another --output"),
+    ],
+)
+def test_nothing_is_measured_where_it_cannot_be_written(runs, tmp_path, output, says, capsys) -> None:
+    (tmp_path / "folder").mkdir()
+    for name in ("file", "folder/classes.csv"):
+        (tmp_path / name).write_text("name,price\n")
+    for command in (["evaluate", str(runs[0])], ["compare", str(tmp_path)]):
+        if output == "folder" and command[0] == "compare":
+            (tmp_path / "folder" / "comparison.csv").write_text("name,price\n")
+            says = says.replace("classes", "comparison")
+        assert cli.main([*command, "--output", str(tmp_path / output)]) == 2
+        captured = capsys.readouterr()
+        assert says in captured.err
+        assert "accuracy" not in captured.out
+    assert (tmp_path / "folder" / "classes.csv").read_text() == "name,price\n"
+
+
 def test_runs_of_one_name_cannot_be_told_apart(runs, capsys) -> None:
     assert cli.main(["evaluate", str(runs[0]), str(runs[0])]) == 2
     assert "expected runs whose folders have different names; got first, first" in capsys.readouterr().err

@@ -71,6 +71,38 @@ def test_bad_requests_for_figures_are_explained(run, tmp_path, capsys) -> None:
     assert stop.value.code == 2
 
 
+@pytest.mark.parametrize(
+    ("command", "output", "message"),
+    [
+        (("figure", 3, "RUN"), "script.py", "--output: expected a PNG file, such as figure.png; got"),
+        (("figure", 3, "RUN"), "figure.jpg", "--output: expected a PNG file, such as figure.png; got"),
+        (
+            ("figure", 4, "RUN"),
+            "mine.png",
+            "mine.png: the file exists and hcnn did not write it; give another --output",
+        ),
+        (("figure", 4, "RUN"), "folder.png", "folder.png: expected a file or a free name; it is a folder"),
+        (("figure", 3, "RUN", "--depth", 9), "new/new/figure.png", "depth: expected one of"),
+        (("figure", 3, "RUN"), "script.py/figure.png", "script.py: Not a directory"),
+        (("explore", "RUN"), "other", "rows.csv: the file exists and hcnn did not write it; give another --output"),
+        (("explore", "RUN", "--seed", -1), "new", "--seed: expected 0 or more; got -1"),
+        (("explore", "RUN", "--control", "nowhere"), "new", "nowhere is not a finished run"),
+        (("explore", "RUN", "--arrays", "script.py"), "new/new", "script.py: Not a directory"),
+    ],
+)
+def test_outputs_that_cannot_be_are_refused_and_nothing_is_left(
+    run, tmp_path, monkeypatch, capsys, command, output, message
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("script.py", "mine.png", "other/rows.csv"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(b"mine")
+    Path("folder.png").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    assert message in _error(capsys, *(run if word == "RUN" else word for word in command), "--output", output)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_explore_leaves_tables_figures_and_sentences(run, tmp_path, capsys) -> None:
     command = ["explore", run, "--output", tmp_path, "--queries", 20, "--changed", 10, "--flat", 10, "--orders", 2]
     assert cli.main([str(one) for one in command]) == 0
