@@ -110,6 +110,24 @@ def test_a_signal_ends_the_step_and_writes_a_checkpoint(reference, tmp_path, com
     assert _final(folder) == _final(reference)
 
 
+def test_the_demo_resumes_with_the_command_that_it_prints(tmp_path, monkeypatch) -> None:
+    (tmp_path / "runs" / "demo").mkdir(parents=True)  # is taken, so that the demo chooses another folder
+    monkeypatch.chdir(tmp_path)
+    commands, folder = Commands(tmp_path), Path("runs/demo-2")
+    process = commands.start("demo", "--epochs", "3")
+    while not list(folder.glob("checkpoints/*.json")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert errors.endswith("to resume: hcnn demo --epochs 3 --resume --output runs/demo-2\n")
+    done = commands.run(*errors.split("to resume: hcnn ")[1].split())
+    assert "resuming from runs/demo-2" in done.stdout, done.stderr
+    assert "wrote runs/demo-2/sample.png" in commands.run("demo", "--epochs", "3", "--resume").stdout
+    assert "already holds a finished run" in commands.run("demo", "--output", folder).stderr
+    commands.close()
+
+
 def test_damaged_checkpoints_are_named_and_passed_over(reference, tmp_path, commands) -> None:
     folder = tmp_path / "run"
     process = commands.start(*TRAIN, "--output", folder)

@@ -76,7 +76,11 @@ class TrainCommand(Command):
 
 
 def _demo(add: Parser) -> None:
-    add.add_argument("--output", type=Path, help="Run folder. Default: runs/demo, or the next free runs/demo-N.")
+    add.add_argument(
+        "--output", type=Path,
+        help="Run folder. Default: runs/demo, or the next free runs/demo-N; with --resume, the last one there is.",
+    )  # fmt: skip
+    add.add_argument("--resume", action="store_true", help="Resume a demo that was interrupted.")
     add.add_argument("--epochs", type=int, metavar="N", help="Passes over the 1,437 training images. Default: 30.")
     add.add_argument(
         "--seed", type=int, default=0, metavar="N", help="Random seed for initialization and data order. Default: 0."

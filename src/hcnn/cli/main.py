@@ -4,6 +4,7 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 
@@ -75,24 +76,27 @@ def _run(words: list[str]) -> int:
 
 
 def _carry_out(words: list[str], console: Console) -> int:
-    command = COMMANDS[words[0]]
+    command, options = COMMANDS[words[0]], None
     try:
-        command.run(command.read(words[0], words[1:]), console)
+        options = command.read(words[0], words[1:])
+        command.run(options, console)
     except BrokenPipeError:
         raise
     except Exception as error:
-        return _explain(error, words)
+        return _explain(error, words, options)
     return 0
 
 
-def _explain(error: Exception, words: list[str]) -> int:
+def _explain(error: Exception, words: list[str], options: Any) -> int:
     """Print the errors that are a user's to mend; any other is a fault of this package and is raised again."""
     from hcnn.runs.interrupts import Interrupted
     from hcnn.storage.run_lock import RunFolderBusy
 
     if isinstance(error, Interrupted):
-        again = shlex.join(["hcnn", *(word for word in words if word != "--resume"), "--resume"])
-        return _fail(f"{error}\n  to resume: {again}", error.exit_code)
+        again = ["hcnn", *(word for word in words if word != "--resume"), "--resume"]
+        if words[0] == "demo" and not any(word.partition("=")[0] == "--output" for word in words):
+            again += ["--output", str(options.output)]  # which it chose itself
+        return _fail(f"{error}\n  to resume: {shlex.join(again)}", error.exit_code)
     if isinstance(error, ValueError | OSError | ImportError | MemoryError | RunFolderBusy):
         return _fail(error)
     raise error
