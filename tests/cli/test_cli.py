@@ -218,6 +218,17 @@ def test_a_folder_of_images_trains_and_predicts(tmp_path, capsys) -> None:
     image = tmp_path / "data" / "test" / "light" / "0.png"
     assert cli.main(["predict", str(tmp_path / "run"), str(image)]) == 0
     assert "0.png: light" in capsys.readouterr().out.replace("\n", "")
+    for words in (["evaluate"], ["figure", "4"], ["export", "--to", "c", "--int8"]):  # which skip the same file
+        assert cli.main([*words, str(tmp_path / "run")]) == 0
+    (tmp_path / "data" / "test" / "dark" / "broken.png").write_bytes(b"\x89PNG but no more")
+    assert cli.main([*map(str, command), "--bad-images", "skip", "--resume"]) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config.pop("on_bad") == "skip"  # earlier versions did not record it
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    assert cli.main([*map(str, command), "--bad-images", "skip", "--resume"]) == 0
+    capsys.readouterr()
+    message = _error(capsys, "evaluate", tmp_path / "run")
+    assert "2 files are no usable images:" in message  # without advice that evaluate could not follow
 
 
 def test_arrays_train_and_pickles_are_refused(tmp_path, capsys) -> None:

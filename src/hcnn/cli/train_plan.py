@@ -44,6 +44,7 @@ def run_settings(options: TrainOptions, splits: Splits, seed: int) -> RunSetting
         validation_name=rest.validation_data,
         initial=options.initial,
         freeze=rest.freeze,
+        on_bad=rest.bad_images,
     )
 
 

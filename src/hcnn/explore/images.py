@@ -29,7 +29,7 @@ def images_of(
 
     """
     name = data or run.config["data"]
-    splits = datasets.load(name, data_dir=data_dir, **folder_options(name, run.preprocessing))
+    splits = datasets.load(name, data_dir=data_dir, **folder_options(name, run))
     expected = (len(run.preprocessing.mean), *run.preprocessing.size)
     if splits.train.images.shape[1:] != expected:
         got = tuple(splits.train.images.shape[1:])

@@ -10,7 +10,7 @@ from hcnn.data import datasets
 from hcnn.data.archives import cache_folder
 from hcnn.data.cifar import CIFAR10, CIFAR100
 from hcnn.data.image_set import Splits
-from hcnn.runs.load import Run, folder_options, read_result
+from hcnn.runs.load import Run, folder_options, on_bad_of, read_result
 from hcnn.storage.atomic import StrPath
 
 COUNT = 64
@@ -85,7 +85,7 @@ def load_run_data(run: Run, data: str | None = None, data_dir: StrPath | None = 
     if apart is not None and not isinstance(apart, str):
         raise ValueError(f"{run.folder}: validation_data: expected a path; got {str(apart)[:60]!r}")
     held = 0 if data or apart else read_result(run.folder).get("validation_images", 0)
-    options = {"data_dir": data_dir, **folder_options(name, run.preprocessing)}
+    options = {"data_dir": data_dir, **folder_options(name, run)}
     try:
         try:
             splits = datasets.load(name, validation=held, **options)
@@ -94,7 +94,7 @@ def load_run_data(run: Run, data: str | None = None, data_dir: StrPath | None = 
                 raise
             splits = datasets.load(name, **options)
         if apart is not None:
-            splits = datasets.with_validation(splits, apart, data_dir=data_dir)
+            splits = datasets.with_validation(splits, apart, data_dir=data_dir, on_bad=on_bad_of(run))
     except (ValueError, OSError, ImportError) as error:
         raise ValueError(f"{name}: the images cannot be read ({error}); name another data set with --data") from error
     shape = (run.model.config.channels, *run.preprocessing.size)

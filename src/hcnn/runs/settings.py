@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from hcnn.data.image_files import OnBad
 from hcnn.data.image_set import Splits
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.models.baselines import BaselineConfig
@@ -49,6 +50,7 @@ class RunSettings:
         validation_name: path of the validation images, where they do not belong to the data itself.
         initial: the trained network that it starts from, or None to start from random weights.
         freeze: how many stages of the initial network stay as they are, see `hcnn.Network.freeze`.
+        on_bad: whether damaged images of a folder were refused or skipped, and are when it is loaded again.
     """
 
     network: NetworkConfig
@@ -64,6 +66,7 @@ class RunSettings:
     validation_name: str | None = None
     initial: Initial | None = None
     freeze: int = 0
+    on_bad: OnBad = "refuse"
 
     def __post_init__(self) -> None:
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
@@ -99,6 +102,7 @@ def run_config(settings: RunSettings, data: Splits, preprocessing: Preprocessing
             "seed": settings.seed,
             **_teacher_record(settings),
             **_validation_record(settings, data),
+            **({} if settings.on_bad == "refuse" else {"on_bad": settings.on_bad}),
             **({} if settings.initial is None else {"init": settings.initial.record(settings.freeze)}),
         }
     )
@@ -121,7 +125,8 @@ def check_same_run(folder: Path, known: dict[str, Any], config: dict[str, Any]) 
         known = {**known, "model": {"first_attribute": "learned", **model}}
     absent = dict.fromkeys(("teaching", "init", "validation_data", "validation_sha256"))
     different = _differences(known, {**absent, **config}, "")
-    different = [name for name in different if name != "init.source"]  # the same weights, from another place
+    # The same weights from another place, and the same images in spite of others (earlier versions did not record it).
+    different = [name for name in different if name not in ("init.source", "on_bad")]
     more = "recipe.epochs" in different
     if more:
         before, now = known["recipe"].get("epochs"), config["recipe"]["epochs"]
