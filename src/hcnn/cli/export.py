@@ -18,7 +18,7 @@ from hcnn.export.int8 import Int8Loss
 from hcnn.export.opening import open_network
 from hcnn.export.replace import check_replaceable
 from hcnn.runs.load import Run
-from hcnn.storage.atomic import ensure_writable, write_atomically
+from hcnn.storage.atomic import output_folder, write_atomically
 
 _NAMES = {
     "onnx": "model.onnx",
@@ -42,6 +42,8 @@ def export(options: Namespace, console: Console) -> None:
         raise ValueError(f"--image-size: only for --to {' and '.join(_ONE_SIZE)}; got --to {options.to}")
     if options.prefix is not None and options.to != "c":
         raise ValueError(f"--prefix: only for --to c; got --to {options.to}")
+    if options.to == "safetensors" and (options.data is not None or options.data_dir is not None):
+        raise ValueError("--data and --data-dir: not with --to safetensors, whose weights are not checked with images")
     run = open_network(options.run)
     if not run.model.array_count and not (options.int8 and options.to == "c"):
         raise ValueError(
@@ -54,18 +56,21 @@ def export(options: Namespace, console: Console) -> None:
     output = options.output or home / name
     for path in _files(output, options.to):
         check_replaceable(path, force=options.force)
-    if options.to == "safetensors":
-        _safetensors(run, output, console)
-        return
-    if options.int8:
-        splits = load_run_data(run, options.data, options.data_dir)
-        ensure_writable(output.parent)
-        write = _int8_c if options.to == "c" else _int8
-        write(run, output, splits, options.prefix, console)
-        return
+    with output_folder(output.parent):
+        if options.to == "safetensors":
+            _safetensors(run, output, console)
+        elif options.int8:
+            splits = load_run_data(run, options.data, options.data_dir)
+            write = _int8_c if options.to == "c" else _int8
+            write(run, output, splits, options.prefix, console)
+        else:
+            _checked(run, output, options, console)
+
+
+def _checked(run: Run, output: Path, options: Namespace, console: Console) -> None:
+    """The formats that are checked with images."""
     checked = find_check_images(run, options.data, options.data_dir)
     images = _resized(checked.images, options.image_size)
-    ensure_writable(output.parent)
     say(console, f"checking with {checked.source}")
     from hcnn import export as to
 
