@@ -166,6 +166,21 @@ def test_bad_settings_are_explained(tmp_path, capsys) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "words", [("train", "digits"), ("tune", "digits"), ("explore", "hcnn_digits"), ("compare", ".")]
+)
+def test_more_threads_than_any_machine_has_are_refused(words, capsys) -> None:
+    assert re.search(r"--threads: expected 1 to \d+; got 1000000000", _error(capsys, *words, "--threads", 10**9))
+
+
+def test_a_lack_of_memory_without_words_is_named(monkeypatch, capsys) -> None:
+    def fail(options: object, console: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("hcnn.cli.inspect.models", fail)
+    assert _error(capsys, "models") == "hcnn: not enough memory "
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys) -> None:
     message = _error(capsys, "train", "digits", "--lr", "1e30", "--epochs", "1", "--output", tmp_path / "c")
     assert re.search(r"the loss became (nan|inf) at step \d+ of 22, learning rate", message)

@@ -76,6 +76,12 @@ def test_what_is_given_wins_over_what_a_folder_implies(folder) -> None:
     assert (found.image_size, found.model) == ((16, 16), "hcnn_digits")
 
 
+@pytest.mark.parametrize("size", ["0", "-3", "100000"])
+def test_image_sizes_that_cannot_be_are_refused(folder, size, tmp_path, capsys) -> None:
+    assert cli.main(["train", str(folder), "--image-size", size, "--output", str(tmp_path / "run")]) == 2
+    assert re.search(rf"image_size: expected .*; got {size}$", capsys.readouterr().err.strip())
+
+
 def _values(config: object) -> dict[str, object]:
     found: dict[str, object] = {}
     for field in fields(config):  # pyright: ignore[reportArgumentType]

@@ -72,6 +72,9 @@ def test_what_cannot_be_exported_is_explained(run, tmp_path, capsys) -> None:
     assert "--image-size: only for --to c and executorch" in _error(
         capsys, "export", run, "--to", "onnx", "--image-size", "9"
     )
+    for side in (0, 100_000):
+        message = _error(capsys, "export", run, "--to", "c", "--image-size", side, "--output", new)
+        assert re.search(rf"image_size: expected .*; got {side}", message)
     assert "expected config.json in it" in _error(capsys, "export", tmp_path, "--to", "onnx")
     assert "name another data set with --data" in _error(capsys, "export", run, "--to", "onnx", "--data", "nowhere")
     assert not list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ from rich.console import Console
 from torch import Tensor
 
 from hcnn.cli.terminal import say
+from hcnn.data.image_files import height_and_width
 from hcnn.data.image_set import Splits
 from hcnn.export.c_program import header_path
 from hcnn.export.check_images import find_check_images, load_run_data
@@ -111,11 +112,10 @@ def _wrote(path: Path, console: Console) -> None:
 def _resized(images: Tensor, side: int | None) -> Tensor:
     if side is None or all(n == side for n in images.shape[2:]):
         return images
-    if side < 1:
-        raise ValueError(f"--image-size: expected a positive number; got {side}")
+    size = height_and_width(side)
     if images.ndim != 4:
         raise ValueError("--image-size: only for images of two spatial axes")
-    return F.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True).round().to(torch.uint8)
+    return F.interpolate(images.float(), size=size, mode="bilinear", antialias=True).round().to(torch.uint8)
 
 
 def _safetensors(run: Run, output: Path, console: Console) -> None:

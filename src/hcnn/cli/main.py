@@ -113,7 +113,7 @@ _OPTIONS = {
 
 
 def _fail(reason: object, code: int = 2) -> int:
-    text = str(reason)
+    text = "not enough memory" if isinstance(reason, MemoryError) and not str(reason) else str(reason)
     if isinstance(reason, OSError) and reason.strerror:
         path = reason.filename.decode(errors="replace") if isinstance(reason.filename, bytes) else reason.filename
         text = f"{path}: {reason.strerror}" if path else reason.strerror

@@ -334,8 +334,9 @@ def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting]) ->
         initial = find_initial(source, given["model"], one if given["resume"] else None)
     if data not in NAMES and folder.is_dir():
         held = 0 if apart else given.get("validation")
-        why = "as requested" if size or initial is None else f"as for {initial.source}"
-        found = suggest(folder, size or _image_size_of(initial), given["model"], held, why)
+        wanted = _image_size_of(initial) if size is None else size
+        why = f"as for {initial.source}" if size is None and initial is not None else "as requested"
+        found = suggest(folder, wanted, given["model"], held, why)
         model, image_size, reason = found.model, found.image_size, found.reason
         if initial is None and found.hint:
             reason += f"\n  {found.hint}"

@@ -1,5 +1,6 @@
 """From the options of `hcnn train` to data and settings of a run, for the commands and for `hcnn.train`."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -55,8 +56,9 @@ def set_threads(threads: int | None) -> None:
         ValueError: if there is no such number of threads.
     """
     if threads is not None:
-        if threads < 1:
-            raise ValueError(f"--threads: expected 1 or more; got {threads}")
+        most = max(64, 4 * (os.cpu_count() or 1))  # far more than gain anything, far less than a system refuses
+        if not 1 <= threads <= most:
+            raise ValueError(f"--threads: expected 1 to {most}; got {threads}")
         torch.set_num_threads(threads)
 
 

@@ -75,12 +75,14 @@ def read_image(source: StrPath | bytes, *, size: Size, channels: int) -> Tensor:
 
 
 def height_and_width(size: Size | None) -> tuple[int, int] | None:
-    """A size as (height, width), None as None."""
+    """A size as (height, width), None as None; a ValueError for one that no image may have."""
     if size is None:
         return None
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise ValueError(f"image_size: expected a positive side or (height, width); got {size!r}")
+    if sides[0] * sides[1] > MAX_PIXELS:
+        raise ValueError(f"image_size: expected at most {MAX_PIXELS:,} pixels; got {size!r}")
     return sides[0], sides[1]
 
 
