@@ -76,6 +76,36 @@ def test_what_is_given_wins_over_what_a_folder_implies(folder) -> None:
     assert (found.image_size, found.model) == ((16, 16), "hcnn_digits")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", ""],
+        ["train", "--output", ""],
+        ["train", "--validation-data", ""],
+        ["train", "--init="],
+        ["tune", "--teacher", ""],
+        ["predict", ""],
+        ["predict", "hcnn_digits", ""],
+        ["evaluate", "hcnn_digits", "--output", ""],
+        ["evaluate", "hcnn_digits", "--data", ""],
+        ["export", "hcnn_digits", "--to", "c", "--output", ""],
+        ["explore", "hcnn_digits", "--data-dir", ""],
+        ["summary", ""],
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(words, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    assert stop.value.code == 2
+    assert re.match(r"hcnn [a-z]+: [^ ]+: expected a name or a path; got ''; see hcnn", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(("data", "given"), [("", {}), ("digits", {"output": ""}), ("digits", {"init": ""})])
+def test_an_empty_path_is_refused_from_python_too(data, given) -> None:
+    with pytest.raises(ValueError, match=r"(data|output|init): expected a value; got ''"):
+        train_options.from_keywords(data, given)
+
+
 @pytest.mark.parametrize("size", ["0", "-3", "100000"])
 def test_image_sizes_that_cannot_be_are_refused(folder, size, tmp_path, capsys) -> None:
     assert cli.main(["train", str(folder), "--image-size", size, "--output", str(tmp_path / "run")]) == 2
@@ -160,6 +190,9 @@ def test_settings_that_cannot_be_are_explained(words, message, capsys) -> None:
     ("words", "message"),
     [
         (["--epocs", "3"], "unknown option '--epocs'; did you mean --epochs"),
+        (["--seed", "x"], "--seed: expected a whole number; got 'x'"),
+        (["--checkpoint-seconds", "x"], "--checkpoint-seconds: expected a number; got 'x'"),
+        (["-x"], "unknown option '-x'; see hcnn train --help"),
         (["--width", "wide"], "--width: expected a whole number; got 'wide'"),
         (["--boundary", "round"], "--boundary: expected zeros or circular; got 'round'"),
         (["--output"], "--output: expected one argument"),

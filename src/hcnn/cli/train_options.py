@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from hcnn.cli.options import Parser, Setting, add_setting, read_assignment, settings_of, with_settings
+from hcnn.cli.options import Parser, Setting, add_setting, name_or_path, read_assignment, settings_of, with_settings
 from hcnn.text import suggest_name
 
 DEFAULT_MODELS = {"digits": "hcnn_digits", "cifar10": "hcnn_small_cifar10", "cifar100": "hcnn_cifar100"}
@@ -102,6 +102,9 @@ def from_keywords(data: str, given: Mapping[str, Any]) -> TrainOptions:
     Raises:
         ValueError: for an unknown option (similar ones are suggested), or a value out of range.
     """
+    for name, value in {"data": data, **given}.items():
+        if value == "":
+            raise ValueError(f"{name}: expected a value; got ''")
     words = [f"--{name}={given[name]}" for name in ("model", "recipe", "init") if given.get(name) is not None]
     parser, settings = make_parser(words)
     found = vars(parser.parse([*words, "--", data]))
@@ -156,7 +159,7 @@ def make_parser(
 
 def _add_common(parser: Parser, group: Any, command: str) -> None:
     parser.add_argument(
-        "data", nargs="?", default="digits", metavar="DATA",
+        "data", nargs="?", type=name_or_path, default="digits", metavar="DATA",
         help="digits, cifar10, cifar100, a folder with a subfolder of images for each class, or an .npz file. Default: "
         "digits.",
     )  # fmt: skip
@@ -199,7 +202,7 @@ def _add_common(parser: Parser, group: Any, command: str) -> None:
         + ("0, or a fifth of a folder without held-out images." if command == "train" else "a fifth."),
     )  # fmt: skip
     add(
-        "--validation-data", metavar="PATH",
+        "--validation-data", type=name_or_path, metavar="PATH",
         help="Validation images of your own, in place of --validation: a folder with a subfolder for each class, or an "
         ".npz file.",
     )  # fmt: skip
@@ -215,7 +218,7 @@ def _add_common(parser: Parser, group: Any, command: str) -> None:
         "repeated, and continued with :weight=W, :range=LOW..HIGH and :period=P. Makes the network periodic.",
     )  # fmt: skip
     add(
-        "--init", default=None, metavar="SOURCE",
+        "--init", type=name_or_path, default=None, metavar="SOURCE",
         help="Start from a trained network: the name of one with pretrained weights, a run folder, a Hub folder, or "
         "the weights file in either. Its settings and the standardization of its images are kept; the class layer is "
         "made anew unless the classes are the same.",
