@@ -72,6 +72,14 @@ def test_training_twice_gives_the_same_weights(tmp_path) -> None:
     assert json.loads((tmp_path / "a" / "config.json").read_text())["model"]["width"] == 4
 
 
+def test_a_finished_run_without_a_test_says_how_to_measure_it(tmp_path, capsys) -> None:
+    command = ["train", "digits", "--epochs", "1", "--width", "4", "--output", str(tmp_path)]
+    hint = f"the run was finished without its test images; to measure them: hcnn evaluate {tmp_path}\n"
+    for options, expected in ((["--no-test"], False), (["--no-test", "--resume"], False), (["--resume"], True)):
+        assert cli.main([*command, *options]) == 0
+        assert capsys.readouterr().out.endswith(hint) is expected
+
+
 def test_summary_and_models(capsys) -> None:
     assert cli.main(["summary", "hcnn_cifar10"]) == 0
     out = capsys.readouterr().out

@@ -179,6 +179,10 @@ def test_attributes_are_given_one_by_one_and_make_the_network_periodic() -> None
         (["--model", "hcnn_digit"], "unknown model 'hcnn_digit'; did you mean hcnn_digits"),
         (["--recipe", "fats"], "unknown recipe 'fats'; did you mean fast"),
         (["--width", "6"], "K = 6 is too small"),
+        (
+            ["--set", "image_sizes=4,16", "--set", "image_sizes_until=0.2,0.5"],
+            "image_sizes: expected sides of at most 8, as the images have; got 16",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_explained(words, message, capsys) -> None:

@@ -28,8 +28,15 @@ def prepare_process(options: TrainOptions) -> None:
 
 
 def run_settings(options: TrainOptions, splits: Splits, seed: int) -> RunSettings:
-    """The settings of a run on these images."""
+    """The settings of a run on these images.
+
+    Raises:
+        ValueError: if sizes were given that the images have less of; those of a named recipe serve any images.
+    """
     rest = options.rest
+    sizes, largest = options.recipe.image_sizes, max(splits.train.images.shape[2:])
+    if "image_sizes" in options.given and max(sizes, default=0) > largest:
+        raise ValueError(f"image_sizes: expected sides of at most {largest}, as the images have; got {max(sizes)}")
     network = replace(options.network, channels=splits.train.images.shape[1], classes=len(splits.train.classes))
     return RunSettings(
         network,
