@@ -145,9 +145,14 @@ def test_arrays_of_another_origin_are_refused(network, tmp_path) -> None:
     (tmp_path / "x" / "index.json").write_text(json.dumps({**record, "done": 5}))
     with pytest.raises(ValueError, match="expected the arrays of 20 images; 5 are done"):
         open_arrays(tmp_path / "x", network, images)
-    (tmp_path / "x" / "index.json").write_text("{")
-    with pytest.raises(ValueError, match=r"index\.json: expected a record of arrays"):
-        open_arrays(tmp_path / "x", network, images)
+    for text, message in (
+        ("{", "expected a record of arrays; expected strict JSON; Expecting property name"),
+        ("{}", "expected a record of arrays; it lacks format, weights_sha256"),
+        (json.dumps({**record, "done": "all"}), "done: expected a number of images; got all"),
+    ):
+        (tmp_path / "x" / "index.json").write_text(text)
+        with pytest.raises(ValueError, match=rf"index\.json: {message}.* Delete .*x to start again"):
+            open_arrays(tmp_path / "x", network, images)
 
 
 def test_damaged_array_files_are_named(network, tmp_path) -> None:

@@ -87,8 +87,8 @@ def suggest(
     recipe, train = get_recipe(name), max(1, survey.images - validation)
     recipe = for_few_images(recipe, train)
     reason = (
-        f"{folder.name}: {survey.images:,} training images of {survey.classes} classes, "
-        f"{'grey' if survey.grey else 'colour'}, resized to {chosen[0]}x{chosen[1]} ({why})"
+        f"{folder.name}: {survey.images:,} training image{'s' * (survey.images != 1)} of "
+        f"{survey.classes} class{'es' * (survey.classes != 1)}, {'grey' if survey.grey else 'colour'}, resized to {chosen[0]}x{chosen[1]} ({why})"
     )
     if validation:
         reason += f"; {validation:,} of them held out for validation"

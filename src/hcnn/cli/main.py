@@ -109,6 +109,7 @@ _OPTIONS = {
     "on_bad='skip'": "--bad-images skip",
     "channels='first'": "--channels first",
     "channels='last'": "--channels last",
+    "as data_dir)": "as --data-dir)",
 }
 
 

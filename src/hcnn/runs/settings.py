@@ -124,34 +124,49 @@ def check_same_run(folder: Path, known: dict[str, Any], config: dict[str, Any]) 
     if isinstance(model, dict) and "first_attribute" in config["model"]:
         known = {**known, "model": {"first_attribute": "learned", **model}}
     absent = dict.fromkeys(("teaching", "init", "validation_data", "validation_sha256"))
-    different = _differences(known, {**absent, **config}, "")
+    different = differences(known, {**absent, **config})
     # The same weights from another place, and the same images in spite of others (earlier versions did not record it).
-    different = [name for name in different if name not in ("init.source", "on_bad")]
+    different = {name: pair for name, pair in different.items() if name not in ("init.source", "on_bad")}
     more = "recipe.epochs" in different
     if more:
         before, now = known["recipe"].get("epochs"), config["recipe"]["epochs"]
         if not isinstance(before, int) or before > now:
             raise ValueError(f"{folder} holds a run of {before} epochs: expected --epochs {before} or more; got {now}")
-        different.remove("recipe.epochs")
+        del different["recipe.epochs"]
     if different:
         allowed = " (only --epochs may be raised)" if more else ""
         raise ValueError(
-            f"{folder} holds another run: its {', '.join(different)} differ{allowed}; give another --output"
+            f"{folder} holds another run: its {describe_differences(different)} differ{allowed}; give another --output"
         )
     return known["recipe"]["epochs"] if more else None
 
 
-def _differences(known: Any, config: dict[str, Any], prefix: str) -> list[str]:
-    """Names of the fields of a configuration that are otherwise in the known one, such as "recipe.lr"."""
-    found = []
+def differences(known: Any, config: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """The fields of a configuration that are otherwise in the known one: new and old value, by names as "recipe.lr"."""
+    found: dict[str, tuple[Any, Any]] = {}
     for key, value in config.items():
         old, name = known.get(key), f"{prefix}{key}"
         if isinstance(old, dict) and isinstance(value, dict):
-            inner = _differences(old, value, f"{name}.")
-            found += [name] if not inner and old.keys() - value.keys() else inner
+            inner = differences(old, value, f"{name}.")
+            found |= {name: (value, old)} if not inner and old.keys() - value.keys() else inner
         elif old != value and not (prefix == "preprocessing." and _equal_up_to_rounding(old, value)):
-            found.append(name)
+            found[name] = (value, old)
     return found
+
+
+def describe_differences(found: dict[str, tuple[Any, Any]]) -> str:
+    """Differences in one line.
+
+    Example:
+        >>> describe_differences({"seed": (1, 0), "recipe.lr": (0.1, 0.02)})
+        'seed (1, and there 0), recipe.lr (0.1, and there 0.02)'
+    """
+
+    def brief(value: object) -> str:
+        text = "none" if value is None else str(value)
+        return text if len(text) <= 40 else f"{text[:12]}…"
+
+    return ", ".join(f"{name} ({brief(new)}, and there {brief(old)})" for name, (new, old) in found.items())
 
 
 def _equal_up_to_rounding(old: Any, value: Any) -> bool:
