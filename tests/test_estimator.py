@@ -236,6 +236,8 @@ def test_the_columns_of_a_data_frame_are_checked(library, digits) -> None:
             method(frame[names[:63]])
         with pytest.raises(ValueError, match=r"Feature names unseen at fit time:\n- other"):
             method(frames.DataFrame(dict(zip([*names[:63], "other"], X.T, strict=True))))
+    with pytest.raises(ValueError, match="Feature names must be in the same order"):
+        _tiny(epochs=1, image_shape=(8, 8)).fit(frame, y, X_val=frame[names[::-1]], y_val=y)
     with pytest.warns(UserWarning, match="X does not have valid feature names"):
         model.predict(X)
     with pytest.warns(UserWarning, match="X has feature names, but HCNNClassifier was fitted without"):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 
 import hcnn
@@ -39,6 +40,26 @@ def test_it_starts_from_a_trained_network(digits, start) -> None:
     copy = clone(tuned)
     assert isinstance(copy, HCNNClassifier)
     assert copy.init == start.run.folder
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_network_that_it_starts_from_may_be_of_any_type(digits, start, dtype) -> None:
+    X, y = digits
+    init = hcnn.load(start.run.folder).model.to(dtype)
+    tuned = HCNNClassifier(init=init, freeze=2, epochs=1, batch_size=16, random_state=0).fit(X[:100], y[:100])
+    kept = start.model.state_dict()["layers.1.weight"].to(dtype).float().numpy()
+    assert np.array_equal(tuned.training_weights_["layers.1.weight"], kept)
+    assert {value.dtype for value in tuned.weights_.values() if value.dtype.kind == "f"} == {np.dtype("float32")}
+
+
+def test_the_default_type_may_be_another(digits) -> None:
+    X, y = digits
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = HCNNClassifier(network=TINY, epochs=1, batch_size=16, random_state=0).fit(X[:100], y[:100])
+        assert model.transform(X[:5]).shape[0] == len(model.predict(X[:5])) == 5
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_colours_words_and_parts_start_from_it_too(digits, start) -> None:

@@ -189,3 +189,10 @@ def test_wrong_input_is_explained(settings, arguments, message) -> None:
     X, y = shades(20)
     with pytest.raises(ValueError, match=message):
         tiny(**settings).fit(X, y, **arguments)
+
+
+def test_rows_for_validation_are_as_long_as_those_of_fit() -> None:
+    X, y = shades(20)
+    rows = X.reshape(20, 64)
+    with pytest.raises(ValueError, match="X has 60 features, but HCNNClassifier is expecting 64 features"):
+        tiny(image_shape="row").fit(rows, y, X_val=rows[:, :60], y_val=y)

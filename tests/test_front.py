@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hcnn import cli
 from hcnn.data import datasets
 from hcnn.export import export_safetensors
 from hcnn.front import TrainedNetwork
+from hcnn.storage.safetensors import load_weights
 from hcnn.training.recipe import Recipe
 from hcnn.training.trainer import Trainer
 
@@ -51,6 +53,44 @@ def test_every_form_of_an_image_gives_the_same_answer(trained, digit) -> None:
     assert several[4].name == "image 4"
     assert [one.name for one in trained.predict(digit.parent)] == [str(digit)]
     assert trained.predict([]) == []
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_a_pillow_image_is_turned_and_converted_as_its_file_is(trained, digit, tmp_path, mode) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90°
+    stored = Image.open(digit).convert(mode)
+    stored.save(tmp_path / "turned.jpg", exif=exif)
+    expected = trained.predict(tmp_path / "turned.jpg", top=10).best
+    assert trained.predict(Image.open(tmp_path / "turned.jpg"), top=10).best == expected
+    assert trained.predict(stored, top=10).best != expected
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """PyTorch's default type is float64."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_images_and_networks_may_be_of_any_type(trained, digit, dtype) -> None:
+    expected = trained.predict(digit)
+    pixels = torch.from_numpy(np.asarray(Image.open(digit)) / np.float32(255))
+    assert trained.predict(pixels.to(dtype)).probability == pytest.approx(expected.probability, abs=0.02)
+    network = hcnn.load(trained.run.folder)
+    network.model.to(dtype)
+    assert network.predict(digit).probability == pytest.approx(expected.probability, abs=0.05)
+
+
+@pytest.mark.usefixtures("double")
+def test_the_default_type_may_be_another(trained, digit, tmp_path) -> None:
+    assert hcnn.load(trained.run.folder).predict(digit).label == trained.predict(digit).label
+    again = hcnn.train("digits", output=tmp_path / "run", epochs=2, train_images=300, **TINY)
+    assert again.predict(digit).label in again.classes
+    weights, _ = load_weights(tmp_path / "run" / "weights.safetensors")
+    assert {one.dtype for one in weights.values() if one.is_floating_point()} == {torch.float32}
 
 
 def test_more_images_than_a_batch(trained) -> None:
@@ -129,6 +169,26 @@ def test_training_starts_from_what_was_loaded(trained, tmp_path) -> None:
     assert torch.equal(before["layers.1.weight"], after["layers.1.weight"])
 
 
+def test_training_starts_from_the_weights_in_memory(trained, tmp_path) -> None:
+    changed = hcnn.load(trained.run.folder)
+    changed.model.state_dict()["layers.1.weight"].add_(1)
+    options: dict[str, Any] = {"freeze": 2, "epochs": 1, "train_images": 200}
+    loaded = hcnn.train("digits", init=changed, output=tmp_path / "loaded", **options)
+    plain = hcnn.train("digits", init=changed.model, output=tmp_path / "plain", **options)
+    for again in (loaded, plain):
+        found = again.model.state_dict()["layers.1.weight"]
+        assert torch.equal(found, trained.model.state_dict()["layers.1.weight"] + 1)
+    assert plain.run.config["init"]["source"] == "HierarchicalCNN"
+    for init, says in (
+        (hcnn.create_model("hcnn_digits"), "init: expected a HierarchicalCNN whose `preprocessing` says how"),
+        (hcnn.load("hcnn_digits").model.inference(), "init: these are folded weights"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            hcnn.train("digits", init=init, output=tmp_path / "refused")
+    with pytest.raises(ValueError, match="--model resnet20_digits: expected the network of --init HierarchicalCNN"):
+        hcnn.train("digits", init=changed.model, model="resnet20_digits", output=tmp_path / "refused")
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -157,6 +217,7 @@ def test_wrong_images_are_named(trained, tmp_path) -> None:
         (np.full((8, 8), 2.0), "image 0: expected floats between 0 and 1"),
         (object(), "image 0: expected a path, bytes, a Pillow image or an array; got a object"),
         (b"no image", "image 0"),
+        (Image.new("F", (8, 8)), "image 0: expected grey, RGB or CMYK pixels of 8 bits, or grey of 16; got mode F"),
     ):
         with pytest.raises(ValueError, match=says):
             trained.predict(image)

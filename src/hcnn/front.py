@@ -1,7 +1,7 @@
 """The short road: `hcnn.load` opens any trained network, `hcnn.train` makes one, and both can `predict`."""
 
-import io
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, overload
@@ -15,6 +15,7 @@ from hcnn.data.preprocessing import Preprocessing
 from hcnn.export.opening import open_network
 from hcnn.models.network import Network
 from hcnn.prediction import Prediction, classify, read_input, standardize_array
+from hcnn.runs.initial import Initial, initial_network
 from hcnn.runs.load import Run
 from hcnn.runs.train import train_run
 from hcnn.storage.atomic import StrPath
@@ -110,17 +111,16 @@ class TrainedNetwork:
     def _input(self, image: Any, name: str, channels: Channels) -> tuple[str, Tensor]:
         """The name of an image, and the standardized input that it becomes."""
         if isinstance(image, Tensor):
-            image = image.detach().cpu().numpy()
+            image = image.detach().cpu()
+            image = (image.float() if image.is_floating_point() else image).numpy()  # NumPy has no bfloat16
         if isinstance(image, np.ndarray):
             return name, standardize_array(image, self.run, channels, name)
         if isinstance(image, str | os.PathLike):
             image = ImageSource(os.fspath(image))
         elif isinstance(image, bytes | bytearray):
             image = ImageSource(name, bytes(image))
-        elif callable(getattr(image, "save", None)):  # of Pillow, which is not loaded for this question
-            data = io.BytesIO()
-            image.save(data, "PNG")
-            image = ImageSource(name, data.getvalue())
+        elif (pillow := sys.modules.get("PIL.Image")) and isinstance(image, pillow.Image):  # else there is none
+            image = ImageSource(name, image)
         if not isinstance(image, ImageSource):
             raise ValueError(
                 f"{name}: expected a path, bytes, a Pillow image or an array; got a {type(image).__name__}"
@@ -162,7 +162,7 @@ def train(
             example.
         **options: those of ``hcnn train``, with underscores: ``init``, ``freeze``, ``epochs``, ``lr``, ``output``,
             ``model``, ``recipe``, ``width``, ``seed``, ``resume``, … Their defaults are the same; ``init`` may be a
-            `TrainedNetwork` too.
+            `TrainedNetwork` or a `hcnn.Network` too, with the weights that it has now.
 
     Returns:
         The network, loaded from its run folder.
@@ -184,12 +184,13 @@ def train(
     from hcnn.cli.train_plan import load_splits, prepare_process, run_settings
 
     say = say or (lambda line: None)
-    init = options.get("init")
-    if isinstance(init, TrainedNetwork):
-        options["init"] = init.run.folder
-    if options.get("init") is not None:
-        options["init"] = os.fspath(options["init"])
-    chosen = from_keywords(os.fspath(data), options)
+    initial, init = None, options.get("init")
+    if isinstance(init, TrainedNetwork | Network):
+        initial = _initial(init)
+        options["init"] = initial.source
+    elif init is not None:
+        options["init"] = os.fspath(init)
+    chosen = from_keywords(os.fspath(data), options, initial)
     prepare_process(chosen)
     splits = load_splits(chosen, say)
     if chosen.initial is not None:
@@ -197,3 +198,13 @@ def train(
     settings = run_settings(chosen, splits, chosen.rest.seed)
     train_run(chosen.output, settings, splits, resume=chosen.rest.resume, on_step=progress, say=say)
     return load(chosen.output)
+
+
+def _initial(init: TrainedNetwork | Network) -> Initial:
+    """A network in memory as the start of a run."""
+    if isinstance(init, TrainedNetwork):
+        return initial_network(str(init.run.folder), init.model, init.preprocessing)
+    name = type(init).__name__
+    if init.preprocessing is None:
+        raise ValueError(f"init: expected a {name} whose `preprocessing` says how images become its input; got None")
+    return initial_network(name, init, init.preprocessing)

@@ -12,6 +12,7 @@ from hcnn.data.channels import Channels, channels_first
 from hcnn.data.image_files import read_image
 from hcnn.data.image_sources import ImageSource
 from hcnn.runs.load import Run
+from hcnn.training.evaluate import predict_logits
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,7 @@ def classify(
     """The predictions for standardized inputs (1, c, *u), in one batch."""
     if not inputs:
         return
-    with torch.no_grad():
-        probabilities = model(torch.cat(inputs)).softmax(1)
+    probabilities = predict_logits(model, torch.cat(inputs)).softmax(1)
     best = probabilities.topk(min(top, probabilities.shape[1]))
     for name, values, indices in zip(names, best.values.tolist(), best.indices.tolist(), strict=True):
         classes = (run.preprocessing.classes[i] for i in indices)
@@ -100,7 +100,7 @@ def read_input(source: ImageSource, run: Run, channels: Channels = "auto") -> Te
     """Read and standardize one input of a network.
 
     Args:
-        source: an image file, its bytes, or a .npy array of bytes or of numbers from 0 to 1.
+        source: an image file, its bytes, a Pillow image, or a .npy array of bytes or of numbers from 0 to 1.
         run: the network and its preprocessing.
         channels: where the channels of arrays are; see `hcnn.data.channels.channels_first`.
 

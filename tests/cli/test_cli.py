@@ -72,6 +72,14 @@ def test_training_twice_gives_the_same_weights(tmp_path) -> None:
     assert json.loads((tmp_path / "a" / "config.json").read_text())["model"]["width"] == 4
 
 
+def test_a_finished_run_without_a_test_says_how_to_measure_it(tmp_path, capsys) -> None:
+    command = ["train", "digits", "--epochs", "1", "--width", "4", "--output", str(tmp_path)]
+    hint = f"the run was finished without its test images; to measure them: hcnn evaluate {tmp_path}\n"
+    for options, expected in ((["--no-test"], False), (["--no-test", "--resume"], False), (["--resume"], True)):
+        assert cli.main([*command, *options]) == 0
+        assert capsys.readouterr().out.endswith(hint) is expected
+
+
 def test_summary_and_models(capsys) -> None:
     assert cli.main(["summary", "hcnn_cifar10"]) == 0
     out = capsys.readouterr().out
@@ -166,6 +174,21 @@ def test_bad_settings_are_explained(tmp_path, capsys) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "words", [("train", "digits"), ("tune", "digits"), ("explore", "hcnn_digits"), ("compare", ".")]
+)
+def test_more_threads_than_any_machine_has_are_refused(words, capsys) -> None:
+    assert re.search(r"--threads: expected 1 to \d+; got 1000000000", _error(capsys, *words, "--threads", "1000000000"))
+
+
+def test_a_lack_of_memory_without_words_is_named(monkeypatch, capsys) -> None:
+    def fail(options: object, console: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("hcnn.cli.inspect.models", fail)
+    assert _error(capsys, "models") == "hcnn: not enough memory "
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys) -> None:
     message = _error(capsys, "train", "digits", "--lr", "1e30", "--epochs", "1", "--output", tmp_path / "c")
     assert re.search(r"the loss became (nan|inf) at step \d+ of 22, learning rate", message)
@@ -218,6 +241,17 @@ def test_a_folder_of_images_trains_and_predicts(tmp_path, capsys) -> None:
     image = tmp_path / "data" / "test" / "light" / "0.png"
     assert cli.main(["predict", str(tmp_path / "run"), str(image)]) == 0
     assert "0.png: light" in capsys.readouterr().out.replace("\n", "")
+    for words in (["evaluate"], ["figure", "4"], ["export", "--to", "c", "--int8"]):  # which skip the same file
+        assert cli.main([*words, str(tmp_path / "run")]) == 0
+    (tmp_path / "data" / "test" / "dark" / "broken.png").write_bytes(b"\x89PNG but no more")
+    assert cli.main([*map(str, command), "--bad-images", "skip", "--resume"]) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config.pop("on_bad") == "skip"  # earlier versions did not record it
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    assert cli.main([*map(str, command), "--bad-images", "skip", "--resume"]) == 0
+    capsys.readouterr()
+    message = _error(capsys, "evaluate", tmp_path / "run")
+    assert "2 files are no usable images:" in message  # without advice that evaluate could not follow
 
 
 def test_arrays_train_and_pickles_are_refused(tmp_path, capsys) -> None:

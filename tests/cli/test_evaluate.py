@@ -9,6 +9,8 @@ from PIL import Image
 
 from hcnn import cli
 from hcnn.data.datasets import load
+from hcnn.export.check_images import find_check_images, load_run_data
+from hcnn.runs.load import load_run
 
 TINY = ["--set", "width=4", "--set", "rank=3", "--epochs", "1", "--seed", "1"]
 
@@ -71,6 +73,19 @@ def test_a_folder_whose_run_set_images_aside(tmp_path, capsys) -> None:
     assert cli.main(["evaluate", str(tmp_path / "run")]) == 0
     assert f"{data}, validation: " in (out := capsys.readouterr().out)
     assert "of 30 images" in out
+    # As many images as before, but one comes first that was last: others would be drawn, most of them trained on.
+    last = max((data / "0").iterdir())
+    last.rename(last.with_name("!first.png"))
+    assert cli.main(["evaluate", str(tmp_path / "run")]) == 2
+    assert "it cannot be told which 30 images were set aside for validation; choose others with --on (train), or" in (
+        " ".join(capsys.readouterr().err.split())
+    )
+    assert cli.main(["evaluate", str(tmp_path / "run"), "--on", "train"]) == 0
+    assert f"{data}: " in (out := capsys.readouterr().out)
+    assert "of 120 images" in out
+    run = load_run(tmp_path / "run")
+    assert find_check_images(run).source == "64 images of mine/train"
+    assert load_run_data(run).validation is None
 
 
 def test_several_runs_under_shifts(runs, tmp_path, capsys) -> None:
@@ -104,6 +119,28 @@ def test_wrong_requests_leave_nothing(runs, tmp_path, words, says, capsys) -> No
     assert code == 2
     assert says in capsys.readouterr().err
     assert sorted(runs[1].rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        ("file", "file: Not a directory"),
+        ("folder", "classes.csv: the file exists and hcnn did not write it; give another --output"),
+    ],
+)
+def test_nothing_is_measured_where_it_cannot_be_written(runs, tmp_path, output, says, capsys) -> None:
+    (tmp_path / "folder").mkdir()
+    for name in ("file", "folder/classes.csv"):
+        (tmp_path / name).write_text("name,price\n")
+    for command in (["evaluate", str(runs[0])], ["compare", str(tmp_path)]):
+        if output == "folder" and command[0] == "compare":
+            (tmp_path / "folder" / "comparison.csv").write_text("name,price\n")
+            says = says.replace("classes", "comparison")
+        assert cli.main([*command, "--output", str(tmp_path / output)]) == 2
+        captured = capsys.readouterr()
+        assert says in captured.err
+        assert "accuracy" not in captured.out
+    assert (tmp_path / "folder" / "classes.csv").read_text() == "name,price\n"
 
 
 def test_runs_of_one_name_cannot_be_told_apart(runs, capsys) -> None:

@@ -65,10 +65,42 @@ def test_bad_requests_for_figures_are_explained(run, tmp_path, capsys) -> None:
     np.savez(tmp_path / "other.npz", images=images, labels=labels)
     message = _error(capsys, "figure", 3, run, "--data", tmp_path / "other.npz")
     assert "holds arrays of another origin: data_sha256" in message
-    assert "--queries: expected 1 or more; got 0" in _error(capsys, "explore", run, "--queries", 0)
+    assert "--queries: expected 2 or more; got 1" in _error(capsys, "explore", run, "--queries", 1)
     with pytest.raises(SystemExit) as stop:
         cli.main(["figure", "5", str(run)])
     assert stop.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "output", "message"),
+    [
+        (("figure", 3, "RUN"), "script.py", "--output: expected a PNG file, such as figure.png; got"),
+        (("figure", 3, "RUN"), "figure.jpg", "--output: expected a PNG file, such as figure.png; got"),
+        (
+            ("figure", 4, "RUN"),
+            "mine.png",
+            "mine.png: the file exists and hcnn did not write it; give another --output",
+        ),
+        (("figure", 4, "RUN"), "folder.png", "folder.png: expected a file or a free name; it is a folder"),
+        (("figure", 3, "RUN", "--depth", 9), "new/new/figure.png", "depth: expected one of"),
+        (("figure", 3, "RUN"), "script.py/figure.png", "script.py: Not a directory"),
+        (("explore", "RUN"), "other", "rows.csv: the file exists and hcnn did not write it; give another --output"),
+        (("explore", "RUN", "--seed", -1), "new", "--seed: expected 0 or more; got -1"),
+        (("explore", "RUN", "--control", "nowhere"), "new", "nowhere is not a finished run"),
+        (("explore", "RUN", "--arrays", "script.py"), "new/new", "script.py: Not a directory"),
+    ],
+)
+def test_outputs_that_cannot_be_are_refused_and_nothing_is_left(
+    run, tmp_path, monkeypatch, capsys, command, output, message
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("script.py", "mine.png", "other/rows.csv"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(b"mine")
+    Path("folder.png").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    assert message in _error(capsys, *(run if word == "RUN" else word for word in command), "--output", output)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_explore_leaves_tables_figures_and_sentences(run, tmp_path, capsys) -> None:
@@ -88,6 +120,8 @@ def test_explore_leaves_tables_figures_and_sentences(run, tmp_path, capsys) -> N
         assert f"{name}.png" in out
         with Image.open(tmp_path / f"{name}.png") as image:
             assert min(image.size) > 200
+    assert {row["statistic"] for row in study["orders"]} == {"class consistency, τ ≠ 0", "roughness", "logit change"}
+    assert len(list(csv.reader(io.StringIO((tmp_path / "orders.csv").read_text())))) == len(study["orders"]) + 1
     for word in ("Brightness:", "near enough", "Roughness"):
         assert word in out
     assert "Saturation" not in out  # grey images have none

@@ -101,4 +101,23 @@ def test_given_options_win_over_the_defaults_of_a_folder(tmp_path, capsys) -> No
 def test_a_folder_of_another_layout_is_explained(tmp_path, capsys) -> None:
     (tmp_path / "empty").mkdir()
     assert cli.main(["train", str(tmp_path / "empty")]) == 2
-    assert "expected a folder of images for each class; found no folder" in capsys.readouterr().err.replace("\n", " ")
+    message = capsys.readouterr().err.replace("\n", " ")
+    assert "expected a folder of images for each class; found no folder" in message
+    assert "are read as 'cifar10' or 'cifar100', with their folder as --data-dir)" in message
+
+
+def test_a_search_describes_its_folder_once(tmp_path, capsys) -> None:
+    for part in ("train", "test"):
+        _folder(tmp_path / "data" / part, [(8, 8)], 10)
+    fixed = ["--lr", "0.1", "--weight-decay", "0", "--batch-size", "4", "--width", "4"]
+    assert cli.main(["tune", str(tmp_path / "data"), *fixed, "--output", str(tmp_path / "search")]) == 2
+    captured = capsys.readouterr()
+    assert "expected something to search" in captured.err
+    assert captured.out.count("training images of 2 classes") == 1
+    assert "training images are held out for validation" in captured.out
+
+
+def test_one_class_is_one_class(tmp_path) -> None:
+    (tmp_path / "only").mkdir()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "only" / "0.png")
+    assert "1 training image of 1 class, grey" in suggest(tmp_path).reason

@@ -125,6 +125,15 @@ def test_output_to_a_pipe_is_never_wrapped(run, tmp_path) -> None:
     assert errors.decode().count("\n") == 1
 
 
+def test_a_run_folder_whose_name_is_no_text_lacks_a_tensorboard_log_only(run, tmp_path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    codes, _, errors = _process(
+        [_training(run.parent, folder), ["predict", folder, run.parent / "ж.png"]], tmp_path / "c"
+    )
+    assert (codes, errors) == ([0, 0], b"")
+    assert {path.name for path in run.iterdir()} - {path.name for path in folder.iterdir()} == {"tensorboard"}
+
+
 def test_a_file_name_that_is_no_text_is_shown_escaped(run, tmp_path) -> None:
     name = os.fsencode(tmp_path) + b"/\xff\x1b[31m.png"
     Path(os.fsdecode(name)).write_bytes((run.parent / "ж.png").read_bytes())

@@ -76,6 +76,42 @@ def test_what_is_given_wins_over_what_a_folder_implies(folder) -> None:
     assert (found.image_size, found.model) == ((16, 16), "hcnn_digits")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", ""],
+        ["train", "--output", ""],
+        ["train", "--validation-data", ""],
+        ["train", "--init="],
+        ["tune", "--teacher", ""],
+        ["predict", ""],
+        ["predict", "hcnn_digits", ""],
+        ["evaluate", "hcnn_digits", "--output", ""],
+        ["evaluate", "hcnn_digits", "--data", ""],
+        ["export", "hcnn_digits", "--to", "c", "--output", ""],
+        ["explore", "hcnn_digits", "--data-dir", ""],
+        ["summary", ""],
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(words, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    assert stop.value.code == 2
+    assert re.match(r"hcnn [a-z]+: [^ ]+: expected a name or a path; got ''; see hcnn", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(("data", "given"), [("", {}), ("digits", {"output": ""}), ("digits", {"init": ""})])
+def test_an_empty_path_is_refused_from_python_too(data, given) -> None:
+    with pytest.raises(ValueError, match=r"(data|output|init): expected a value; got ''"):
+        train_options.from_keywords(data, given)
+
+
+@pytest.mark.parametrize("size", ["0", "-3", "100000"])
+def test_image_sizes_that_cannot_be_are_refused(folder, size, tmp_path, capsys) -> None:
+    assert cli.main(["train", str(folder), "--image-size", size, "--output", str(tmp_path / "run")]) == 2
+    assert re.search(rf"image_size: expected .*; got {size}$", capsys.readouterr().err.strip())
+
+
 def _values(config: object) -> dict[str, object]:
     found: dict[str, object] = {}
     for field in fields(config):  # pyright: ignore[reportArgumentType]
@@ -116,6 +152,9 @@ def test_attributes_are_given_one_by_one_and_make_the_network_periodic() -> None
     for found in (by_option, by_set):
         assert found.recipe == get_recipe("cifar", attributes=ties)
         assert found.network == hcnn.model_config("hcnn_small_cifar10", boundary="circular")
+    one = train_options.from_keywords("cifar10", {"attributes": texts[0]})  # a text, no sequence of letters
+    assert one.recipe == get_recipe("cifar", attributes=texts[0]) == get_recipe("cifar", attributes=ties[0])
+    assert one.recipe.attributes == ties[:1]
     assert train_options.read(["--attribute", texts[0], "--boundary", "zeros"]).network.boundary == "zeros"
 
 
@@ -143,6 +182,10 @@ def test_attributes_are_given_one_by_one_and_make_the_network_periodic() -> None
         (["--model", "hcnn_digit"], "unknown model 'hcnn_digit'; did you mean hcnn_digits"),
         (["--recipe", "fats"], "unknown recipe 'fats'; did you mean fast"),
         (["--width", "6"], "K = 6 is too small"),
+        (
+            ["--set", "image_sizes=4,16", "--set", "image_sizes_until=0.2,0.5"],
+            "image_sizes: expected sides of at most 8, as the images have; got 16",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_explained(words, message, capsys) -> None:
@@ -154,6 +197,9 @@ def test_settings_that_cannot_be_are_explained(words, message, capsys) -> None:
     ("words", "message"),
     [
         (["--epocs", "3"], "unknown option '--epocs'; did you mean --epochs"),
+        (["--seed", "x"], "--seed: expected a whole number; got 'x'"),
+        (["--checkpoint-seconds", "x"], "--checkpoint-seconds: expected a number; got 'x'"),
+        (["-x"], "unknown option '-x'; see hcnn train --help"),
         (["--width", "wide"], "--width: expected a whole number; got 'wide'"),
         (["--boundary", "round"], "--boundary: expected zeros or circular; got 'round'"),
         (["--output"], "--output: expected one argument"),

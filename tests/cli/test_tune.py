@@ -36,7 +36,7 @@ def test_the_printed_command_trains_the_same_network(tmp_path, monkeypatch, caps
     [
         (["--seeds", "2"], "--seeds: a search compares its trials with one seed, --seed"),
         (["--trials", "1"], "trials: expected 2 or more; got 1"),
-        (["--trials", "many"], "--trials: invalid int value: 'many'"),
+        (["--trials", "many"], "--trials: expected a whole number; got 'many'"),
         (["--lr", "0.1", "--weight-decay", "0", "--batch-size", "9"], "expected something to search among lr"),
     ],
 )

@@ -210,15 +210,22 @@ def test_a_bad_download_leaves_nothing(serve, tmp_path, fault):
 
 @pytest.mark.parametrize("listening", [True, False])
 def test_an_unreachable_site_says_which_file_to_put_where(serve, tmp_path, listening):
+    folder = tmp_path / "new" / "new"
     with socket.socket() as taken:  # bound but not listening: connections are refused
         taken.bind(("127.0.0.1", 0))
         url = serve(None) if listening else f"http://127.0.0.1:{taken.getsockname()[1]}/toy.tar.gz"
         spec = spec_of(pack(), url)
         with pytest.raises(ConnectionError) as caught:
-            fetch(spec, tmp_path)
+            fetch(spec, folder)
     assert f"Toy: could not download {url}" in str(caught.value)
-    assert f"Put toy.tar.gz (MD5 {spec.md5}) or its folder toy into {tmp_path} and run again" in str(caught.value)
-    assert listing(tmp_path) == []
+    assert f"Put toy.tar.gz (MD5 {spec.md5}) or its folder toy into {folder} and run again" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"file: expected a folder of data sets; it is a file$"):
+        read_layout(spec_of(pack(), "http://127.0.0.1/toy.tar.gz"), tmp_path / "file")
 
 
 def test_a_bad_archive_in_the_cache_is_refused_and_not_replaced(serve, tmp_path):

@@ -354,7 +354,7 @@ def test_npz_files(tmp_path):
         ({"images": np.zeros((2, 4, 4)), "labels": [0, 1]}, r"a.npz: images: expected uint8 pixels"),
         (
             {"images": np.zeros((2, 4, 4), np.uint8), "labels": [0, 3], "classes": ["a", "b"]},
-            r"a.npz: images: expected labels from 0 to 1, for 2 classes; got 3 at image 1",
+            r"a.npz: labels: expected labels from 0 to 1, for 2 classes; got 3 at image 1",
         ),
     ],
 )

@@ -169,6 +169,62 @@ def test_exif_orientation_is_respected():
         assert int((image > 0).sum()) == 1
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_an_image_that_pillow_has_opened_is_read_as_its_file_is(tmp_path, form, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "image"
+    path.write_bytes(encode(noise(12, 9), form, exif=exif))
+    expected = read_image(path, size=8, channels=3)
+    for loaded in (False, True):
+        with Image.open(path) as opened:
+            if loaded:
+                opened.load()
+            assert torch.equal(read_image(opened, size=8, channels=3), expected)
+            assert torch.equal(read_image(opened, size=8, channels=3), expected)  # it is left as it was
+            assert torch.equal(read_image(opened.copy(), size=8, channels=3), expected)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16"])
+def test_a_pillow_image_of_any_mode_that_files_have_is_read(mode):
+    deep = mode == "I;16"
+    white = Image.fromarray(np.full((8, 8), 65535, np.uint16)) if deep else Image.new("RGB", (8, 8), "white")
+    image = white if deep else white.convert(mode)
+    assert image.mode == mode
+    assert read_image(image, size=8, channels=3).unique().tolist() == [255]
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        *[(Image.new(mode, (8, 8)), f"expected grey, RGB .*; got mode {mode}") for mode in ("F", "I", "LAB", "HSV")],
+        (Image.new("L", (0, 8)), "expected at least one pixel; got 8 × 0"),
+        (Image.new("RGBA", (8, 8), (1, 2, 3, 128)), "expected opaque pixels; some are transparent"),
+    ],
+)
+def test_unfit_pillow_images_are_refused(image, reason):
+    with pytest.raises(ValueError, match=reason):
+        read_image(image, size=8, channels=3)
+
+
+def test_a_transparent_colour_without_pixels_stays_with_the_callers_image():
+    opened = Image.open(io.BytesIO(encode(noise(8, 8), transparency=(1, 2, 3))))
+    assert torch.equal(read_image(opened, size=8, channels=3), torch.tensor(noise(8, 8)).permute(2, 0, 1))
+    assert opened.info["transparency"] == (1, 2, 3)
+
+
+def test_of_an_opened_file_the_present_frame_is_read_and_pages_are_refused():
+    opened = Image.open(io.BytesIO(several("GIF", 3)))
+    opened.seek(2)
+    assert torch.equal(read_image(opened, size=8, channels=1), torch.tensor(noise(8, 8, 1, seed=2))[None])
+    opened = Image.open(io.BytesIO(several("TIFF", 3)))
+    opened.seek(1)
+    with pytest.raises(ValueError, match="expected a single page; got 3"):
+        read_image(opened, size=8, channels=3)
+    assert opened.tell() == 1
+
+
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
 def test_a_truncated_file_is_refused_wherever_it_is_cut(tmp_path, form):
     data = encode(noise(16, 16), form)
@@ -396,7 +452,7 @@ def test_classes_without_images_are_named(tmp_path):
 
 def test_layouts_that_are_not_understood(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"/empty: expected a folder of images for each class; .*load\('cifar10"):
+    with pytest.raises(ValueError, match=r"/empty: expected a folder of images for each class; .*'cifar10"):
         load(tmp_path / "empty")
     for folders in (
         ("test", "cat"), ("train", "cat"), ("train", "val", "validation"), ("val", "test"), ("Val", "Test"),

@@ -81,6 +81,14 @@ def test_labels_may_be_text(tmp_path) -> None:
             {"images": images(2), "labels": ["a", "b"], "test_images": images(1), "test_labels": ["c"]},
             "test_labels: expected labels among a, b; got c",
         ),
+        ({"x_train": images(2), "y_train": [0, 1, 1]}, "y_train: expected a label for each of the 2 images; got 3"),
+        ({"x_train": images(2), "y_train": [0, 0.5]}, "y_train: expected whole numbers or text; got float64"),
+        ({"x_train": images(2), "y_train": [0, -1]}, "y_train: expected labels from 0; got -1"),
+        (
+            {"images": images(2), "labels": [0, 2], "classes": ["a", "b"]},
+            "labels: expected labels from 0 to 1, for 2 classes; got 2",
+        ),
+        ({"images": images(2), "labels": [0, 1], "channels": "third"}, "channels: expected 'first', .*; got 'third'"),
     ],
 )
 def test_other_arrays_are_refused(tmp_path, arrays, message) -> None:

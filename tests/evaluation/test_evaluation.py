@@ -41,6 +41,8 @@ def test_counts_and_shares() -> None:
     assert found.accuracy == pytest.approx((answers == labels).double().mean().item())
     assert found.log_loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
     assert found.top5 is None
+    # In float64 the probability of the right class is 0 here.
+    assert evaluate(torch.tensor([[1000.0, 0.0]]), torch.tensor([1]), ["cat", "dog"]).log_loss == 1000
 
 
 def test_calibration_error_is_that_of_its_definition() -> None:
@@ -113,6 +115,9 @@ def test_files_hold_what_was_measured_and_names_stay_names(tmp_path) -> None:
     logits, labels = sample()
     found = evaluate(logits, labels, NAMES)
     images = torch.randint(0, 256, (300, 3, 8, 8)).byte()
+    (tmp_path / "found" / "mistakes").mkdir(parents=True)
+    for name in ("999.png", "mine.png"):  # of an earlier evaluation, and of the user
+        (tmp_path / "found" / "mistakes" / name).write_bytes(b"")
     page = write_evaluation(found, tmp_path / "found", title="run <1>", data="digits", images=images)
     text = page.read_text(encoding="utf-8")
     assert "<b>dog" not in text
@@ -128,7 +133,7 @@ def test_files_hold_what_was_measured_and_names_stay_names(tmp_path) -> None:
         with Image.open(tmp_path / "found" / f"{name}.png") as picture:
             assert min(picture.size) > 300
     assert sorted(one.name for one in (tmp_path / "found" / "mistakes").iterdir()) == sorted(
-        f"{one.image}.png" for one in found.mistakes
+        ["mine.png", *(f"{one.image}.png" for one in found.mistakes)]
     )
 
 

@@ -38,6 +38,13 @@ def test_directions_are_drawn_per_image() -> None:
     assert 70 < brighter < 130
 
 
+@pytest.mark.parametrize("name", SHIFTS)
+def test_there_may_be_one_image_or_none(name) -> None:
+    strength = SHIFTS[name].strengths[-1]
+    assert shift_images(smooth(0), name, strength).shape == (0, 3, 24, 24)
+    assert not torch.equal(shift_images(smooth(1), name, strength), smooth(1))
+
+
 def test_a_crop_shows_the_same_thing_larger() -> None:
     """A linear ramp stays a ramp, with its slope times the share that is kept."""
     ramp = torch.linspace(20, 220, 32).round().byte().expand(3, 1, 32, 32).contiguous()
@@ -81,3 +88,7 @@ def test_scores_and_files(tmp_path) -> None:
     assert json.loads((tmp_path / "shifts" / "shifts.json").read_text())["networks"]["other"][0]["accuracy"] == 1
     with Image.open(tmp_path / "shifts" / "shifts.png") as picture:
         assert np.asarray(picture).std() > 0
+    assert len(measure_shifts(predict, images[:1], labels[:1])) == len(found)
+    for shown, marks in ((images[:0], labels[:0]), (images, labels[:1])):
+        with pytest.raises(ValueError, match="measure_shifts: expected images, and as many labels; got"):
+            measure_shifts(predict, shown, marks)

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from hcnn.explore import (
     ChannelSource,
     Space,
     build_arrays,
+    explore_images,
     invariant_arrays,
     open_arrays,
     shift,
@@ -25,6 +28,7 @@ from hcnn.explore import (
     smooth,
     untrained_like,
 )
+from hcnn.runs.load import Run
 
 CLASSES = tuple("0123456789")
 
@@ -145,9 +149,14 @@ def test_arrays_of_another_origin_are_refused(network, tmp_path) -> None:
     (tmp_path / "x" / "index.json").write_text(json.dumps({**record, "done": 5}))
     with pytest.raises(ValueError, match="expected the arrays of 20 images; 5 are done"):
         open_arrays(tmp_path / "x", network, images)
-    (tmp_path / "x" / "index.json").write_text("{")
-    with pytest.raises(ValueError, match=r"index\.json: expected a record of arrays"):
-        open_arrays(tmp_path / "x", network, images)
+    for text, message in (
+        ("{", "expected a record of arrays; expected strict JSON; Expecting property name"),
+        ("{}", "expected a record of arrays; it lacks format, weights_sha256"),
+        (json.dumps({**record, "done": "all"}), "done: expected a number of images; got all"),
+    ):
+        (tmp_path / "x" / "index.json").write_text(text)
+        with pytest.raises(ValueError, match=rf"index\.json: {message}.* Delete .*x to start again"):
+            open_arrays(tmp_path / "x", network, images)
 
 
 def test_damaged_array_files_are_named(network, tmp_path) -> None:
@@ -195,6 +204,7 @@ def test_shuffled_orders_leave_out_what_keeps_the_circle() -> None:
     assert all(sorted(order) == list(range(8)) for order in orders)
     assert shuffled_orders(8, 20) == orders
     assert [len(shuffled_orders(n, 9)) for n in (2, 3, 4, 16)] == [0, 0, 2, 9]
+    assert len(shuffled_orders(5, 50)) == 10  # of 4! / 2 circular orders, all but v and 2 v
 
 
 # -------------------------------------------------------------------------------------------------- neighbours
@@ -278,6 +288,36 @@ def test_bad_requests_are_explained() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ sources
+
+
+def test_an_image_is_named_by_an_integer_of_any_kind(network) -> None:
+    base = _images(20)
+    explorer = explore_images(Run(Path("none"), network, fit_preprocessing(base), {}), base)
+    found = explorer.neighbours(3, 5, [{}], k=2)
+    same: list[Any] = [np.int64(3), np.uint8(3), torch.tensor(3), np.array(3)]
+    for query in same:
+        assert torch.equal(explorer.neighbours(query, 5, [{}], k=2).indices, found.indices)
+        assert torch.equal(explorer.array(query, 5), explorer.array(3, 5))
+        assert torch.equal(explorer.scores(query, 5, "v5", [1]), explorer.scores(3, 5, "v5", [1]))
+        assert torch.equal(explorer.image(query), base.images[3])
+    assert torch.equal(explorer.image(found.indices[0, 0]), base.images[int(found.indices[0, 0])])
+    asks: list[Any] = [
+        lambda query: explorer.neighbours(query, 5, [{}]),
+        lambda query: explorer.array(query, 5),
+        lambda query: explorer.scores(query, 5, "v5", [1]),
+        explorer.image,
+    ]
+    for ask in asks:
+        for query in (-1, 20, 10**6, np.int64(-1)):
+            with pytest.raises(ValueError, match=f"image: expected a number from 0 to 19; got {query}"):
+                ask(query)
+        for query in (1.0, "1", torch.tensor(1.0)):
+            with pytest.raises(ValueError, match="image: expected a number, or pixels uint8"):
+                ask(query)
+    with pytest.raises(ValueError, match="moves: expected one translation or more"):
+        explorer.neighbours(3, 5, [])
+    with pytest.raises(ValueError, match="amounts: expected one or more; got none"):
+        explorer.scores(3, 5, "v5", [])
 
 
 def test_scores_after_whole_translations_are_those_of_proposition_3_1(network) -> None:

@@ -23,7 +23,7 @@ from hcnn.explore import (
     smooth,
     untrained_like,
 )
-from hcnn.explore.meaning import best_shifts, shift_grid
+from hcnn.explore.meaning import Meaning, best_shifts, shift_grid
 from hcnn.explore.orders import OrderTest, order_test
 from hcnn.explore.statistics import (
     Bootstrap,
@@ -36,7 +36,7 @@ from hcnn.explore.statistics import (
 )
 from hcnn.explore.study import StudySettings, run_study
 from hcnn.explore.tables import Row, Tables, consistency_table, flatness_table, implied_shifts, path_table
-from hcnn.explore.verdicts import property_table
+from hcnn.explore.verdicts import judge, property_table
 from hcnn.runs.load import load_named
 
 PLAIN = Preprocessing((0.5,), (0.25,), (8, 8), ("a", "b"))
@@ -169,10 +169,23 @@ def test_intervals_cover_the_mean_about_as_often_as_they_say() -> None:
     random = torch.Generator().manual_seed(0)
     boot = Bootstrap(100, 500)
     hits = 0
-    for _ in range(200):
+    for _ in range(2000):
         found = estimate(torch.randn(100, generator=random), boot)
         hits += found.low < 0 < found.high
-    assert 180 <= hits <= 198
+    assert 1840 <= hits <= 1930  # intervals of 90 % hit about 1,775 times, and those of 99 % 1,965 times
+
+
+def test_an_attribute_is_judged_at_95_percent_over_all_cells_together() -> None:
+    noise = torch.randn(2000, generator=torch.Generator().manual_seed(0))
+    noise = (noise - noise.mean()) / noise.std()
+
+    def verdict(deviations: float, cells: int) -> object:
+        r = torch.cat([torch.tensor([deviations]), deviations + noise]) / 10
+        own, none = (Meaning(values, values, 0.0) for values in (r, torch.zeros(2001)))
+        return judge((3, "v3", "hue"), own, [none], {}, Bootstrap(10, 2000), cells=cells)["verdict"]
+
+    assert [verdict(deviations, 1) for deviations in (1.9, 2.02)] == ["nothing", "found"]  # z = 1.96
+    assert [verdict(deviations, 20) for deviations in (2.02, 2.97, 3.08)] == ["nothing", "nothing", "found"]  # z = 3.02
 
 
 def _orbits(classes: int = 12, copies: int = 3) -> tuple[Arrays, Tensor, Tensor]:

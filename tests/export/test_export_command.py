@@ -63,10 +63,18 @@ def _error(capsys, *arguments: object) -> str:
 def test_what_cannot_be_exported_is_explained(run, tmp_path, capsys) -> None:
     assert "--int8: only for --to onnx and c; got --to html" in _error(capsys, "export", run, "--to", "html", "--int8")
     assert "--prefix: only for --to c" in _error(capsys, "export", run, "--to", "onnx", "--prefix", "a")
-    assert "expected a prefix of letters" in _error(capsys, "export", run, "--to", "c", "--prefix", "2")
+    new = tmp_path / "new" / "new" / "a.c"
+    message = _error(capsys, "export", run, "--to", "c", "--prefix", "2", "--output", new)
+    assert "expected a prefix of letters" in message
+    for option in (["--data", "digits"], ["--data-dir", tmp_path]):
+        message = _error(capsys, "export", run, "--to", "safetensors", *option)
+        assert "--data and --data-dir: not with --to safetensors" in message
     assert "--image-size: only for --to c and executorch" in _error(
         capsys, "export", run, "--to", "onnx", "--image-size", "9"
     )
+    for side in (0, 100_000):
+        message = _error(capsys, "export", run, "--to", "c", "--image-size", side, "--output", new)
+        assert re.search(rf"image_size: expected .*; got {side}", message)
     assert "expected config.json in it" in _error(capsys, "export", tmp_path, "--to", "onnx")
     assert "name another data set with --data" in _error(capsys, "export", run, "--to", "onnx", "--data", "nowhere")
     assert not list(tmp_path.iterdir())

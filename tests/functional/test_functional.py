@@ -191,14 +191,29 @@ BAD = [
         "expected method 'auto', 'dense', 'spectral' or 'native'; got 'fft'",
     ),
     (dict(x=(2, 6, 6), w=(4, 3, 3), method="spectral"), "the spectral method needs attributes"),
+    (dict(x=(0, 8, 6, 6), w=(4, 3, 3, 3)), r"at least one entry along each of \(b, v1, u1, u2\); got .*\(0, 8, 6, 6\)"),
+    (dict(x=(2, 8, 6, 6), w=(4, 3, 3, 3), bias=(3,)), r"expected a bias of shape \(4,\) or \(8, 4\); got \(3,\)"),
 ]
 
 
+@pytest.mark.parametrize("method", ["auto", "dense", "spectral", "native"])
 @pytest.mark.parametrize(("arguments", "message"), BAD)
-def test_bad_input_is_explained(arguments, message) -> None:
-    x, w = torch.randn(arguments.pop("x")), torch.randn(arguments.pop("w"))
+def test_bad_input_is_explained(arguments, message, method) -> None:
+    x, w, *bias = (torch.randn(arguments[name]) for name in ("x", "w", "bias") if name in arguments)
+    keywords = {"method": method} | {key: one for key, one in arguments.items() if key not in ("x", "w", "bias")}
     with pytest.raises(ValueError, match=message):
-        attribute_conv(x, w, **arguments)
+        attribute_conv(x, w, *bias, **keywords)
+
+
+@pytest.mark.parametrize("method", ["auto", "dense", "spectral", "native"])
+@pytest.mark.parametrize("wide", [0, 1, 2])
+def test_types_that_differ_are_explained(wide, method) -> None:
+    given = [torch.randn(2, 8, 6, 6), torch.randn(4, 3, 3, 3), torch.randn(4)]
+    given[wide] = given[wide].double()
+    with pytest.raises(ValueError, match=r"bias of one type outside of autocast; got \[.*torch.float64"):
+        attribute_conv(*given, method=method)
+    with torch.autocast("cpu", torch.bfloat16):
+        attribute_conv(given[0].float(), given[1].bfloat16(), given[2].float(), method="dense")
 
 
 def test_axis_names() -> None:

@@ -12,7 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
 
+import hcnn
 from hcnn.functional import (
     attribute_conv,
     choose_method,
@@ -284,12 +287,45 @@ def test_transforms_of_functions() -> None:
         torch.testing.assert_close(each[name], expected[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("inner_elu", [False, True])
+def test_dispatch_modes_see_every_operator(inner_elu, folded) -> None:
+    """Kernels take pointers: a mode that records or counts operators would miss what they compute."""
+    torch.manual_seed(0)
+    model, x = hcnn.create_model("hcnn_digits", inner_elu=inner_elu).eval(), torch.randn(2, 1, 8, 8)
+    model = model.fold() if folded else model
+    with native_disabled(), FlopCounterMode(display=False) as expected:
+        model(x)
+    with FlopCounterMode(display=False) as counted:
+        assert not native_available(x)
+        model(x)
+    assert counted.get_total_flops() == expected.get_total_flops() > 1e6
+    for kind in ("real", "fake", "symbolic"):
+        with torch.no_grad():
+            traced = make_fx(model, tracing_mode=kind, _allow_non_fake_inputs=True)(x)
+            torch.testing.assert_close(traced(2 * x), model(2 * x))
+
+
+@pytest.mark.parametrize("inner_elu", [False, True])
+def test_compilers_get_the_operators_of_the_kernels(inner_elu) -> None:
+    layer = FactorizedConv(4, 5, attribute_support=(3,), inner_elu=inner_elu, method="native").eval()
+    x = torch.randn(2, 8, 6, 6)
+    program = torch.export.export(layer, (x,))
+    assert any("hcnn.native" in str(node.target) for node in program.graph.nodes)
+    torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), layer(x))
+
+
 def test_what_does_not_fit_is_explained() -> None:
     w = torch.randn(4, 3, 3, 3)
     with pytest.raises(ValueError, match=r"native method takes float32.*got torch.float64 on cpu"):
         attribute_conv(torch.randn(1, 4, 5, 5).double(), w.double(), method="native")
     with native_disabled(), pytest.raises(ValueError, match="native method takes float32"):
         attribute_conv(torch.randn(1, 4, 5, 5), w, method="native")
+    with FlopCounterMode(display=False), pytest.raises(ValueError, match="outside of autocast and dispatch modes"):
+        attribute_conv(torch.randn(1, 4, 5, 5), w, method="native")
+    plus = FactorizedConv(4, 5, attribute_support=(3,), inner_elu=True, method="native").double()
+    with pytest.raises(ValueError, match=r"plus_step: the native method takes float32.*got torch.float64 on cpu"):
+        plus(torch.randn(1, 4, 5, 5).double())
     geometry = [4], [3], [1, 1, 1], False
     spectrum, bias = torch.zeros(5, 4, 3, 3), torch.zeros(16)
     with pytest.raises(ValueError, match=r"expected float32 x \(b, 4, u1, u2\); got torch.float32 \(1, 5, 5, 5\)"):

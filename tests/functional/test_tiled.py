@@ -23,17 +23,20 @@ def both(fast, slow, inputs: list[Tensor], tolerance: float = 1e-10) -> None:
         given = [one.detach().clone().requires_grad_() for one in inputs]
         y = function(*given)
         torch.manual_seed(1)
-        results.append((y, *torch.autograd.grad((y * torch.randn_like(y)).sum(), given)))
+        results.append((y, *torch.autograd.grad((y * torch.randn(y.shape).to(y)).sum(), given)))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
 @pytest.mark.parametrize("average", [False, True])
 @pytest.mark.parametrize(("shape", "spatial"), [((3, 4, 5, 6), 1), ((3, 2, 4, 5, 6, 3), 2), ((2, 3, 4, 2, 3, 2), 3)])
-def test_normalize_elu(shape, spatial, average) -> None:
+def test_normalize_elu(shape, spatial, average, last) -> None:
     torch.manual_seed(0)
     k = shape[-1 - spatial]
     y, weight, bias = torch.randn(shape).double() * 2 + 5, torch.rand(k).double() + 0.5, torch.randn(k).double()
+    if last:  # the order that a strided convolution may answer in
+        y = y.movedim(-1 - spatial, -1).contiguous().movedim(-1, -1 - spatial)
     both(
         lambda y, weight, bias: batch_normalize_elu(y, weight, bias, 1e-5, spatial, average)[0],
         lambda y, weight, bias: naive_norm.batch_normalize_elu(y, weight, bias, 1e-5, spatial, average)[0],

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from hcnn import functional
+from hcnn.functional import backend
 from hcnn.functional.normalize_elu import batch_normalize_elu
 from hcnn.functional.patch_moments import naive as naive_moments
 from hcnn.functional.plus_step import dispatch, plus_step
@@ -98,6 +99,20 @@ def test_fallback_follows_autocast() -> None:
         y = plus_step(*given)
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y.float(), plus_step(*given), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize(("outputs", "taken"), [(8, True), (64, False)])
+def test_the_kernel_takes_no_step_whose_result_it_cannot_count(outputs, taken, monkeypatch) -> None:
+    monkeypatch.setattr(backend, "_TRITON", True)
+    monkeypatch.setattr(backend, "_INTERPRETED", True)
+    calls: list[int] = []
+    monkeypatch.setattr(dispatch.triton_op, "plus_step", lambda x, *_: calls.append(1) or x)
+    with torch.device("meta"):
+        x = torch.empty(16, 2, 2048, 2048)
+        plus_step(x, torch.empty(3, 3, 3), torch.empty(3), torch.empty(outputs, 6), (1, 1))
+        assert bool(calls) == taken
+        plus_step(x, torch.empty(3, 3, 3), torch.empty(3), torch.empty(outputs, 6), (2, 2))
+    assert len(calls) == taken + 1
 
 
 # ------------------------------------------------------------------ compilation for compute capability 9.0

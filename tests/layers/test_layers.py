@@ -11,6 +11,7 @@ from hcnn.functional import attribute_conv
 from hcnn.functional.plus_step import plus_matrix
 from hcnn.layers.factorized import FactorizedConv
 from hcnn.layers.folded import fold_layer
+from hcnn.layers.hue import HueConv
 from hcnn.layers.plain import AttributeConv
 from hcnn.testing import assert_covariant, assert_invariant
 
@@ -236,6 +237,31 @@ def test_bad_input_is_explained(shape, dtype, message) -> None:
     layer = FactorizedConv(3, 4, attribute_support=(3, 5), stride=(2, 2, 1, 1), averaged=1, label="W")
     with pytest.raises(ValueError, match=message):
         layer(torch.ones(shape, dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: AttributeConv(0), "AttributeConv: filters: expected a whole number of at least 1; got 0"),
+        (lambda: AttributeConv(-1, label="W"), "W: filters: expected a whole number of at least 1; got -1"),
+        (lambda: AttributeConv(2.0), "filters: expected a whole number of at least 1; got 2.0"),  # type: ignore
+        (lambda: AttributeConv(2, channels=0), "channels: expected a whole number of at least 1; got 0"),
+        (lambda: HueConv(0, channels=3), "HueConv: filters: expected a whole number of at least 1; got 0"),
+        (lambda: FactorizedConv(2, 0, attribute_support=(3,)), "rank: expected a whole number of at least 1; got 0"),
+        (lambda: AttributeConv(2, averaged=-1), "averaged: expected a whole number of at least 0; got -1"),
+        (lambda: AttributeConv(2, attribute_support=3), "odd, positive attribute supports; got 3"),  # type: ignore
+        (lambda: AttributeConv(2, average_oldest=True), "average_oldest: expected a convolved attribute"),
+        (lambda: HueConv(2, channels=3, average_oldest=True), "average_oldest: expected a convolved attribute"),
+        (
+            lambda: FactorizedConv(2, 3, attribute_support=(3,), inner_elu=True, method="fft"),  # type: ignore
+            "FactorizedConv: expected method 'auto', 'dense', 'spectral' or 'native'; got 'fft'",
+        ),
+        (lambda: AttributeConv(2, method="fft", label="W"), "W: expected method 'auto', .* got 'fft'"),  # type: ignore
+    ],
+)
+def test_bad_arguments_are_explained_at_construction(make, says) -> None:
+    with pytest.raises(ValueError, match=says):
+        make()
 
 
 def test_bad_geometry_is_explained() -> None:

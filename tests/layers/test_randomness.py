@@ -26,16 +26,40 @@ def test_networks_get_the_weights_of_their_seed_and_nothing_is_drawn_globally(na
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("inplace", [False, True])
-def test_dropout_is_that_of_torch(p, inplace) -> None:
-    x = torch.randn(4, 3, 8, 8)
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        (nn.Dropout, (4, 3, 8, 8)),
+        (nn.Dropout1d, (4, 30, 8)),
+        (nn.Dropout1d, (30, 8)),
+        (nn.Dropout2d, (4, 30, 8, 8)),
+        (nn.Dropout3d, (4, 30, 2, 4, 4)),
+        (nn.Dropout3d, (30, 2, 4, 4)),
+        (nn.AlphaDropout, (4, 3, 8, 8)),
+        (nn.FeatureAlphaDropout, (4, 30, 8, 8)),
+    ],
+)
+def test_dropout_is_that_of_torch(kind, shape, p, inplace) -> None:
+    x = torch.randn(shape)
+    given, other = x.clone(), x.clone()
     torch.manual_seed(3)
-    expected = F.dropout(x.clone(), p)
+    expected = kind(p, inplace)(other)
     before = torch.get_rng_state()
     with drawn_from(torch.Generator().manual_seed(3)):
-        actual = nn.Dropout(p, inplace)(x.clone())
-        assert torch.equal(nn.Dropout(p).eval()(x), x)
+        actual = kind(p, inplace)(given)
+        assert torch.equal(kind(p).eval()(x), x)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(actual, expected)
+    assert torch.equal(given, other)
+
+
+@pytest.mark.parametrize("drop", [F.dropout, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout])
+def test_functions_drop_by_default_where_those_of_torch_do(drop) -> None:
+    x = torch.randn(4, 30, 8, 8)
+    torch.manual_seed(3)
+    expected = drop(x)
+    with drawn_from(torch.Generator().manual_seed(3)):
+        assert torch.equal(drop(x), expected)
 
 
 def test_threads_do_not_disturb_each_other() -> None:

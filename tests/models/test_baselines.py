@@ -257,6 +257,8 @@ def test_normalization_over_processes_is_that_of_the_whole_batch() -> None:
         ("hypernetwork_cifar10", {"embedding": 0}, "embedding: expected a positive size"),
         ("fitnet4_cifar10", {"pieces": 0}, "expected positive widths, pieces and hidden units"),
         ("resnet20_cifar10", {"classes": 0}, "classes: expected a positive number; got 0"),
+        ("resnet20_cifar10", {"num_classes": 3.0}, "classes: expected a whole number; got 3.0"),
+        ("nin_cifar10", {"dropout": "0.5"}, "dropout: expected a number; got '0.5'"),
         ("resnet20_cifar10", {"wide": 3}, r"resnet20_cifar10: unknown settings \['wide'\]"),
     ],
 )
@@ -279,5 +281,10 @@ def test_bad_images_are_explained() -> None:
     model(torch.zeros(1, 3, 9, 9))
     with pytest.raises(ValueError, match=r"AllCNN: expected floating-point values, standardized; got torch.uint8"):
         model(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"AllCNN: expected torch.float32, as its parameters are; got torch.float64"):
+        model(torch.zeros(1, 3, 32, 32).double())
+    with torch.autocast("cpu", torch.bfloat16):
+        model(torch.zeros(1, 3, 32, 32).bfloat16())
+    assert model.double().multiply_adds((32, 32)) == sum(row.multiply_adds for row in summarize(model, (32, 32)))
     with pytest.raises(ValueError, match="expected images of 32x32, as input_side says; got 16x16"):
         hcnn.create_model("maxout_cifar10")(torch.zeros(1, 3, 16, 16))

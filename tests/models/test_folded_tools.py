@@ -66,6 +66,18 @@ def test_a_trace_computes_the_same(overrides, grad) -> None:
         torch.testing.assert_close(traced(x), model(x))
 
 
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("overrides", NETWORKS, ids=str)
+def test_a_compiler_and_a_strict_export_see_one_graph(overrides, grad) -> None:
+    model, x = folded_network(overrides)
+    with torch.set_grad_enabled(grad):
+        expected = model(x)
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x), expected)
+        exported = torch.export.export(model, (x,), strict=True)
+        torch.testing.assert_close(exported.module()(x), expected)
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("folded", [False, True])

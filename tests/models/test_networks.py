@@ -1,5 +1,6 @@
 """Whole networks: the numbers that design fixes, Proposition 3.1, folding, saving, and what bad input says."""
 
+import dataclasses
 import time
 from typing import Any
 
@@ -33,6 +34,28 @@ def test_weights_are_counted_exactly(name) -> None:
     assert sum(row.trained for row in rows) == counts.trained
     assert sum(row.composed for row in rows) == counts.composed
     assert sum(row.normalization for row in rows) == counts.normalization + counts.logit_scale
+
+
+@pytest.mark.parametrize("name", ["hcnn_digits", "hcnn_plus_cifar10", "hcnn_plus_cifar10_published", "multiscale_tiny"])
+def test_a_folded_network_costs_the_same(name) -> None:
+    model = hcnn.create_model(name).eval()
+    folded = model.fold()
+    assert folded.multiply_adds((32, 32)) == model.multiply_adds((32, 32))
+    for one, other in zip(summarize(folded, (32, 32)), summarize(model, (32, 32)), strict=True):
+        assert dataclasses.replace(one, trained=0, composed=0, normalization=0) == dataclasses.replace(
+            other, trained=0, composed=0, normalization=0
+        )
+    total = sum(p.numel() for p in folded.parameters())
+    assert sum(row.trained for row in folded.layer_rows((32, 32))) + hcnn.count_parameters(folded).logit_scale == total
+
+
+def test_costs_of_what_does_not_fit_are_refused() -> None:
+    model = hcnn.create_model("hcnn_digits")
+    with pytest.raises(ValueError, match=r"expected 2 spatial sizes; got \(8,\)"):
+        model.layer_rows((8,))
+    model.layers[2] = torch.nn.Sequential(model.layers[2])
+    with pytest.raises(ValueError, match="layer 3: expected one of this package's layers, not wrapped; got Sequential"):
+        model.multiply_adds((8, 8))
 
 
 def _small(name: str, **overrides) -> tuple[Any, torch.Tensor]:
@@ -137,6 +160,32 @@ def test_other_numbers_of_spatial_axes(axes) -> None:
     assert model(torch.randn(2, 3, *[4] * axes)).shape == (2, 10)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("readout", ["mean", "linear"])
+def test_half_precision_gives_nearly_the_same(readout, dtype) -> None:
+    model, x = _small("hcnn_digits", readout=readout)
+    model.eval()
+    expected = model(x)
+    for half in (model.to(dtype), model.fold()):
+        torch.testing.assert_close(half(x.to(dtype)).float(), expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("boundary", ["zeros", "circular"])
+@pytest.mark.parametrize("name", ["hcnn_digits", "hcnn_plus_cifar10", "multiscale_tiny"])
+def test_shapes_are_found_on_the_meta_device(name, boundary) -> None:
+    model, x = _small(name, boundary=boundary)
+    folded, model, x = model.fold().to("meta"), model.to("meta"), x.to("meta")
+    assert folded(x).shape == model(x).shape == model.eval()(x).shape == (2, model.config.classes)
+
+
+@pytest.mark.parametrize("j", [-1, 0, 7])
+def test_depths_that_do_not_exist_are_refused(j) -> None:
+    model = hcnn.create_model("hcnn_digits")
+    for ask in (model.axes, lambda j: model.invariant_shift(j, "u1")):
+        with pytest.raises(ValueError, match=f"axes: expected a depth j from 1 to 6; got {j}"):
+            ask(j)
+
+
 def test_state_holds_parameters_and_statistics_only() -> None:
     model, x = _small("hcnn_plus_cifar10")
     before = set(model.state_dict())
@@ -158,6 +207,11 @@ BAD_CONFIGS = [
     ({"classes": 0}, "classes: expected a positive number; got 0"),
     ({"readout": "max"}, "'mean' or 'linear'; got 'max'"),
     ({"spatial_axes": 4}, "expected 1, 2 or 3; got 4"),
+    ({"num_classes": 3.0}, "classes: expected a whole number; got 3.0"),
+    ({"width": "8"}, "width: expected a whole number; got '8'"),
+    ({"downsample": 4}, "downsample: expected a tuple of whole numbers; got 4"),
+    ({"downsample": (4.0,)}, r"downsample: expected a tuple of whole numbers; got \(4.0,\)"),
+    ({"attribute_support": 3}, "attribute_support: expected a tuple of whole numbers; got 3"),
 ]
 
 

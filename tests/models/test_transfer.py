@@ -63,15 +63,25 @@ def test_the_same_number_of_new_classes_is_new_too() -> None:
 
 
 @pytest.mark.parametrize("boundary", ["zeros", "circular"])
-def test_grey_images_give_what_they_gave_as_colour(boundary) -> None:
-    model = small(boundary=boundary)
+@pytest.mark.parametrize("channels", [(1,), (2,), (4,), (8,), (1, 3), (4, 2, 5)])
+def test_grey_images_give_what_they_gave_as_colour(channels, boundary) -> None:
+    adapted = model = small(boundary=boundary)
     grey = torch.randn(3, 1, 8, 8)
-    expected = model(grey.expand(-1, 3, -1, -1))
-    torch.testing.assert_close(adapt(model, channels=1)(grey), expected, rtol=1e-4, atol=1e-4)
-    four = adapt(model, channels=4)(grey.expand(-1, 4, -1, -1))
-    assert four.shape == expected.shape
-    again = adapt(adapt(model, channels=1), channels=3)(grey.expand(-1, 3, -1, -1))
-    torch.testing.assert_close(again, expected, rtol=1e-4, atol=1e-4)
+    for number in channels:
+        adapted = adapt(adapted, channels=number)
+    found, expected = (one(grey.expand(-1, one.config.channels, -1, -1)) for one in (adapted, model))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["hcnn_cifar10", "hcnn_cifar10_published", "hcnn_plus_cifar10"])
+@pytest.mark.parametrize("change", [adapt, lambda model: model.fold()], ids=["adapt", "fold"])
+def test_weights_of_float64_are_not_rounded(name, change) -> None:
+    model = small(name).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(2, 3, 8, 8).double()
+    expected = model(x)
+    torch.testing.assert_close(change(model)(x), expected, rtol=0, atol=1e-10 * expected.abs().max().item())
 
 
 def test_preprocessing_follows() -> None:
@@ -85,18 +95,36 @@ def test_preprocessing_follows() -> None:
     assert adapt(model).preprocessing == model.preprocessing
 
 
-def test_reset_classifier_keeps_every_other_parameter_as_it_is() -> None:
-    model = small()
-    seen: list[int] = []
-    model.register_forward_hook(lambda *_: seen.append(1))
+@pytest.mark.parametrize("name", FAMILIES)
+def test_reset_classifier_keeps_everything_else_as_it_is(name) -> None:
+    model = create_model(name, **FAMILIES[name])
+    model.freeze(1)
+    side = getattr(model.config, "input_side", 16)
+    seen: set[str] = set()
+    for path, module in model.named_modules():
+        module.register_forward_hook(lambda *_, path=path: seen.add(path))
+    x = torch.randn(2, model.config.channels, side, side)
+    model(x)
+    called, seen = seen, set()
+    modules, modes = dict(model.named_modules()), [module.training for module in model.modules()]
     kept = {name: parameter for name, parameter in model.named_parameters() if name not in class_entries(model)}
     model.reset_classifier(4)
-    assert model(torch.randn(2, 3, 8, 8)).shape == (2, 4)
+    assert model(x).shape == (2, 4)
+    assert seen == called
+    assert dict(model.named_modules()) == modules
+    assert [module.training for module in model.modules()] == modes
     assert all(dict(model.named_parameters())[name] is parameter for name, parameter in kept.items())
-    assert seen == [1]
-    model.train()(torch.randn(2, 3, 8, 8)).sum().backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
-    assert model.attribute_sizes[-1][-1] == 4
+    assert repr(model) == repr(create_model(name, **FAMILIES[name], classes=4))
+    model(x).sum().backward()
+    assert all((parameter.grad is not None) == parameter.requires_grad for parameter in model.parameters())
+    if hasattr(model, "attribute_sizes"):
+        assert model.attribute_sizes == create_model(name, **FAMILIES[name], classes=4).attribute_sizes
+
+
+@pytest.mark.parametrize("change", [lambda model: adapt(model, classes=4), lambda model: model.reset_classifier(4)])
+def test_methods_are_kept(change) -> None:
+    model = hcnn.HierarchicalCNN(small().config, method="dense")
+    assert all(layer.method == "dense" for layer in (change(model) or model).layers)
 
 
 def test_the_classifier_has_a_name() -> None:
@@ -146,11 +174,12 @@ def test_frozen_layers_stay_bit_for_bit() -> None:
     assert all(layer.training for layer in model.layers)
 
 
-def test_rates_fall_with_the_distance_from_the_classes() -> None:
+@pytest.mark.parametrize("wrap", [lambda model: model, hcnn.FeatureExtractor], ids=["network", "features"])
+def test_rates_fall_with_the_distance_from_the_classes(wrap) -> None:
     model = small()
     rates = {
         id(parameter): group["lr"]
-        for group in parameter_groups(model, 1.0, layer_decay=0.5, weight_decay=0.1)
+        for group in parameter_groups(wrap(model), 1.0, layer_decay=0.5, weight_decay=0.1)
         for parameter in group["params"]
     }
     assert len(rates) == len([*model.parameters()])
@@ -178,8 +207,14 @@ def test_pretrained_weights_with_names_of_timm() -> None:
     ("make", "says"),
     [
         (lambda: adapt(small().fold(), classes=3), "a folded network has no layers to train"),
+        (lambda: small().fold().get_classifier(), "the class layer: a folded network has no layers to train"),
+        (lambda: small().fold().reset_classifier(3), "a folded network has no layers to train"),
         (lambda: small().reset_classifier(0), "classes: expected a positive number; got 0"),
         (lambda: small().freeze(9), "expected a depth from 0 to 5; got 9"),
+        (
+            lambda: parameter_groups(torch.nn.Sequential(small()), 1, layer_decay=0.5),
+            "layer_decay: expected a network of this package, not wrapped; got Sequential",
+        ),
         (lambda: parameter_groups(small(), 1, layer_decay=2), "layer_decay: expected a number above 0"),
         (lambda: hcnn.FeatureExtractor(small(), (0,)), "expected depths from 1 to 5"),
         (lambda: create_model("hcnn_cifar10", out_indices=(1,)), "only with features_only"),

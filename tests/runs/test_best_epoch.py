@@ -15,6 +15,7 @@ from hcnn.runs.load import load_run
 from hcnn.runs.settings import RunSettings
 from hcnn.runs.train import train_run
 from hcnn.storage.safetensors import load_weights
+from hcnn.training.best_epoch import BestEpoch
 from hcnn.training.evaluate import predict_logits
 from hcnn.training.progress import Progress
 from hcnn.training.recipe import Recipe, learning_rate
@@ -70,6 +71,14 @@ def whole(tmp_path_factory) -> Path:
     return folder
 
 
+def test_of_epochs_that_are_equally_accurate_the_one_with_the_lowest_loss_is_kept() -> None:
+    best = BestEpoch()
+    offers = ((0.8, 0.5), (0.9, 0.7), (0.9, 0.8), (0.9, 0.6), (0.9, 0.6), (0.8, 0.1))
+    taken = [best.offer(n, *offer, {"w": torch.tensor(n)}) for n, offer in enumerate(offers, 1)]
+    assert taken == [True, True, False, True, False, False]
+    assert (best.epoch, best.accuracy, best.loss, int(best.weights["w"])) == (4, 0.9, 0.6, 4)
+
+
 @pytest.mark.parametrize("ema", [0.0, 0.8])
 def test_the_weights_are_those_of_the_best_epoch_and_the_records_say_so(tmp_path, ema) -> None:
     seen: list[Progress] = []
@@ -78,6 +87,7 @@ def test_the_weights_are_those_of_the_best_epoch_and_the_records_say_so(tmp_path
     best = max(log, key=lambda row: (row["validation_accuracy"], -row["validation_loss"]))
     assert best["epoch"] < 6, "the test is of no use if the last epoch is the best"
     assert result["best_epoch"] == best["epoch"]
+    assert result["graph"] is False
     assert result["validation_accuracy"] == best["validation_accuracy"]
     kind = "moving average after epoch" if ema else "epoch"
     assert result["weights"] == f"{kind} {best['epoch']}, the best on the validation images"
@@ -157,9 +167,11 @@ def test_what_cannot_be_changed_is_named(tmp_path) -> None:
     before = final(folder)
     with pytest.raises(ValueError, match="holds a run of 4 epochs: expected --epochs 4 or more; got 3"):
         train_run(folder, settings(3), DATA, resume=True)
-    with pytest.raises(ValueError, match=r"its recipe\.lr differ \(only --epochs may be raised\)"):
+    with pytest.raises(
+        ValueError, match=r"its recipe\.lr \(0\.1, and there .*\) differ \(only --epochs may be raised\)"
+    ):
         train_run(folder, settings(8, lr=0.1), DATA, resume=True)
     other = Splits(DATA.train, shades(30, 2))
-    with pytest.raises(ValueError, match="its validation_data, validation_sha256 differ"):
+    with pytest.raises(ValueError, match=r"its validation_data \(mine, and there none\), validation_sha256 .* differ"):
         train_run(folder, replace(settings(8), validation_name="mine"), other, resume=True)
     assert final(folder) == before

@@ -161,6 +161,7 @@ def test_files_that_are_not_of_a_run_are_not_replaced(tmp_path) -> None:
         ("result.json", "{}", "holds result.json without a config.json"),
         ("metrics.jsonl", "", "holds metrics.jsonl without a config.json"),
         ("curves.png", "mine", "holds curves.png without a config.json"),
+        ("checkpoints", "mine", "checkpoints: expected a folder; it is a file"),
     ],
 )
 def test_other_files_that_would_be_replaced_are_kept(tmp_path, name, text, message) -> None:

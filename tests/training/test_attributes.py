@@ -230,6 +230,16 @@ def test_the_error_is_0_for_the_translation_and_1_for_the_mean() -> None:
     assert float(translation_losses(half, x, 2, by, weight=weight)[0]) < 1e-6
 
 
+def test_images_of_no_weight_have_no_losses() -> None:
+    x, y = torch.randn(2, 30, 4, 8)
+    y.requires_grad_()
+    error, entropy = translation_losses(y, x, 2, torch.ones(30), weight=torch.zeros(30))
+    assert (error.item(), entropy.item()) == (0, 0)
+    (error + entropy).backward()
+    assert y.grad is not None
+    assert not y.grad.any()
+
+
 def test_the_losses_are_those_of_their_formulas() -> None:
     x, y = torch.randn(2, 30, 4, 8, 3)
     by, weight = 4 * torch.rand(30), (torch.arange(30) < 10).float()
@@ -330,6 +340,34 @@ def test_the_tied_error_falls(ties) -> None:
     for tie in ties:
         errors = [row[f"equivariance_error {tie}"] for row in rows]
         assert errors[-1] < 0.5 * errors[0]
+
+
+def test_parts_of_a_batch_in_which_no_image_drew_a_tie_do_not_count() -> None:
+    ties, seen = ["hue=v3@3", "scale=v2@2"], {0: [], 1: []}
+    trainer = make(ties, n=27, epochs=2, batch_size=6, accumulate=3)
+    assert trainer.arrays is not None
+    measure = trainer.arrays.loss
+
+    def record(which: torch.Tensor, amounts: torch.Tensor) -> Any:
+        total, errors = measure(which, amounts)
+        for number in set(which.tolist()):
+            seen[number].append(errors[number].item())
+        return total, errors
+
+    trainer.arrays.loss = record  # pyright: ignore[reportAttributeAccessIssue]
+    for progress in trainer.run():
+        if not (row := progress.epoch_done):
+            continue
+        assert all(0 < len(errors) < 12 for errors in seen.values()), "the test is of no use if no part lacks a tie"
+        for tie, errors in zip(ties, seen.values(), strict=True):
+            assert row[f"equivariance_error {tie}"] == pytest.approx(sum(errors) / len(errors), rel=1e-5)
+            errors.clear()
+
+
+def test_a_tie_that_no_image_of_an_epoch_drew_has_no_error() -> None:
+    trainer = make([f"{name}=v{j}@{j}" for j, name in ((2, "hue"), (3, "scale"))], n=2, epochs=8, batch_size=2)
+    numbers = {len([name for name in row if name.startswith("equivariance_error")]) for row in trainer.fit()}
+    assert numbers == {1, 2}
 
 
 def test_the_topographic_penalty_makes_neighbours_alike() -> None:

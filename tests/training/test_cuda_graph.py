@@ -42,7 +42,7 @@ RECIPE = Recipe(
     batch_size=6,
     augmentation=Augmentation(translation=2, flip="alternating", cutout=2, mixup=0.2, cutmix=1.0),
     ema=0.9,
-    accumulate=2,
+    accumulate=3,
     precision="bfloat16",
 )
 

@@ -1,28 +1,31 @@
 """The training loop by itself: called plainly, in threads, and on what cannot be learned."""
 
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import hcnn
 from hcnn.data.augment import Augmentation
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.layers.randomness import drawn_from
+from hcnn.training.first_step import check_batch
 from hcnn.training.recipe import Recipe
 from hcnn.training.trainer import Trainer
 
 RECIPE = Recipe(epochs=2, batch_size=6, lr=0.05, augmentation=Augmentation(translation=1), ema=0.5)
 
 
-def make(name: str, seed: int = 0, **changed: Any) -> Trainer:
+def make(network: str | nn.Module, seed: int = 0, **changed: Any) -> Trainer:
     random = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (18, 1, 8, 8), dtype=torch.uint8, generator=random)
     labels = torch.arange(18) % 3
     with drawn_from(torch.Generator().manual_seed(seed)):
-        model = hcnn.create_model(name, classes=3)
+        model = hcnn.create_model(network, classes=3) if isinstance(network, str) else network
     preprocessing = Preprocessing((0.5,), (0.25,), (8, 8), ("a", "b", "c"))
     arguments = {"images": images, "labels": labels, "recipe": RECIPE, "seed": seed, **changed}
     return Trainer(model, preprocessing=preprocessing, **arguments)
@@ -59,17 +62,33 @@ def test_threads_with_one_seed_get_the_same_bits_and_nothing_is_drawn_globally(n
     assert any(not torch.equal(other[key], value) for key, value in expected.items())
 
 
-def test_a_resumed_run_with_dropout_has_the_same_bits() -> None:
-    whole, first = make("nin_digits"), make("nin_digits")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # these two of inductor's own
+@pytest.mark.filterwarnings("ignore:.*torch._prims_common.check.*:FutureWarning")
+@pytest.mark.parametrize(
+    ("drop", "compile"),
+    [(nn.Dropout, False), (nn.Dropout, True), (nn.Dropout2d, False), (nn.AlphaDropout, False)],
+)
+def test_a_resumed_run_with_dropout_has_the_same_bits_and_nothing_is_drawn_globally(drop, compile) -> None:
+    def start() -> Trainer:
+        with drawn_from(torch.Generator().manual_seed(0)):
+            model: Any = hcnn.create_model("nin_digits", classes=3)
+        model.drop = drop(0.3)
+        trainer = make(model, recipe=replace(RECIPE, compile=compile))
+        if compile:  # which draws as inductor does, and compiles faster
+            trainer.forward = torch.compile(trainer.model, backend="aot_eager")
+        return trainer
+
+    whole, first, second = start(), start(), start()
     whole.fit()
     for progress in first.run():
         if progress.step == 4:
             break
     state = first.state()
     torch.manual_seed(99)
-    second = make("nin_digits", seed=0)
+    before = torch.get_rng_state()
     second.load_state(state)
     second.fit()
+    assert torch.equal(torch.get_rng_state(), before)
     expected = whole.model.state_dict()
     assert all(torch.equal(second.model.state_dict()[key], value) for key, value in expected.items())
 
@@ -93,7 +112,7 @@ def test_small_images_come_first_and_a_run_resumed_among_them_has_the_same_bits(
 
 def test_a_recipe_sets_the_momentum_of_the_statistics_or_leaves_it() -> None:
     def momenta(trainer: Trainer) -> set[float | None]:
-        return {module.momentum for module in trainer.model.modules() if isinstance(module, torch.nn.BatchNorm1d)}
+        return {module.momentum for module in trainer.model.modules() if isinstance(module, nn.BatchNorm1d)}
 
     assert momenta(make("hcnn_digits")) == {0.1}
     assert momenta(make("hcnn_digits", recipe=replace(RECIPE, statistics_momentum=0.4))) == {0.4}
@@ -110,6 +129,40 @@ def test_a_recipe_sets_the_momentum_of_the_statistics_or_leaves_it() -> None:
 def test_what_cannot_be_learned_is_refused(changed, message) -> None:
     with pytest.raises(ValueError, match=message):
         make("hcnn_digits", **changed)
+
+
+@pytest.mark.parametrize(
+    ("processes", "accumulate", "mixed", "message"),
+    [
+        (4, 1, {}, "6 does not divide into 4 processes times 1 accumulated parts"),
+        (
+            1,
+            2,
+            {"mixup": 0.2},
+            "1 processes times 2 accumulated parts of 6 images have 3 each; expected a multiple of 4",
+        ),
+        (2, 3, {"cutmix": 1.0}, "2 processes times 3 accumulated parts of 6 images have 1 each; .* a multiple of 12"),
+        (
+            2,
+            1,
+            {"mixup": 0.2},
+            "2 processes times 1 accumulated parts of 6 images have 3 each; expected a multiple of 4",
+        ),
+        (1, 3, {"mixup": 0.2, "cutmix": 1.0}, None),
+        (2, 1, {}, None),
+    ],
+)
+def test_parts_of_a_batch_are_equal_and_leave_no_image_unmixed(processes, accumulate, mixed, message) -> None:
+    recipe = replace(RECIPE, accumulate=accumulate, augmentation=Augmentation(**mixed))
+    with nullcontext() if message is None else pytest.raises(ValueError, match=message):
+        check_batch(recipe, 18, processes)
+    if processes == 1:
+        with nullcontext() if message is None else pytest.raises(ValueError, match=message):
+            make("hcnn_digits", recipe=recipe)
+
+
+def test_one_part_of_odd_length_is_mixed_but_for_its_last_image() -> None:
+    check_batch(replace(RECIPE, batch_size=5, augmentation=Augmentation(mixup=0.2)), 18, 1)
 
 
 def test_trying_a_step_changes_nothing() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from hcnn.cli import train_options
-from hcnn.cli.options import Parser
+from hcnn.cli.options import Parser, name_or_path
 
 _RUN = "A run folder, or the name of a model whose pretrained weights ship with the package."
 _NETWORK = _RUN.replace("run folder,", "run folder, a Hub folder, folded weights,")
@@ -76,7 +76,11 @@ class TrainCommand(Command):
 
 
 def _demo(add: Parser) -> None:
-    add.add_argument("--output", type=Path, help="Run folder. Default: runs/demo, or the next free runs/demo-N.")
+    add.add_argument(
+        "--output", type=Path,
+        help="Run folder. Default: runs/demo, or the next free runs/demo-N; with --resume, the last one there is.",
+    )  # fmt: skip
+    add.add_argument("--resume", action="store_true", help="Resume a demo that was interrupted.")
     add.add_argument("--epochs", type=int, metavar="N", help="Passes over the 1,437 training images. Default: 30.")
     add.add_argument(
         "--seed", type=int, default=0, metavar="N", help="Random seed for initialization and data order. Default: 0."
@@ -87,6 +91,7 @@ def _evaluate(add: Parser) -> None:
     add.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=_NETWORK)
     add.add_argument(
         "--data",
+        type=name_or_path,
         help="Another data set, or a labelled folder, with the same classes. Default: the data set of the run.",
     )
     add.add_argument("--data-dir", type=Path, help=_DATA_DIR)
@@ -109,7 +114,7 @@ def _evaluate(add: Parser) -> None:
 
 def _summary(add: Parser) -> None:
     add.add_argument(
-        "model", metavar="NETWORK",
+        "model", type=name_or_path, metavar="NETWORK",
         help="The name of a network, as `hcnn models` lists them, a run folder, or a Hub folder.",
     )  # fmt: skip
     add.add_argument("--image-size", type=int, metavar="N", help="Side length of the image. Default: as in training.")
@@ -168,6 +173,7 @@ def _export(add: Parser) -> None:
     )
     add.add_argument(
         "--data",
+        type=name_or_path,
         help="The data set to check the file with. Default: that of the run, or synthetic images if it is not here.",
     )
     add.add_argument("--data-dir", type=Path, help=_DATA_DIR)
@@ -188,7 +194,7 @@ def _figure(add: Parser) -> None:
 
 
 def _searched(add: Parser) -> None:
-    add.add_argument("--data", help=_DATABASE)
+    add.add_argument("--data", type=name_or_path, help=_DATABASE)
     add.add_argument("--data-dir", type=Path, help=_DATA_DIR)
     add.add_argument("--position", choices=("centre", "mean"), default="centre", help=_POSITION)
 

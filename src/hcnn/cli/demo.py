@@ -27,15 +27,22 @@ def demo(options: Namespace, console: Console) -> None:
         f"Training an HCNN on {len(splits.train):,} handwritten digits of 8x8 pixels; {len(splits.test)} more are the "
         "test set.",
     )
-    folder = options.output or _free_folder(Path("runs/demo"))
+    if options.output is None:
+        options.output = _own_folder(Path("runs/demo"), resume=options.resume)
+    folder: Path = options.output
     settings = RunSettings(model_config("hcnn_digits"), recipe, "digits", options.seed)
-    train_one(folder, settings, splits, console, ("hcnn_digits", "digits"))
+    train_one(folder, settings, splits, console, ("hcnn_digits", "digits"), resume=options.resume)
     sample = folder / "sample.png"
     Image.fromarray(splits.test.images[0, 0].numpy()).save(sample)
     say(console, f"wrote {sample} (a {splits.test.classes[int(splits.test.labels[0])]} from the test set)")
     say(console, f"try: hcnn predict {folder} {sample}")
 
 
-def _free_folder(base: Path) -> Path:
-    candidates = [base, *(base.with_name(f"{base.name}-{n}") for n in range(2, 10_000))]
-    return next(path for path in candidates if not path.exists())
+def _own_folder(base: Path, *, resume: bool) -> Path:
+    """The first free one of `base`, base-2, base-3, …; to resume, the one before it."""
+    before = base
+    for path in (base, *(base.with_name(f"{base.name}-{n}") for n in range(2, 10_000))):
+        if not path.exists():
+            return before if resume else path
+        before = path
+    raise ValueError(f"{base}: expected a free name up to {before.name}; give another --output")

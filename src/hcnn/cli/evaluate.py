@@ -3,11 +3,13 @@
 import json
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
 from torch import Tensor
 
+from hcnn.cli.outputs import EVALUATION, SHIFTS, results_in
 from hcnn.cli.terminal import say
 from hcnn.data.image_set import ImageSet
 from hcnn.evaluation import Evaluation, evaluate, measure_shifts, write_evaluation, write_shifts
@@ -15,8 +17,7 @@ from hcnn.evaluation.report import as_json
 from hcnn.evaluation.shifts import ShiftScore
 from hcnn.export.check_images import load_run_data
 from hcnn.export.opening import open_network
-from hcnn.runs.load import Run
-from hcnn.storage.atomic import ensure_writable
+from hcnn.runs.load import Run, read_result
 from hcnn.training.evaluate import predict_logits
 
 
@@ -35,27 +36,30 @@ def evaluate_runs(options: Namespace, console: Console) -> None:
             raise ValueError(f"--shifts: expected images with 1 or 3 channels; got {tuple(images.images.shape[1:])}")
     folders = [_folder(where, None if several else options.output) for where in options.runs]
     together = options.output or folders[0]
-    for folder in (*folders, together):
-        ensure_writable(folder.parent)
-    shifted: dict[str, list[ShiftScore]] = {}
-    written = []
-    for run, (images, data), name, folder in zip(opened, chosen, names, folders, strict=True):
-        predict = _predictor(run)
-        found = evaluate(predict(images.images), images.labels, images.classes)
-        if options.format == "json":
-            record = {"network": name, "data": data, **as_json(found)}
-            say(console, json.dumps(record, allow_nan=False))
-        else:
-            say(console, (f"{name} on " if several else "") + _sentence(found, data))
-        written.append(write_evaluation(found, folder, title=name, data=data, images=images.images))
+    with ExitStack() as stack:
+        for folder in folders:
+            stack.enter_context(results_in(folder, EVALUATION))
         if options.shifts:
-            shifted[name] = measure_shifts(predict, images.images, images.labels)
-    if shifted:
-        written.append(write_shifts(shifted, together, data=chosen[0][1]).with_suffix(".png"))
-    if options.format == "text":
-        _print_shifts(shifted, console)
-        for path in written:
-            say(console, f"wrote {path}")
+            stack.enter_context(results_in(together, SHIFTS))
+        shifted: dict[str, list[ShiftScore]] = {}
+        written = []
+        for run, (images, data), name, folder in zip(opened, chosen, names, folders, strict=True):
+            predict = _predictor(run)
+            found = evaluate(predict(images.images), images.labels, images.classes)
+            if options.format == "json":
+                record = {"network": name, "data": data, **as_json(found)}
+                say(console, json.dumps(record, allow_nan=False))
+            else:
+                say(console, (f"{name} on " if several else "") + _sentence(found, data))
+            written.append(write_evaluation(found, folder, title=name, data=data, images=images.images))
+            if options.shifts:
+                shifted[name] = measure_shifts(predict, images.images, images.labels)
+        if shifted:
+            written.append(write_shifts(shifted, together, data=chosen[0][1]).with_suffix(".png"))
+        if options.format == "text":
+            _print_shifts(shifted, console)
+            for path in written:
+                say(console, f"wrote {path}")
 
 
 def _name(where: Path) -> str:
@@ -79,9 +83,16 @@ def _images(run: Run, data: str | None, data_dir: Path | None, on: str | None) -
     chosen = sets[on]
     if chosen is None:
         there = [name for name, one in sets.items() if one is not None]
+        aside = on == "validation" and data is None and read_result(run.folder).get("validation_images")
+        reason = (
+            f"{run.config['data']} is not what it was for the training, so it cannot be told which {aside:,} images "
+            "were set aside for validation"
+            if aside
+            else f"its data has no {on} images"
+        )
         raise ValueError(
-            f"{run.folder}: its data has no {on} images; choose others with --on ({', '.join(there)}), or name a "
-            "labelled folder with --data"
+            f"{run.folder}: {reason}; choose others with --on ({', '.join(there)}), or name a labelled folder with "
+            "--data"
         )
     if chosen.classes != run.preprocessing.classes:
         raise ValueError(

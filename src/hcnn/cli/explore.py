@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from hcnn.cli.outputs import STUDY, check_picture, results_in
 from hcnn.cli.terminal import progress_bar, say, status
 from hcnn.cli.train_plan import set_threads
 from hcnn.explore import AttributeSource, Explorer, Source, channels_like, open_explorer
-from hcnn.runs.load import load_named, load_run
-from hcnn.storage.atomic import ensure_writable
+from hcnn.runs.load import Run, load_named, load_run
+from hcnn.storage.atomic import output_folder
 from hcnn.text import printable
 from hcnn.training.device import find_device
 
@@ -39,19 +40,23 @@ def figure(options: Namespace, console: Console) -> None:
     """Draw figure 3 or 4."""
     from hcnn.explore import figures
 
-    explorer = open_with_progress(
-        options.run, console, data=options.data, data_dir=options.data_dir, position=options.position
-    )
-    folder = options.run if options.run.is_dir() else Path()
-    path = options.output or folder / f"figure-{options.number}.png"
-    if options.number == 3:
-        figures.figure3(explorer, path, queries=options.query or None, j=options.depth, axis=options.attribute)
-    else:
+    if options.number == 4:
         if options.depth is not None or options.attribute is not None:
             raise ValueError("figure 4 shows every depth along v(j-1): --depth and --attribute are for figure 3")
         if len(options.query) > 1:
             raise ValueError(f"figure 4: expected one --query; got {len(options.query)}")
-        figures.figure4(explorer, path, query=options.query[0] if options.query else None)
+    load_named(options.run)  # before anything is written
+    folder = options.run if options.run.is_dir() else Path()
+    path = options.output or folder / f"figure-{options.number}.png"
+    check_picture(path)
+    with output_folder(path.parent):
+        explorer = open_with_progress(
+            options.run, console, data=options.data, data_dir=options.data_dir, position=options.position
+        )
+        if options.number == 3:
+            figures.figure3(explorer, path, queries=options.query or None, j=options.depth, axis=options.attribute)
+        else:
+            figures.figure4(explorer, path, query=options.query[0] if options.query else None)
     say(console, f"wrote {path}")
 
 
@@ -64,41 +69,48 @@ def explore(options: Namespace, console: Console) -> None:
     from hcnn.explore.study import StudySettings, run_study
     from hcnn.explore.study_figures import draw_study
 
-    for name in ("queries", "changed", "flat", "orders"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name}: expected 1 or more; got {getattr(options, name)}")
+    for name, least in (("queries", 2), ("changed", 2), ("flat", 2), ("orders", 1)):
+        if getattr(options, name) < least:
+            raise ValueError(f"--{name}: expected {least} or more; got {getattr(options, name)}")
+    if options.seed < 0:
+        raise ValueError(f"--seed: expected 0 or more; got {options.seed}")
     set_threads(options.threads)
     find_device(options.device)
-    load_named(options.run)  # before anything is written
-    output = ensure_writable(options.output or (options.run if options.run.is_dir() else Path()) / "explore")
-    explorer = open_with_progress(
-        options.run,
-        console,
-        data=options.data,
-        data_dir=options.data_dir,
-        folder=options.arrays,
-        position=options.position,
-        device=options.device,
-    )
-    settings = StudySettings(options.queries, options.changed, options.flat, options.orders, seed=options.seed)
-    with status(console, "measuring") as update:
-        study = run_study(explorer, settings=settings, controls=_controls(options, explorer), say=update)
-    written = study.write(output)
-    if explorer.base.images.ndim == 4 and explorer.base.images.shape[1] in (1, 3):
-        written += draw_study(study, output)
-        for name, draw in (("figure-3.png", figures.figure3), ("figure-4.png", figures.figure4)):
-            draw(explorer, output / name)
-            written.append(output / name)
-        written.append(write_report(explorer, study, output, network_page=_network_page(explorer, study.info["run"])))
-    title = printable(f"{options.run}: {study.info['queries']}, {len(explorer.base):,} images")
-    table = Table(title=title, show_header=False)
-    for sentence in findings(study):
-        table.add_row(printable(sentence))
-    console.print(table)
-    for one in answers(study, len(explorer.base.classes)):
-        say(console, f"{one.question} {one.short}. {one.reason}")
-    for path in written:
-        say(console, f"wrote {path}")
+    others = _controls(options, load_named(options.run))  # before anything is computed or written
+    output = options.output or (options.run if options.run.is_dir() else Path()) / "explore"
+    with results_in(output, STUDY):
+        explorer = open_with_progress(
+            options.run,
+            console,
+            data=options.data,
+            data_dir=options.data_dir,
+            folder=options.arrays,
+            position=options.position,
+            device=options.device,
+        )
+        settings = StudySettings(options.queries, options.changed, options.flat, options.orders, seed=options.seed)
+        with status(console, "measuring") as update:
+            study = run_study(
+                explorer, settings=settings, controls=_sources(others, explorer, options.device), say=update
+            )
+        written = study.write(output)
+        if explorer.base.images.ndim == 4 and explorer.base.images.shape[1] in (1, 3):
+            written += draw_study(study, output)
+            for name, draw in (("figure-3.png", figures.figure3), ("figure-4.png", figures.figure4)):
+                draw(explorer, output / name)
+                written.append(output / name)
+            written.append(
+                write_report(explorer, study, output, network_page=_network_page(explorer, study.info["run"]))
+            )
+        title = printable(f"{options.run}: {study.info['queries']}, {len(explorer.base):,} images")
+        table = Table(title=title, show_header=False)
+        for sentence in findings(study):
+            table.add_row(printable(sentence))
+        console.print(table)
+        for one in answers(study, len(explorer.base.classes)):
+            say(console, f"{one.question} {one.short}. {one.reason}")
+        for path in written:
+            say(console, f"wrote {path}")
 
 
 def _network_page(explorer: Explorer, title: str) -> str:
@@ -118,19 +130,27 @@ def _network_page(explorer: Explorer, title: str) -> str:
     return text
 
 
-def _controls(options: Namespace, explorer: Explorer) -> dict[str, Source]:
-    """The networks of further runs, which must have been trained on the same data."""
-    controls: dict[str, Source] = {}
+def _controls(options: Namespace, explored: Run) -> dict[str, Run]:
+    """The further runs, which must have been trained on the same data."""
+    controls: dict[str, Run] = {}
     for path in options.control:
         if path.name in ("trained", "untrained", *controls):
             raise ValueError(
                 f"--control: expected runs of different names; got {path.name} twice, or as a reserved name"
             )
         run = load_run(path)
-        if run.preprocessing != explorer.run.preprocessing:
+        if run.preprocessing != explored.preprocessing:
             raise ValueError(f"--control: {path} was trained on other data than {options.run}")
-        model: Any = run.model.to(options.device)
-        example = run.preprocessing.standardize(explorer.base.images[:1].to(options.device))
-        ordered = model.array_count > 0
-        controls[path.name] = AttributeSource(model) if ordered else channels_like(model, explorer.source, example)
+        controls[path.name] = run
     return controls
+
+
+def _sources(controls: dict[str, Run], explorer: Explorer, device: str) -> dict[str, Source]:
+    """The networks of the controls, from which arrays are read."""
+    sources: dict[str, Source] = {}
+    for name, run in controls.items():
+        model: Any = run.model.to(device)
+        example = run.preprocessing.standardize(explorer.base.images[:1].to(device))
+        ordered = model.array_count > 0
+        sources[name] = AttributeSource(model) if ordered else channels_like(model, explorer.source, example)
+    return sources

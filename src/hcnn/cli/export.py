@@ -10,6 +10,7 @@ from rich.console import Console
 from torch import Tensor
 
 from hcnn.cli.terminal import say
+from hcnn.data.image_files import height_and_width
 from hcnn.data.image_set import Splits
 from hcnn.export.c_program import header_path
 from hcnn.export.check_images import find_check_images, load_run_data
@@ -18,7 +19,7 @@ from hcnn.export.int8 import Int8Loss
 from hcnn.export.opening import open_network
 from hcnn.export.replace import check_replaceable
 from hcnn.runs.load import Run
-from hcnn.storage.atomic import ensure_writable, write_atomically
+from hcnn.storage.atomic import output_folder, write_atomically
 
 _NAMES = {
     "onnx": "model.onnx",
@@ -42,6 +43,8 @@ def export(options: Namespace, console: Console) -> None:
         raise ValueError(f"--image-size: only for --to {' and '.join(_ONE_SIZE)}; got --to {options.to}")
     if options.prefix is not None and options.to != "c":
         raise ValueError(f"--prefix: only for --to c; got --to {options.to}")
+    if options.to == "safetensors" and (options.data is not None or options.data_dir is not None):
+        raise ValueError("--data and --data-dir: not with --to safetensors, whose weights are not checked with images")
     run = open_network(options.run)
     if not run.model.array_count and not (options.int8 and options.to == "c"):
         raise ValueError(
@@ -54,18 +57,21 @@ def export(options: Namespace, console: Console) -> None:
     output = options.output or home / name
     for path in _files(output, options.to):
         check_replaceable(path, force=options.force)
-    if options.to == "safetensors":
-        _safetensors(run, output, console)
-        return
-    if options.int8:
-        splits = load_run_data(run, options.data, options.data_dir)
-        ensure_writable(output.parent)
-        write = _int8_c if options.to == "c" else _int8
-        write(run, output, splits, options.prefix, console)
-        return
+    with output_folder(output.parent):
+        if options.to == "safetensors":
+            _safetensors(run, output, console)
+        elif options.int8:
+            splits = load_run_data(run, options.data, options.data_dir)
+            write = _int8_c if options.to == "c" else _int8
+            write(run, output, splits, options.prefix, console)
+        else:
+            _checked(run, output, options, console)
+
+
+def _checked(run: Run, output: Path, options: Namespace, console: Console) -> None:
+    """The formats that are checked with images."""
     checked = find_check_images(run, options.data, options.data_dir)
     images = _resized(checked.images, options.image_size)
-    ensure_writable(output.parent)
     say(console, f"checking with {checked.source}")
     from hcnn import export as to
 
@@ -106,11 +112,10 @@ def _wrote(path: Path, console: Console) -> None:
 def _resized(images: Tensor, side: int | None) -> Tensor:
     if side is None or all(n == side for n in images.shape[2:]):
         return images
-    if side < 1:
-        raise ValueError(f"--image-size: expected a positive number; got {side}")
+    size = height_and_width(side)
     if images.ndim != 4:
         raise ValueError("--image-size: only for images of two spatial axes")
-    return F.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True).round().to(torch.uint8)
+    return F.interpolate(images.float(), size=size, mode="bilinear", antialias=True).round().to(torch.uint8)
 
 
 def _safetensors(run: Run, output: Path, console: Console) -> None:
@@ -171,4 +176,4 @@ def _say_loss(loss: Int8Loss, console: Console) -> None:
         f"({loss.int8 - loss.float32:+.2%}); {loss.changed:.2%} of the answers differ",
     )
     if not loss.held_out:
-        say(console, "the data has no validation or test images: the network was trained on these, so it may lose more")
+        say(console, "no images are known to be held out: the network was trained on these, so it may lose more")

@@ -86,8 +86,9 @@ def suggest(
         validation = 0 if survey.has_other_splits else min(survey.images // 5, survey.images - survey.classes)
     recipe, train = get_recipe(name), max(1, survey.images - validation)
     recipe = for_few_images(recipe, train)
+    classes, images = survey.classes, survey.images
     reason = (
-        f"{folder.name}: {survey.images:,} training images of {survey.classes} classes, "
+        f"{folder.name}: {images:,} training image{'s' * (images != 1)} of {classes} class{'es' * (classes != 1)}, "
         f"{'grey' if survey.grey else 'colour'}, resized to {chosen[0]}x{chosen[1]} ({why})"
     )
     if validation:

@@ -26,7 +26,7 @@ def source_label(source: str) -> str:
     return f"from-{(path.parent if path.suffix == '.safetensors' else path).name}"
 
 
-def find_initial(source: str, model: str | None, resumed: Path | None) -> Initial:
+def find_initial(source: str, model: str | None, resumed: Path | None, initial: Initial | None = None) -> Initial:
     """The network that --init names.
 
     A run that is resumed does not need it any more: if it is gone, what config.json says of it is enough.
@@ -35,14 +35,15 @@ def find_initial(source: str, model: str | None, resumed: Path | None) -> Initia
         source: as `hcnn.export.opening.open_network` takes it.
         model: what --model names, or None.
         resumed: the run folder that is resumed, or None.
+        initial: the network, if it is in memory already.
 
     Raises:
         ValueError: if it is no trained network, is folded, or is not what --model names.
     """
     gone = source not in list_pretrained() and not Path(source).exists()
-    if resumed is not None and gone and (resumed / CONFIG).is_file():
+    if initial is None and resumed is not None and gone and (resumed / CONFIG).is_file():
         initial = recorded_initial(read_object(resumed / CONFIG), str(resumed / CONFIG))
-    else:
+    elif initial is None:
         run = open_network(source)
         initial = initial_network(source, run.model, run.preprocessing)
     if model is not None and (differs := _differences(model_config(model), initial.config)):

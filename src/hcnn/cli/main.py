@@ -4,6 +4,7 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 
@@ -75,24 +76,29 @@ def _run(words: list[str]) -> int:
 
 
 def _carry_out(words: list[str], console: Console) -> int:
-    command = COMMANDS[words[0]]
+    command, options = COMMANDS[words[0]], None
     try:
-        command.run(command.read(words[0], words[1:]), console)
+        options = command.read(words[0], words[1:])
+        command.run(options, console)
     except BrokenPipeError:
         raise
     except Exception as error:
-        return _explain(error, words)
+        return _explain(error, words, options)
     return 0
 
 
-def _explain(error: Exception, words: list[str]) -> int:
+def _explain(error: Exception, words: list[str], options: Any) -> int:
     """Print the errors that are a user's to mend; any other is a fault of this package and is raised again."""
     from hcnn.runs.interrupts import Interrupted
     from hcnn.storage.run_lock import RunFolderBusy
 
     if isinstance(error, Interrupted):
-        again = shlex.join(["hcnn", *(word for word in words if word != "--resume"), "--resume"])
-        return _fail(f"{error}\n  to resume: {again}", error.exit_code)
+        again = ["hcnn", *(word for word in words if word != "--resume"), "--resume"]
+        if words[0] == "demo" and not any(word.partition("=")[0] == "--output" for word in words):
+            again += ["--output", str(options.output)]  # which it chose itself
+        return _fail(f"{error}\n  to resume: {shlex.join(again)}", error.exit_code)
+    if isinstance(error, ValueError) and words[0] not in ("train", "tune", "predict"):  # the others lack the option
+        return _fail(str(error).replace(" (on_bad='skip' leaves them out)", ""))
     if isinstance(error, ValueError | OSError | ImportError | MemoryError | RunFolderBusy):
         return _fail(error)
     raise error
@@ -103,11 +109,12 @@ _OPTIONS = {
     "on_bad='skip'": "--bad-images skip",
     "channels='first'": "--channels first",
     "channels='last'": "--channels last",
+    "as data_dir)": "as --data-dir)",
 }
 
 
 def _fail(reason: object, code: int = 2) -> int:
-    text = str(reason)
+    text = "not enough memory" if isinstance(reason, MemoryError) and not str(reason) else str(reason)
     if isinstance(reason, OSError) and reason.strerror:
         path = reason.filename.decode(errors="replace") if isinstance(reason.filename, bytes) else reason.filename
         text = f"{path}: {reason.strerror}" if path else reason.strerror

@@ -8,6 +8,7 @@ import textwrap
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from hcnn.text import suggest_name
@@ -45,6 +46,8 @@ class Parser(argparse.ArgumentParser):
             formatter_class=_Formatter,
             allow_abbrev=False,
         )
+        for kind in (int, float, Path):  # read in the words of this package; argparse would say "invalid int value"
+            self.register("type", kind, _reader(kind, False))
         self.refused: dict[str, str] = {}
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
@@ -56,7 +59,7 @@ class Parser(argparse.ArgumentParser):
                 if name in self.refused:
                     raise ValueError(f"{name}: {self.refused[name]}")
                 options = [option for option in self._option_string_actions if option.startswith("--")]
-                self.error(f"unknown option {name!r}; {suggest_name(name, options) if len(name) > 2 else 'see --help'}")
+                self.error(f"unknown option {name!r}" + (f"; {suggest_name(name, options)}" if len(name) > 2 else ""))
         if unknown:
             self.error(f"expected no further word; got {' '.join(map(repr, unknown))}")
         return known
@@ -199,6 +202,15 @@ def _read_word(kind: Any, word: str) -> Any:
             return kind(word)
         except ValueError:
             raise ValueError(f"expected a {'whole ' if kind is int else ''}number; got {word!r}") from None
+    if kind is Path:  # an empty one would be the current folder
+        return Path(name_or_path(word))
+    return word
+
+
+def name_or_path(word: str) -> str:
+    """A word that is not empty, as often a variable of a shell script is."""
+    if not word:
+        raise argparse.ArgumentTypeError("expected a name or a path; got ''")
     return word
 
 

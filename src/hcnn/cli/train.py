@@ -156,6 +156,8 @@ def _show_result(folder: Path, settings: RunSettings, splits: Splits, result: di
     written += _plots(folder, splits, result.get("test_accuracy"), console)
     for path in written:
         say(console, f"wrote {path}")
+    if splits.test is not None and "test_accuracy" not in result:  # finished before, with --no-test
+        say(console, f"the run was finished without its test images; to measure them: hcnn evaluate {folder}")
 
 
 def _plots(folder: Path, splits: Splits, test_accuracy: float | None, console: Console) -> list[Path]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from hcnn.cli.options import Parser, Setting, add_setting, read_assignment, settings_of, with_settings
+from hcnn.cli.options import Parser, Setting, add_setting, name_or_path, read_assignment, settings_of, with_settings
 from hcnn.text import suggest_name
 
 DEFAULT_MODELS = {"digits": "hcnn_digits", "cifar10": "hcnn_small_cifar10", "cifar100": "hcnn_cifar100"}
@@ -89,12 +89,13 @@ def read(words: Sequence[str], description: str = "", command: str = "train") ->
     return replace(_with_defaults(given, settings), words=tuple(words))
 
 
-def from_keywords(data: str, given: Mapping[str, Any]) -> TrainOptions:
+def from_keywords(data: str, given: Mapping[str, Any], initial: Any = None) -> TrainOptions:
     """The options of `hcnn.train`, by the names that they have on the command line.
 
     Args:
         data: name of the data set, or a path.
         given: values by option, with underscores.
+        initial: the trained network that `init` in `given` names, if it is in memory.
 
     Returns:
         The options.
@@ -102,6 +103,9 @@ def from_keywords(data: str, given: Mapping[str, Any]) -> TrainOptions:
     Raises:
         ValueError: for an unknown option (similar ones are suggested), or a value out of range.
     """
+    for name, value in {"data": data, **given}.items():
+        if value == "":
+            raise ValueError(f"{name}: expected a value; got ''")
     words = [f"--{name}={given[name]}" for name in ("model", "recipe", "init") if given.get(name) is not None]
     parser, settings = make_parser(words)
     found = vars(parser.parse([*words, "--", data]))
@@ -116,7 +120,7 @@ def from_keywords(data: str, given: Mapping[str, Any]) -> TrainOptions:
         if value is not None and name in ("output", "teacher", "data_dir"):
             value = Path(value)
         found[name] = value
-    return _with_defaults({**found, "seeds": 1}, settings)
+    return _with_defaults({**found, "seeds": 1}, settings, initial)
 
 
 def make_parser(
@@ -156,7 +160,7 @@ def make_parser(
 
 def _add_common(parser: Parser, group: Any, command: str) -> None:
     parser.add_argument(
-        "data", nargs="?", default="digits", metavar="DATA",
+        "data", nargs="?", type=name_or_path, default="digits", metavar="DATA",
         help="digits, cifar10, cifar100, a folder with a subfolder of images for each class, or an .npz file. Default: "
         "digits.",
     )  # fmt: skip
@@ -199,7 +203,7 @@ def _add_common(parser: Parser, group: Any, command: str) -> None:
         + ("0, or a fifth of a folder without held-out images." if command == "train" else "a fifth."),
     )  # fmt: skip
     add(
-        "--validation-data", metavar="PATH",
+        "--validation-data", type=name_or_path, metavar="PATH",
         help="Validation images of your own, in place of --validation: a folder with a subfolder for each class, or an "
         ".npz file.",
     )  # fmt: skip
@@ -215,7 +219,7 @@ def _add_common(parser: Parser, group: Any, command: str) -> None:
         "repeated, and continued with :weight=W, :range=LOW..HIGH and :period=P. Makes the network periodic.",
     )  # fmt: skip
     add(
-        "--init", default=None, metavar="SOURCE",
+        "--init", type=name_or_path, default=None, metavar="SOURCE",
         help="Start from a trained network: the name of one with pretrained weights, a run folder, a Hub folder, or "
         "the weights file in either. Its settings and the standardization of its images are kept; the class layer is "
         "made anew unless the classes are the same.",
@@ -311,7 +315,7 @@ def _recipe(model: str, name: str | None) -> tuple[str, Any]:
     return name, get_recipe(name)
 
 
-def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting]) -> TrainOptions:
+def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting], initial: Any = None) -> TrainOptions:
     """Fill in what was not given, as model, recipe and data imply it."""
     from hcnn.cli.folder_defaults import suggest
     from hcnn.cli.initial import find_initial, further_recipe, source_label
@@ -326,16 +330,17 @@ def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting]) ->
     if apart and "validation" in given:
         raise ValueError("--validation-data: expected no --validation beside it; got both")
     validation, reason = given.get("validation", 0), ""
-    source, seed, initial = given["init"], given["seed"], None
+    source, seed = given["init"], given["seed"]
     label = source and source_label(source)
     if source is not None:
         output = _output(given, label)
         one = output if given["seeds"] == 1 else output / f"seed-{seed}"
-        initial = find_initial(source, given["model"], one if given["resume"] else None)
+        initial = find_initial(source, given["model"], one if given["resume"] else None, initial)
     if data not in NAMES and folder.is_dir():
         held = 0 if apart else given.get("validation")
-        why = "as requested" if size or initial is None else f"as for {initial.source}"
-        found = suggest(folder, size or _image_size_of(initial), given["model"], held, why)
+        wanted = _image_size_of(initial) if size is None else size
+        why = f"as for {initial.source}" if size is None and initial is not None else "as requested"
+        found = suggest(folder, wanted, given["model"], held, why)
         model, image_size, reason = found.model, found.image_size, found.reason
         if initial is None and found.hint:
             reason += f"\n  {found.hint}"

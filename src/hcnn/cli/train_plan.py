@@ -1,5 +1,6 @@
 """From the options of `hcnn train` to data and settings of a run, for the commands and for `hcnn.train`."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -27,8 +28,15 @@ def prepare_process(options: TrainOptions) -> None:
 
 
 def run_settings(options: TrainOptions, splits: Splits, seed: int) -> RunSettings:
-    """The settings of a run on these images."""
+    """The settings of a run on these images.
+
+    Raises:
+        ValueError: if sizes were given that the images have less of; those of a named recipe serve any images.
+    """
     rest = options.rest
+    sizes, largest = options.recipe.image_sizes, max(splits.train.images.shape[2:])
+    if "image_sizes" in options.given and max(sizes, default=0) > largest:
+        raise ValueError(f"image_sizes: expected sides of at most {largest}, as the images have; got {max(sizes)}")
     network = replace(options.network, channels=splits.train.images.shape[1], classes=len(splits.train.classes))
     return RunSettings(
         network,
@@ -44,6 +52,7 @@ def run_settings(options: TrainOptions, splits: Splits, seed: int) -> RunSetting
         validation_name=rest.validation_data,
         initial=options.initial,
         freeze=rest.freeze,
+        on_bad=rest.bad_images,
     )
 
 
@@ -54,8 +63,9 @@ def set_threads(threads: int | None) -> None:
         ValueError: if there is no such number of threads.
     """
     if threads is not None:
-        if threads < 1:
-            raise ValueError(f"--threads: expected 1 or more; got {threads}")
+        most = max(64, 4 * (os.cpu_count() or 1))  # far more than gain anything, far less than a system refuses
+        if not 1 <= threads <= most:
+            raise ValueError(f"--threads: expected 1 to {most}; got {threads}")
         torch.set_num_threads(threads)
 
 

@@ -32,7 +32,7 @@ def tune(options: TrainOptions, console: Console) -> None:
     extra: dict[str, Any] = {}
     if splits.validation is None and not hasattr(rest, "validation"):
         extra["validation"] = len(splits.train) // 5
-        splits = load_splits(replace(options, validation=extra["validation"]), lambda line: say(console, line))
+        splits = load_splits(replace(options, validation=extra["validation"]), lambda line: None)  # said above
         say(console, f"{extra['validation']:,} training images are held out for validation")
     folder = rest.output or options.output.with_name(f"tune-{options.output.name}")
     if options.initial is not None:

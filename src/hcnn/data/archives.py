@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from hcnn.data.regular_files import open_regular, read_regular
-from hcnn.storage.atomic import StrPath
+from hcnn.storage.atomic import StrPath, output_folder
 
 Progress = Callable[[int, int], None]
 
@@ -125,7 +125,7 @@ def fetch(spec: ArchiveSpec, folder: StrPath, *, progress: Progress | None = Non
                     progress(file.tell(), total)
 
     try:
-        with _quiet(pooch.get_logger()):
+        with output_folder(path.parent), _quiet(pooch.get_logger()):
             pooch.retrieve(spec.url, f"md5:{spec.md5}", spec.file, path.parent, downloader=cast(Any, download))
     except requests.RequestException as error:
         raise ConnectionError(f"{spec.name}: could not download {spec.url} ({error}). {by_hand}") from error
@@ -197,6 +197,8 @@ def read_layout(spec: ArchiveSpec, data_dir: StrPath | None = None) -> tuple[Pat
 
     """
     root = cache_folder(data_dir)
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"{root}: expected a folder of data sets; it is a file")
     for folder in (root, root / spec.folder):
         missing = [name for name, _ in spec.members if not (folder / name).is_file()]
         if not missing:

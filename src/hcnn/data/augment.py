@@ -37,7 +37,7 @@ class Augmentation:
             2017); 0 for none.
         mixup: α of λ ~ Beta(α, α), with x = λ x_a + (1 - λ) x_b (Zhang et al. 2018); 0 for none.
         cutmix: α of λ ~ Beta(α, α), where x_b replaces x_a in a box of 1 - λ of the volume (Yun et al. 2019); 0 for
-            none. With both, each image draws which of the two it gets.
+            none. With both, each image draws which of the two it gets. The last image of an odd batch gets neither.
 
     Raises:
         ValueError: if a value is out of range.

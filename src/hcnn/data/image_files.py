@@ -1,6 +1,7 @@
 """Image files: what Pillow reads safely becomes a uint8 tensor, or an error that names the file."""
 
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from io import BytesIO
@@ -41,7 +42,7 @@ _TURNS = {
 }  # fmt: skip
 
 
-def read_image(source: StrPath | bytes, *, size: Size, channels: int) -> Tensor:
+def read_image(source: "StrPath | bytes | Image", *, size: Size, channels: int) -> Tensor:
     """Read one image file the way `hcnn.data.datasets.load` reads those of a folder.
 
     PNG, JPEG (JFIF, and the first picture of MPO), WebP, GIF, BMP and TIFF files are read; of an animation, its first
@@ -50,7 +51,7 @@ def read_image(source: StrPath | bytes, *, size: Size, channels: int) -> Tensor:
     or, where there is none that can be used, by R = (1 - C)(1 - K) and so on.
 
     Args:
-        source: path of an image file, or its bytes.
+        source: path of an image file, its bytes, or a Pillow image, of which the present frame is read.
         size: side, or (height, width), that the image is resized to cover and cropped to about its centre.
         channels: 1 for grey or 3 for RGB.
 
@@ -67,35 +68,40 @@ def read_image(source: StrPath | bytes, *, size: Size, channels: int) -> Tensor:
     pair = height_and_width(size)
     if pair is None or channels not in (1, 3):
         raise ValueError(f"expected a size, and 1 or 3 channels; got size {size!r}, channels {channels!r}")
-    data = source if isinstance(source, bytes) else read_regular(source)
+    is_path = isinstance(source, str | os.PathLike)
+    data = read_regular(source) if is_path else source
     try:
         return fit(decode(data, upright), pair, channels)
     except ValueError as error:
-        raise (error if isinstance(source, bytes) else ValueError(f"{source}: {error}")) from error
+        raise (ValueError(f"{source}: {error}") if is_path else error) from error
 
 
 def height_and_width(size: Size | None) -> tuple[int, int] | None:
-    """A size as (height, width), None as None."""
+    """A size as (height, width), None as None; a ValueError for one that no image may have."""
     if size is None:
         return None
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise ValueError(f"image_size: expected a positive side or (height, width); got {size!r}")
+    if sides[0] * sides[1] > MAX_PIXELS:
+        raise ValueError(f"image_size: expected at most {MAX_PIXELS:,} pixels; got {size!r}")
     return sides[0], sides[1]
 
 
-def decode(data: bytes, use: "Callable[[Image], T]") -> T:
-    """Open an image, judge its header, and return `use(image)`; ValueErrors lack the file's name."""
+def decode(data: "bytes | Image", use: "Callable[[Image], T]") -> T:
+    """Open an image unless it is open, judge its header, and return `use(image)`; ValueErrors lack the file's name."""
     try:
         from PIL import Image
     except ImportError as error:
         raise ImportError("reading images needs pillow: pip install pillow") from error
-    if not data:
+    if isinstance(data, bytes) and not data:
         raise ValueError(f"{_EXPECTED}; got an empty file")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of damage that is judged here
         try:
-            image: Image.Image = Image.open(BytesIO(data), formats=_FORMATS)
+            image = Image.open(BytesIO(data), formats=_FORMATS) if isinstance(data, bytes) else data
+            if not image.width * image.height:
+                raise _Unfit(f"expected at least one pixel; got {image.height} × {image.width}")
             if image.width * image.height > MAX_PIXELS:
                 raise _Unfit(f"expected at most {MAX_PIXELS:,} pixels; got {image.height} × {image.width}")
             if image.mode not in (*_GREY, *_COLOUR) and not _is_deep(image):
@@ -129,11 +135,11 @@ def _is_grey(image: "Image") -> bool:
 
 def _expect_one_page(image: Any) -> None:
     """Refuse a TIFF file of several pages, which are pictures of equal rank; reduced copies do not count."""
-    pages = 1
+    pages, present = 1, image.tell()
     for page in range(1, image.n_frames):
         image.seek(page)
         pages += not image.tag_v2.get(_SUBFILE, 0) & 1
-    image.seek(0)
+    image.seek(present)
     if pages > 1:
         raise _Unfit(f"expected a single page; got {pages}")
 
@@ -164,7 +170,8 @@ def _eight_bits(image: "Image") -> "Image":
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         if np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
             raise _Unfit("expected opaque pixels; some are transparent")
-        # An unused transparent colour would make Pillow add an alpha channel, or warn.
+        # An unused transparent colour would make Pillow add an alpha channel, or warn. The image may be the caller's.
+        image = image.copy()
         image.info.pop("transparency", None)
     return _from_cmyk(image) if image.mode == "CMYK" else image.convert("L" if _is_grey(image) else "RGB")
 

@@ -60,8 +60,8 @@ def read_folder(root: Path, size: tuple[int, int] | None, channels: int | None, 
     classes = tuple(files["train"])
     if not classes:
         raise ValueError(
-            f"{folders['train']}: expected a folder of images for each class; found no folder (for the binary files "
-            "of CIFAR use load('cifar10', data_dir=…) or load('cifar100', data_dir=…))"
+            f"{folders['train']}: expected a folder of images for each class; found no folder (the binary files "
+            "of CIFAR are read as 'cifar10' or 'cifar100', with their folder as data_dir)"
         )
     for split, found in files.items():
         for name, paths in found.items():

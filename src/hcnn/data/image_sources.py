@@ -6,10 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hcnn.data.image_files import SUFFIXES
 from hcnn.data.regular_files import MAX_BYTES
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _SIGNATURES = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"II*\0", b"MM\0*")
 _LONGEST_PATH = 1 << 16  # bytes
@@ -22,12 +25,12 @@ class ImageSource:
 
     Attributes:
         name: its path, or "-".
-        data: its bytes, if they came from standard input.
+        data: its bytes, if they came from standard input or in memory; or a Pillow image.
         problem: why it cannot be read, if that is known already.
     """
 
     name: str
-    data: bytes | None = None
+    data: "bytes | Image | None" = None
     problem: str = ""
 
 

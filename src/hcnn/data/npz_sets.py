@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -60,6 +60,8 @@ def read_splits(path: Path) -> Splits:
         raise ValueError(f"{path}: {_EXPECTED}; got {', '.join(found_arrays) or 'none'}")
     classes = [_text(one) for one in arrays["classes"].ravel().tolist()] if "classes" in arrays else None
     channels: Any = _text(arrays["channels"].tolist()) if "channels" in arrays else "auto"
+    if channels not in get_args(Channels):
+        raise ValueError(f"{path}: channels: expected 'first', 'last' or 'auto'; got {channels[:60]!r}")
     sets = {}
     for part, names in parts.items():  # training images first
         sets[part] = _image_set(path, arrays, names, channels, classes, allow_empty=part != "train")
@@ -94,6 +96,12 @@ def _image_set(
         raise ValueError(
             f"{path}: {names[1]}: expected one label for each image, (n,) or (n, 1); got shape {labels.shape}"
         )
+    if len(labels) != len(images):
+        raise ValueError(
+            f"{path}: {names[1]}: expected a label for each of the {len(images):,} images; got {len(labels):,}"
+        )
+    if labels.dtype.kind not in "iuUS":
+        raise ValueError(f"{path}: {names[1]}: expected whole numbers or text; got {labels.dtype}")
     if labels.dtype.kind in "US":
         words = [_text(one) for one in labels.tolist()]
         classes = sorted({*words}) if classes is None else classes
@@ -104,6 +112,11 @@ def _image_set(
             )
         index = {name: i for i, name in enumerate(classes)}
         labels = np.array([index[word] for word in words], np.int64)
+    bad = (labels < 0) | (False if classes is None else labels >= len(classes))
+    if bad.any():
+        most = "" if classes is None else f" to {len(classes) - 1}, for {len(classes)} classes"
+        at = int(bad.argmax())
+        raise ValueError(f"{path}: {names[1]}: expected labels from 0{most}; got {labels[at]} at image {at}")
     return from_arrays(images, labels, classes, channels=channels, name=f"{path}: {names[0]}", allow_empty=allow_empty)
 
 

@@ -56,7 +56,7 @@ class HCNNClassifier(FittedNetwork):
         epochs: number of epochs. Default: the recipe's.
         batch_size: images per step, at most as many as there are to train on. Default: the recipe's.
         lr: learning rate. Default: the recipe's.
-        attributes: properties that are to be translations along attributes, such as ``("rotation=v3@3",)``; see
+        attributes: properties that are to be translations along attributes, such as ``"rotation=v3@3"`` or several; see
             `hcnn.training.attribute_ties.AttributeTie`. They make the network periodic. Default: the recipe's.
         class_weight: weights of the classes, a dict from label to weight; "balanced" gives every class the same weight
             in all, however many images it has. None: all images count the same.
@@ -105,7 +105,7 @@ class HCNNClassifier(FittedNetwork):
         epochs: int | None = None,
         batch_size: int | None = None,
         lr: float | None = None,
-        attributes: Sequence[str | AttributeTie] | None = None,
+        attributes: str | AttributeTie | Sequence[str | AttributeTie] | None = None,
         class_weight: dict[Any, float] | str | None = None,
         early_stopping: bool = True,
         validation_fraction: float = 0.1,
@@ -291,6 +291,8 @@ class HCNNClassifier(FittedNetwork):
 
     def _own_validation(self, X_val: Any, y_val: Any) -> tuple[Tensor, Tensor]:
         array = check_array(X_val, dtype="numeric", allow_nd=True, input_name="X_val")
+        if array.ndim == 2:  # X_val as it came, because an array no longer has the names of a data frame's columns
+            validate_data(self, X_val, reset=False, skip_check_array=True)
         images = images_of(array, self.image_shape, self.channels, len(self.mean_), name="X_val")
         labels = self._indices(y_val, "y_val")
         if len(labels) != len(images):

@@ -165,7 +165,7 @@ def evaluate(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Evaluati
         confusion=confusion,
         bins=bins,
         calibration_error=sum(one.count / n * abs(one.accuracy - one.confidence) for one in bins if one.count),
-        log_loss=-probabilities.log().gather(1, labels[:, None]).mean().item(),
+        log_loss=-logits.log_softmax(1).gather(1, labels[:, None]).mean().item(),  # finite where a probability is 0
         coverage=_coverage(confidence, right),
         mistakes=_mistakes(confidence, answers, labels),
     )

@@ -49,6 +49,9 @@ def write_evaluation(found: Evaluation, folder: Path, *, title: str, data: str, 
         draw(found, folder / f"{name}.png")
     mistakes = folder / "mistakes"
     shown = _mistake_images(found, images)
+    for path in mistakes.glob("*.png"):  # of an earlier evaluation
+        if path.stem.isdecimal() and int(path.stem) not in shown:
+            path.unlink()
     if shown:
         mistakes.mkdir(exist_ok=True)
         for number, png in shown.items():

@@ -104,9 +104,11 @@ def shift_images(images: Tensor, name: str, strength: float) -> Tensor:
             f"{name}: expected uint8 images (n, c, h, w) with 1 or 3 channels; got {images.dtype} of "
             f"{tuple(images.shape)}"
         )
+    if not len(images):
+        return images.clone()
     generator = torch.Generator().manual_seed(SEED)
     if name == "jpeg":
-        return torch.stack([_jpeg(image, int(strength)) for image in images]) if len(images) else images.clone()
+        return torch.stack([_jpeg(image, int(strength)) for image in images])
     if name == "crop":
         return _crop(images, strength, generator)
     if name in ("blur", "noise"):
@@ -114,7 +116,8 @@ def shift_images(images: Tensor, name: str, strength: float) -> Tensor:
     up = torch.rand(len(images), generator=generator) < 0.5
     changed = torch.empty_like(images)
     for chosen, sign in ((up, 1), (~up, -1)):
-        changed[chosen] = _bytes(change(images[chosen], name, sign * strength))
+        if chosen.any():  # of few images, all may go one way
+            changed[chosen] = _bytes(change(images[chosen], name, sign * strength))
     return changed
 
 
@@ -132,7 +135,14 @@ def measure_shifts(
     Returns:
         The score without a change, then five for each change.
 
+    Raises:
+        ValueError: if there are no images, or not one label for each.
+
     """
+    if not len(images) or labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"measure_shifts: expected images, and as many labels; got {len(images)} and {tuple(labels.shape)}"
+        )
 
     def score(name: str, strength: float, shown: Tensor) -> ShiftScore:
         right = int((predict(shown).argmax(1).cpu() == labels.cpu()).sum())

@@ -220,12 +220,17 @@ def _origin(source: Source, images: ImageSet, position: Position) -> dict[str, A
 
 def _read(folder: Path, origin: dict[str, Any]) -> dict[str, Any]:
     """The record of a folder, which must be of the same origin."""
+    path, again = folder / INDEX, f"Delete {folder} to start again"
     try:
-        record = read_object(folder / INDEX)
-        different = [key for key in origin if record[key] != origin[key]]
-        done = int(record["done"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / INDEX}: expected a record of arrays; {error!r}") from error
+        record = read_object(path)
+    except (OSError, ValueError) as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: expected a record of arrays; {reason}. {again}") from error
+    if lacking := [key for key in (*origin, "done") if key not in record]:
+        raise ValueError(f"{path}: expected a record of arrays; it lacks {', '.join(lacking)}. {again}")
+    done, different = record["done"], [key for key in origin if record[key] != origin[key]]
+    if not isinstance(done, int):
+        raise ValueError(f"{path}: done: expected a number of images; got {_short(done)}. {again}")
     if different:
         texts = [f"{key} {_short(record[key])}, expected {_short(origin[key])}" for key in different]
         raise ValueError(

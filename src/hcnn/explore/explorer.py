@@ -2,6 +2,7 @@
 
 import io
 import math
+import operator
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -94,7 +95,8 @@ class Explorer:
         """The images nearest to one query after each of several translations.
 
         Args:
-            query: an image of the database, which is excluded from the search; or any image, uint8 (c, *u).
+            query: the number of an image of the database, which is excluded from the search; or any image, uint8
+                (c, *u).
             j: depth.
             moves: translations, such as ``{"v6": 1, "v7": -0.5}`` or ``{}``; row m of the result is for ``moves[m]``.
             k: neighbours per translation.
@@ -104,16 +106,15 @@ class Explorer:
             Neighbours, (moves, k).
 
         Raises:
-            ValueError: for an image, depth, attribute or k that does not exist.
+            ValueError: for an image, depth, attribute or k that does not exist, or no translation.
 
         """
+        if not len(moves):
+            raise ValueError("moves: expected one translation or more, such as {}; got none")
         axes = {axis for move in moves for axis in move} if smooth is None else smooth
-        space = self.space(j, [*axes])
-        if isinstance(query, int):
-            self._check(query)
-            moved, exclude = space.moved(torch.tensor([query]), moves)[0], torch.full((len(moves),), query)
-        else:
-            moved, exclude = space.moved(self.arrays_of(query[None])[1][j], moves)[0], None
+        space, query = self.space(j, [*axes]), self._query(query)
+        moved = space.moved(self._start(query, j), moves)[0]
+        exclude = torch.full((len(moves),), query) if isinstance(query, int) else None
         return space.nearest(moved, k, exclude=exclude)
 
     def arrays_of(self, images: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
@@ -138,9 +139,11 @@ class Explorer:
             (amounts, classes); each row adds up to 1.
 
         Raises:
-            ValueError: for an image, depth or attribute that does not exist.
+            ValueError: for an image, depth or attribute that does not exist, or no amount.
 
         """
+        if not len(amounts):
+            raise ValueError("amounts: expected one or more; got none")
         self.arrays.at(j)
         attribute_dim(axis, j, newest_at=0)
         image = self.image(query)[None]
@@ -151,10 +154,8 @@ class Explorer:
 
     def image(self, query: Query) -> Tensor:
         """The pixels of a query, uint8 (c, *u)."""
-        if isinstance(query, int):
-            self._check(query)
-            return self.base.images[query]
-        return query
+        query = self._query(query)
+        return self.base.images[query] if isinstance(query, int) else query
 
     def label(self, index: int) -> int:
         """The class of an image of the database."""
@@ -166,8 +167,7 @@ class Explorer:
     ) -> Tensor:
         """x̄_j of a query, (v_{j-1}, v_j), smoothed and translated as requested, for drawing beneath an image."""
         space = self.space(j, smooth)
-        start = torch.tensor([query]) if isinstance(query, int) else self.arrays_of(query[None])[1][j]
-        return space.moved(start, [move or {}])[0, 0]
+        return space.moved(self._start(query, j), [move or {}])[0, 0]
 
     def thumbnail(self, query: Query, side: int = 64) -> bytes:
         """An image as the bytes of a PNG of `side` pixels or a little more, enlarged by whole pixels.
@@ -178,6 +178,22 @@ class Explorer:
 
         """
         return png(self.image(query), side)
+
+    def _query(self, query: Query) -> int | Tensor:
+        """The number of an image of the database, from an integer of any kind, or the pixels of an image."""
+        if isinstance(query, Tensor) and query.ndim:
+            return query
+        try:
+            number = operator.index(query)
+        except TypeError:
+            raise ValueError(f"image: expected a number, or pixels uint8 (c, *u); got {query!r}") from None
+        self._check(number)
+        return number
+
+    def _start(self, query: Query, j: int) -> Tensor:
+        """What `Space.moved` takes for a query."""
+        query = self._query(query)
+        return torch.tensor([query]) if isinstance(query, int) else self.arrays_of(query[None])[1][j]
 
     def _check(self, index: int) -> None:
         if not 0 <= index < len(self.base):

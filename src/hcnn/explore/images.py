@@ -1,9 +1,9 @@
 """The images that a run is explored with: those that neighbours are looked for in, and held-out ones to ask about."""
 
 from hcnn.data import datasets
-from hcnn.data.image_set import ImageSet, Splits
-from hcnn.data.splits import fewer, set_aside
-from hcnn.runs.load import Run, folder_options, read_result
+from hcnn.data.image_set import ImageSet
+from hcnn.runs.held_out import set_aside_again
+from hcnn.runs.load import Run, folder_options
 from hcnn.storage.atomic import StrPath
 
 
@@ -29,23 +29,11 @@ def images_of(
 
     """
     name = data or run.config["data"]
-    splits = datasets.load(name, data_dir=data_dir, **folder_options(name, run.preprocessing))
+    splits = datasets.load(name, data_dir=data_dir, **folder_options(name, run))
     expected = (len(run.preprocessing.mean), *run.preprocessing.size)
     if splits.train.images.shape[1:] != expected:
         got = tuple(splits.train.images.shape[1:])
         raise ValueError(f"{name}: expected images (c, *u) = {expected}, as the run's; got {got}")
-    if data is None and splits.validation is None:
-        splits = _as_trained(run, splits)
+    if data is None:
+        splits = set_aside_again(run, splits)
     return splits.train, splits.validation if splits.test is None else splits.test
-
-
-def _as_trained(run: Run, splits: Splits) -> Splits:
-    """The splits with the validation images of the training set aside again, if the training set is the same then."""
-    result = read_result(run.folder)
-    aside, count = result.get("validation_images", 0), result.get("train_images", 0)
-    try:
-        divided = set_aside(splits, aside, 0)
-        trained = divided if count == len(divided.train) else fewer(divided, count)
-    except ValueError:  # there are too few images now
-        return splits
-    return divided if trained.train.digest() == run.config["data_sha256"] else splits

@@ -10,7 +10,8 @@ from hcnn.data import datasets
 from hcnn.data.archives import cache_folder
 from hcnn.data.cifar import CIFAR10, CIFAR100
 from hcnn.data.image_set import Splits
-from hcnn.runs.load import Run, folder_options, read_result
+from hcnn.runs.held_out import set_aside_again
+from hcnn.runs.load import Run, folder_options, on_bad_of
 from hcnn.storage.atomic import StrPath
 
 COUNT = 64
@@ -66,6 +67,9 @@ def find_check_images(run: Run, data: str | None = None, data_dir: StrPath | Non
 def load_run_data(run: Run, data: str | None = None, data_dir: StrPath | None = None) -> Splits:
     """The data of a run, with the validation images that it set aside; downloaded if that is how it comes.
 
+    If the data has changed since the training, it cannot be told which ones it set aside: then there are none, and the
+    training images may hold some of them.
+
     Args:
         run: a network with its preprocessing.
         data: another data set.
@@ -84,23 +88,16 @@ def load_run_data(run: Run, data: str | None = None, data_dir: StrPath | None = 
     apart = None if data else run.config.get("validation_data")
     if apart is not None and not isinstance(apart, str):
         raise ValueError(f"{run.folder}: validation_data: expected a path; got {str(apart)[:60]!r}")
-    held = 0 if data or apart else read_result(run.folder).get("validation_images", 0)
-    options = {"data_dir": data_dir, **folder_options(name, run.preprocessing)}
     try:
-        try:
-            splits = datasets.load(name, validation=held, **options)
-        except ValueError as error:
-            if not held or "the data has a validation set" not in str(error):
-                raise
-            splits = datasets.load(name, **options)
+        splits = datasets.load(name, data_dir=data_dir, **folder_options(name, run))
         if apart is not None:
-            splits = datasets.with_validation(splits, apart, data_dir=data_dir)
+            splits = datasets.with_validation(splits, apart, data_dir=data_dir, on_bad=on_bad_of(run))
     except (ValueError, OSError, ImportError) as error:
         raise ValueError(f"{name}: the images cannot be read ({error}); name another data set with --data") from error
     shape = (run.model.config.channels, *run.preprocessing.size)
     if tuple(splits.train.images.shape[1:]) != shape:
         raise ValueError(f"{name}: expected images of shape {shape}; got {tuple(splits.train.images.shape[1:])}")
-    return splits
+    return splits if data or apart else set_aside_again(run, splits)
 
 
 def synthetic_images(channels: int, size: tuple[int, ...], count: int = COUNT) -> Tensor:

@@ -7,7 +7,7 @@ One grammar of axes holds throughout the package::
 Nothing here owns a parameter or keeps state between calls.
 """
 
-from hcnn.functional.attribute_conv.choose import Method, choose_method, choose_plus_method
+from hcnn.functional.attribute_conv.choose import Method, check_method, choose_method, choose_plus_method
 from hcnn.functional.attribute_conv.conv import attribute_conv, conv_matrix
 from hcnn.functional.attribute_conv.dense import bands, dense_weight, placement
 from hcnn.functional.attribute_conv.native_cost import native_supports
@@ -36,6 +36,7 @@ __all__ = [
     "axis_names",
     "bands",
     "check_boundary",
+    "check_method",
     "choose_method",
     "choose_plus_method",
     "conv_matrix",

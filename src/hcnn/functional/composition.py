@@ -6,7 +6,6 @@ it would cost more to call than a small layer's convolution costs to compute.
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from hcnn.functional.attribute_conv.dense import placement
 from hcnn.functional.axes import Boundary
 from hcnn.functional.custom_op import define_operator
+from hcnn.functional.dtypes import exactly
 
 
 def inner_normalization(
@@ -100,16 +100,10 @@ def compose(
     return w.reshape(len(g), *support, *space), bias.reshape(*outputs, len(g))
 
 
-def _exactly(x: Tensor) -> AbstractContextManager[object]:
-    """Without autocast, which would compute these few numbers in 16 bits."""
-    kind = "cpu" if x.is_meta else x.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
-
-
 def _inner_forward(
     mean: Tensor, covariance: Tensor, h: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    with _exactly(h):
+    with exactly(h):
         m = h @ mean
         variance = ((h @ covariance) * h).sum(1)
         scale = torch.rsqrt(variance.clamp_min(0) + eps) * weight
@@ -132,7 +126,7 @@ def _inner_backward(
     variance: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients for everything but eps. Mean and variance of x * h_q have none."""
-    with _exactly(h):
+    with exactly(h):
         inverse = torch.rsqrt(variance.clamp_min(0) + eps)
         to_scale = grad_scale - grad_shift * m
         to_m = -scale * grad_shift
@@ -185,7 +179,7 @@ def _compose_forward(
     circular: bool,
 ) -> tuple[Tensor, Tensor]:
     """(k, t, P) and (v', k)."""
-    with _exactly(h):
+    with exactly(h):
         spatial, along = _factors(h, scale, shift, g)
         product = (along @ spatial).view(len(g), -1, spatial.shape[1])  # (k, t, P + 1)
         inside = _inside(tuple(sizes), tuple(support), tuple(stride), circular, h.device, h.dtype)
@@ -205,7 +199,7 @@ def _compose_backward(
     circular: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients for h, scale, shift and g."""
-    with _exactly(h):
+    with exactly(h):
         spatial, along = _factors(h, scale, shift, g)
         inside = _inside(tuple(sizes), tuple(support), tuple(stride), circular, h.device, h.dtype)
         grad = torch.cat([grad_w, (grad_bias.T @ inside)[:, :, None]], 2).flatten(0, 1)  # (k · t, P + 1)

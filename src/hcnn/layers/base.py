@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +15,14 @@ from hcnn.functional import (
     Method,
     axis_names,
     check_boundary,
+    check_method,
     choose_method,
     marginal,
     native_available,
     native_supports,
     per_axis,
 )
+from hcnn.functional.dtypes import autocast_dtype
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,15 @@ class Geometry:
     ) -> "Geometry":
         """The geometry of a layer's arguments, or a ValueError that names the layer."""
         for what, support in (("attribute", attribute_support), ("spatial", spatial_support)):
-            if any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in support):
-                raise ValueError(f"{label}: expected odd, positive {what} supports; got {tuple(support)}")
+            found = support if isinstance(support, int) else tuple(support)
+            if isinstance(found, int) or any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in found):
+                raise ValueError(f"{label}: expected odd, positive {what} supports; got {found}")
         if len(spatial_support) not in (1, 2, 3):
             raise ValueError(f"{label}: expected 1, 2 or 3 spatial axes; got support {tuple(spatial_support)}")
         check_boundary(boundary, label)
+        check_number(averaged, 0, f"{label}: averaged")
+        if channels is not None:
+            check_number(channels, 1, f"{label}: channels")
         steps = per_axis(stride, len(attribute_support) + len(spatial_support), f"{label}: stride")
         return cls(label, tuple(attribute_support), tuple(spatial_support), steps, boundary, averaged, channels)
 
@@ -113,6 +120,12 @@ class Geometry:
         return native_supports(sizes, self.attribute_support, self.attribute_stride, self.spatial_support)
 
 
+def check_number(value: int, least: int, what: str) -> None:
+    """Raise a ValueError unless a number is whole and large enough."""
+    if not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{what}: expected a whole number of at least {least}; got {value!r}")
+
+
 def enter(x: Tensor, geometry: Geometry, dtype: torch.dtype) -> Tensor:
     """Check the input of a layer and average its oldest attributes out, eq. (6).
 
@@ -139,7 +152,7 @@ def enter(x: Tensor, geometry: Geometry, dtype: torch.dtype) -> Tensor:
         raise ValueError(
             f"{g.label}: expected floating-point values, as standardized images are; got {x.dtype} of shape {shape}"
         )
-    if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
+    if x.dtype != dtype and autocast_dtype(x) is None:
         raise ValueError(f"{g.label}: expected {dtype}, as its parameters are; got {x.dtype} of shape {shape}")
     sizes = shape[1 + g.averaged : 1 + g.averaged + g.attributes]
     if any(n % s for n, s in zip(sizes, g.attribute_stride, strict=True)):
@@ -160,10 +173,18 @@ class AttributeLayer(nn.Module):
         average_oldest: return x_j averaged over its oldest attribute, in the pass that normalizes. That is the input
             of a next layer that sums over that attribute, eq. (6).
 
+    Raises:
+        ValueError: for an unknown method, or `average_oldest` where no attribute is convolved.
+
     """
 
     def __init__(self, geometry: Geometry, *, method: Method = "auto", average_oldest: bool = False) -> None:
         super().__init__()
+        check_method(method, geometry.label)
+        if average_oldest and not geometry.attributes:  # the only attribute of x_j would be its newest one
+            raise ValueError(
+                f"{geometry.label}: average_oldest: expected a convolved attribute; got attribute_support=()"
+            )
         self.geometry, self.average_oldest = geometry, average_oldest
         self.method: Method = method
         self._array_hooks: OrderedDict[int, Callable[[Tensor], None]] = OrderedDict()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from hcnn.functional import Boundary, Method, patch_moments
 from hcnn.functional.composition import compose, inner_normalization
 from hcnn.functional.plus_step import attribute_plus_step, plus_method
-from hcnn.layers.base import AttributeLayer, Geometry, enter
+from hcnn.layers.base import AttributeLayer, Geometry, check_number, enter
 from hcnn.layers.normalization import (
     batch_statistics,
     merge_moments,
@@ -52,8 +52,8 @@ class FactorizedConv(AttributeLayer):
         h (Q, *ku), g (K, Q, *kv); x (b, *v, *u); returns (b, *v', K, *u').
 
     Raises:
-        ValueError: at construction for even supports or wrong counts; in forward for axes, sizes or types that
-            do not fit.
+        ValueError: at construction for even supports, wrong counts or numbers, or an unknown method; in forward for
+            axes, sizes or types that do not fit.
 
     Example:
         >>> layer = FactorizedConv(16, 32, attribute_support=(7, 11), stride=(2, 2, 1, 1), averaged=1)
@@ -82,6 +82,8 @@ class FactorizedConv(AttributeLayer):
             label or type(self).__name__, attribute_support, spatial_support, stride, boundary, averaged
         )
         super().__init__(geometry, method=method, average_oldest=average_oldest)
+        check_number(filters, 1, f"{geometry.label}: filters")
+        check_number(rank, 1, f"{geometry.label}: rank")
         self.inner_elu = inner_elu
         self.h = nn.Parameter(torch.empty(rank, *geometry.spatial_support))
         self.g = nn.Parameter(torch.empty(filters, rank, *geometry.attribute_support))

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_map_only
 from hcnn.functional import Method, conv_matrix
 from hcnn.functional import normalize_elu as kernels
 from hcnn.functional.composition import compose
+from hcnn.functional.dtypes import autocast_dtype
 from hcnn.functional.plus_step import attribute_plus_step, plus_matrix, plus_method
 from hcnn.layers.base import AttributeLayer, enter
 from hcnn.layers.factorized import FactorizedConv, scale_rows
@@ -94,7 +95,7 @@ class FoldedConv(AttributeLayer):
         """x_j, averaged over its oldest attribute or not."""
         g = self.geometry
         x = enter(x, g, self.weight.dtype)
-        sizes, dtype = x.shape[1 : 1 + g.attributes], _computed_in(self.weight)
+        sizes, dtype = x.shape[1 : 1 + g.attributes], autocast_dtype(x) or self.weight.dtype
         method = self.chosen_method(sizes, len(self.weight), x.device.type, native=g.native(x))
 
         def make() -> Tensor:
@@ -129,11 +130,15 @@ class FoldedPlusConv(AttributeLayer):
         g = self.geometry
         return plus_method(self.g.shape, sizes, g.attribute_stride, g.boundary, self.method, device, native=native)
 
+    def multiply_adds(self, inputs: int, outputs: int) -> int:
+        """As `AttributeLayer.multiply_adds`, of both steps."""
+        return inputs * len(self.h) * (self.h[0].numel() + outputs)
+
     def compute(self, x: Tensor, average_oldest: bool) -> Tensor:
         """x_j, averaged over its oldest attribute or not."""
         geometry, bias = self.geometry, self.bias
         x = enter(x, geometry, self.h.dtype)
-        sizes, device, dtype = x.shape[1 : 1 + geometry.attributes], x.device.type, _computed_in(self.g)
+        sizes, device, dtype = x.shape[1 : 1 + geometry.attributes], x.device.type, autocast_dtype(x) or self.g.dtype
         native = geometry.native(x)
 
         def make() -> Any:
@@ -152,9 +157,3 @@ class FoldedPlusConv(AttributeLayer):
 def _parameter(value: Tensor) -> nn.Parameter:
     """A parameter of its own memory, in row-major order, as other libraries expect."""
     return nn.Parameter(value.clone(memory_format=torch.contiguous_format))
-
-
-def _computed_in(weight: Tensor) -> torch.dtype:
-    """The type that a weight is multiplied in: autocast's where that is on."""
-    kind = weight.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype

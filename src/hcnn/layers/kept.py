@@ -48,5 +48,6 @@ class Kept:
 
 def _comparable(x: Tensor) -> bool:
     """Whether comparing values is allowed and cheap: on the CPU, without a tracer, a transform or gradients."""
-    transformed = torch._C._functorch.is_functorch_wrapped_tensor(x)  # pyright: ignore[reportAttributeAccessIssue]
-    return not (torch.is_grad_enabled() or x.device.type != "cpu" or transformed or is_recorded(x))
+    if torch.is_grad_enabled() or x.device.type != "cpu" or is_recorded(x):  # compilers know nothing of the next line
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(x)  # pyright: ignore[reportAttributeAccessIssue]

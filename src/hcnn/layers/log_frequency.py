@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hcnn.functional import Boundary, check_boundary
+from hcnn.functional.dtypes import exactly
 
 
 def log_frequency_filters(
@@ -143,7 +144,7 @@ class LogFrequency(nn.Module):
             )
         if not x.is_floating_point():
             raise ValueError(f"LogFrequency: expected floating-point samples; got {x.dtype} of shape {shape}")
-        with torch.autocast(x.device.type, enabled=False):
+        with exactly(x):
             wide = x.to(torch.promote_types(x.dtype, torch.float32))
             samples = shape[-1]
             if self.boundary == "zeros":  # the end meets the beginning: one margin parts them

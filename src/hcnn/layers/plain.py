@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hcnn.functional import Boundary, Method, attribute_conv
-from hcnn.layers.base import AttributeLayer, Geometry, enter
+from hcnn.layers.base import AttributeLayer, Geometry, check_number, enter
 from hcnn.layers.normalization import normalize_elu
 
 
@@ -33,8 +33,8 @@ class AttributeConv(AttributeLayer):
         x (b, *v, *u) or (b, *v, c, *u); returns (b, *v', K, *u').
 
     Raises:
-        ValueError: at construction for even supports or wrong counts; in forward for axes, sizes or types that
-            do not fit.
+        ValueError: at construction for even supports, wrong counts or numbers, or an unknown method; in forward for
+            axes, sizes or types that do not fit.
 
     Example:
         >>> first = AttributeConv(8, spatial_support=(3, 3), channels=3)
@@ -62,6 +62,7 @@ class AttributeConv(AttributeLayer):
             label or type(self).__name__, attribute_support, spatial_support, stride, boundary, averaged, channels
         )
         super().__init__(geometry, method=method, average_oldest=average_oldest)
+        check_number(filters, 1, f"{geometry.label}: filters")
         summed = () if channels is None else (channels,)
         self.weight = nn.Parameter(
             torch.empty(filters, *summed, *geometry.attribute_support, *geometry.spatial_support)

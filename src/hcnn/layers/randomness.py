@@ -27,6 +27,16 @@ _DRAWING = {
     )),
 }  # fmt: skip
 
+# Whether whole channels are dropped, and whether mean and deviation are kept, as SELU wants.
+_DROPOUT = {
+    F.dropout: (False, False),
+    F.dropout1d: (True, False),
+    F.dropout2d: (True, False),
+    F.dropout3d: (True, False),
+    F.alpha_dropout: (False, True),
+    F.feature_alpha_dropout: (True, True),
+}
+
 
 class _FromGenerator(TorchFunctionMode):
     def __init__(self, generator: torch.Generator) -> None:
@@ -35,19 +45,35 @@ class _FromGenerator(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if func is F.dropout:
-            return self._dropout(*args, **kwargs)
+        if func in _DROPOUT:
+            return self._dropout(func, *args, **kwargs)
         if func in _DRAWING and kwargs.get("generator") is None:
             kwargs["generator"] = self.generator
         return func(*args, **kwargs)
 
-    def _dropout(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-        """`torch.nn.functional.dropout`, which takes no generator; the same numbers on a CPU."""
+    def _dropout(
+        self, func: Any, x: Tensor, p: float = 0.5, training: bool | None = None, inplace: bool = False
+    ) -> Tensor:
+        """Dropout as in `torch.nn.functional`, which takes no generator; the same numbers on a CPU."""
+        channels, alpha = _DROPOUT[func]
+        if training is None:
+            training = not alpha  # their defaults differ
         if not training or p == 0:
             return x
-        keep = torch.zeros_like(x) if p == 1 else torch.empty_like(x).bernoulli_(1 - p, generator=self.generator)
-        keep = keep if p == 1 else keep.div_(1 - p)
-        return x.mul_(keep) if inplace else x * keep
+        if p == 1:
+            return x.mul_(torch.zeros_like(x)) if inplace else x * torch.zeros_like(x)
+        single = (func, x.ndim) in ((F.dropout1d, 2), (F.dropout3d, 4))  # without a batch
+        lead = 1 if single else 2
+        noise = x.new_empty([*x.shape[:lead], *[1] * (x.ndim - lead)]) if channels else torch.empty_like(x)
+        noise.bernoulli_(1 - p, generator=self.generator)
+        if not alpha:
+            noise.div_(1 - p)
+            return x.mul_(noise) if inplace else x * noise
+        dropped = 1.7580993408473766  # -SELU(-∞)
+        scale = ((dropped**2 * p + 1) * (1 - p)) ** -0.5
+        offset = (noise - 1).mul_(dropped * scale).add_(dropped * scale * p)
+        noise.mul_(scale)
+        return (x.mul_(noise) if inplace else x * noise).add_(offset)
 
 
 @contextmanager

@@ -53,7 +53,7 @@ class Readout(nn.Module):
         axes = [*range(1, x.ndim - self.spatial - 1), *range(x.ndim - self.spatial, x.ndim)]
         pooled = marginal(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x, axes)
         if self.linear is not None:
-            return self.linear(pooled)
+            return self.linear(pooled.to(self.linear.weight.dtype))
         assert self.scale is not None
         return pooled * self.scale
 
@@ -90,7 +90,20 @@ class AttributeNetwork(FineTuning, Network):
         return not any(isinstance(module, nn.BatchNorm1d) for module in self.modules())
 
     def axes(self, j: int) -> tuple[str, ...]:
-        """Names of the axes of x_j."""
+        """Names of the axes of x_j.
+
+        Args:
+            j: depth, 1 … J-1.
+
+        Returns:
+            One name per axis, for example ("b", "v3", "v4", "v5", "u1", "u2").
+
+        Raises:
+            ValueError: if there is no such x_j.
+
+        """
+        if not 1 <= j <= len(self.attribute_sizes):
+            raise ValueError(f"axes: expected a depth j from 1 to {len(self.attribute_sizes)}; got {j}")
         names = axis_names(len(self.attribute_sizes[j - 1]), self.config.spatial_axes, newest=j)
         return tuple(names.split(", "))
 
@@ -165,7 +178,7 @@ class AttributeNetwork(FineTuning, Network):
             The product of the strides that the axis meets.
 
         Raises:
-            ValueError: if x_j has no such axis, or it is the classes'.
+            ValueError: if there is no such x_j, it has no such axis, or that is the classes'.
 
         Example:
             >>> from hcnn import create_model
@@ -217,8 +230,8 @@ class AttributeNetwork(FineTuning, Network):
             for index, (layer, sizes) in enumerate(zip(self.layers, ((), *self.attribute_sizes), strict=False))
         ]
         readout = Readout(self.attribute_sizes[-1][-1], linear_classes(self.config), self.config.spatial_axes)
-        readout.load_state_dict(self.readout.state_dict())
         parameter = next(self.parameters())
+        readout.to(parameter.device, parameter.dtype).load_state_dict(self.readout.state_dict())
         folded = AttributeNetwork(self.config, layers, readout, self.attribute_sizes)
         folded.preprocessing = self.preprocessing
         return folded.to(parameter.device, parameter.dtype).eval()

@@ -1,7 +1,8 @@
 """Everything that determines one of the paper's networks."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from numbers import Integral, Real
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hcnn.functional import BOUNDARIES, Boundary
 
@@ -108,7 +109,32 @@ class MultiscaleHierarchicalCNNConfig:
             raise ValueError(f"downsample: expected layers between 1 and J-1 = {self.depth - 1}; got {self.downsample}")
 
 
+def check_types(config: Any) -> None:
+    """Refuse numbers, and tuples of numbers, that are something else; NumPy's numbers count, and lists as tuples.
+
+    Args:
+        config: a configuration, a dataclass.
+
+    Raises:
+        ValueError: naming the setting.
+
+    Example:
+        >>> HierarchicalCNNConfig(width="8")
+        Traceback (most recent call last):
+        ValueError: width: expected a whole number; got '8'
+    """
+    known = {int: (Integral, "whole number"), float: (Real, "number")}
+    for name, hint in get_type_hints(type(config)).items():
+        value, many = getattr(config, name), get_origin(hint) is tuple
+        kind, what = known.get(get_args(hint)[0] if many else hint, (object, ""))
+        if many and not (isinstance(value, tuple | list) and all(isinstance(one, kind) for one in value)):
+            raise ValueError(f"{name}: expected a tuple of {what}s; got {value!r}")
+        if not many and not isinstance(value, kind):
+            raise ValueError(f"{name}: expected a {what}; got {value!r}")
+
+
 def _check_common(config: Any) -> None:
+    check_types(config)
     for name in ("channels", "classes", "width"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name}: expected a positive number; got {getattr(config, name)}")

@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import nn
 
-from hcnn.layers import AttributeConv, FactorizedConv
+from hcnn.layers import AttributeConv, AttributeLayer, FactorizedConv
 from hcnn.models.counts import LayerRow, ParameterCount
 
 
 def attribute_counts(layers: Iterable[nn.Module], readout: nn.Module) -> ParameterCount:
-    """The counts of a chain of unfolded attribute layers and a readout."""
+    """The counts of a chain of attribute layers and a readout; of folded layers, biases included."""
     trained, composed, norms = (sum(column) for column in zip(*map(_layer_counts, layers), strict=True))
     linear, scale = _readout_counts(readout)
     return ParameterCount(trained + linear, composed + linear, norms, scale)
@@ -25,7 +25,7 @@ def attribute_rows(
     attribute_sizes: Sequence[tuple[int, ...]],
     image_size: Sequence[int],
 ) -> list[LayerRow]:
-    """The rows of a chain of unfolded attribute layers and a readout.
+    """The rows of a chain of attribute layers and a readout; weights of folded layers include their biases.
 
     Args:
         config: of the network.
@@ -34,10 +34,18 @@ def attribute_rows(
         names: of the axes of x_1 … x_{J-1}, without b.
         attribute_sizes: of the same.
         image_size: one size per spatial axis.
+
+    Raises:
+        ValueError: if the number of sizes is not the network's, or a layer is none of this package's.
     """
     extent, before, rows = tuple(image_size), (config.channels,), []
+    if len(extent) != config.spatial_axes:
+        raise ValueError(f"expected {config.spatial_axes} spatial sizes; got {extent}")
     for j, (layer, axes, sizes) in enumerate(zip(layers, names, attribute_sizes, strict=True), start=1):
-        assert isinstance(layer, AttributeConv | FactorizedConv)
+        if not isinstance(layer, AttributeLayer):
+            raise ValueError(
+                f"layer {j}: expected one of this package's layers, not wrapped; got {type(layer).__name__}"
+            )
         g = layer.geometry
         extent = tuple(math.ceil(n / s) for n, s in zip(extent, g.spatial_stride, strict=True))
         inputs = math.prod(before[len(before) - g.attributes :]) * (g.channels or 1)

@@ -61,7 +61,7 @@ class Counted(Protocol):
 
 
 def count_parameters(model: Counted) -> ParameterCount:
-    """Count the parameters of an unfolded network as design and paper do.
+    """Count the parameters of a network as design and paper do; of a folded one, biases are weights.
 
     Args:
         model: a `HierarchicalCNN`, a `MultiscaleHierarchicalCNN` or a baseline.

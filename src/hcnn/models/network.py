@@ -47,6 +47,9 @@ class Network(nn.Module):
     def get_classifier(self) -> nn.Module:
         """The smallest module that holds the whole class layer.
 
+        Raises:
+            ValueError: if the network is folded.
+
         Example:
             >>> from hcnn import create_model
             >>> create_model("resnet20_digits").get_classifier()
@@ -56,7 +59,7 @@ class Network(nn.Module):
         return self.get_submodule(classifier_name(self))
 
     def reset_classifier(self, classes: int) -> None:
-        """Make the class layer anew, in place; every other weight stays. See `hcnn.adapt` for a copy.
+        """Make the weights of the class layer anew, in place; all else stays, hooks too. See `hcnn.adapt` for a copy.
 
         Args:
             classes: number of new classes.

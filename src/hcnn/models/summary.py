@@ -10,7 +10,7 @@ def summarize(model: Network, image_size: Sequence[int]) -> list[LayerRow]:
     """The rows of a network's summary.
 
     Args:
-        model: an unfolded network, or a baseline.
+        model: a network, folded or not, or a baseline.
         image_size: one size per spatial axis.
 
     Returns:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from hcnn.layers import AttributeLayer
 from hcnn.layers.randomness import drawn_from
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -17,8 +18,9 @@ def adapt(model: Model, *, classes: int | None = None, channels: int | None = No
 
     Every weight whose shape depends on neither is kept. With `classes` the class layer is made anew, with that many
     classes, even if the number is the same: in HCNN these are the filters g and the normalization of layer J-1, or the
-    linear readout. The filters of the first layer are added up for one channel; for other numbers of channels they
-    are repeated and scaled so that a grey image gives what it gave before.
+    linear readout. The filters of the first layer are added up for one channel; for more channels they are repeated,
+    each divided by how often it occurs, and for fewer the sum of the omitted ones is spread over the rest. So a grey
+    image gives what it gave before.
 
     Args:
         model: trained; it is not changed. Folded networks cannot be adapted.
@@ -26,8 +28,8 @@ def adapt(model: Model, *, classes: int | None = None, channels: int | None = No
         channels: number of input channels; None keeps them.
 
     Returns:
-        A new network in the mode of `model`. Its preprocessing has the old size, the mean over the old channels if
-        their number changed, and the names "0", "1", … for new classes.
+        A new network in the mode and with the methods of `model`. Its preprocessing has the old size, the mean over
+        the old channels if their number changed, and the names "0", "1", … for new classes.
 
     Raises:
         ValueError: if the network is folded, or a number is not positive.
@@ -39,15 +41,15 @@ def adapt(model: Model, *, classes: int | None = None, channels: int | None = No
         torch.Size([2, 5])
 
     """
-    if getattr(model, "folded", False):
-        raise ValueError("adapt: a folded network has no layers to train; adapt the network before `fold`")
+    _refuse_folded(model, "adapt")
     changes = {key: value for key, value in {"classes": classes, "channels": channels}.items() if value is not None}
     for key, value in changes.items():
         if value < 1:
             raise ValueError(f"adapt: {key}: expected a positive number; got {value}")
     make: Any = type(model)
     config: Any = model.config
-    adapted = make(replace(config, **changes))
+    parameter = next(model.parameters())
+    adapted = make(replace(config, **changes)).to(parameter.device, parameter.dtype)  # before it takes the weights
     anew = class_entries(model) if classes is not None else frozenset[str]()
     state = adapted.state_dict()
     for name, old in model.state_dict().items():
@@ -55,13 +57,18 @@ def adapt(model: Model, *, classes: int | None = None, channels: int | None = No
             continue
         state[name] = old if old.shape == state[name].shape else _other_channels(old, state[name].shape)
     adapted.load_state_dict(state)
+    for name, old in model.named_modules():
+        if isinstance(old, AttributeLayer):
+            adapted.get_submodule(name).method = old.method
     adapted.preprocessing = _preprocessing(model, classes, channels)
-    parameter = next(model.parameters())
-    return adapted.to(parameter.device, parameter.dtype).train(model.training)
+    return adapted.train(model.training)
 
 
 def class_entries(model: Any) -> frozenset[str]:
     """Names of the parameters and buffers whose shapes depend on the number of classes.
+
+    Raises:
+        ValueError: if the network is folded.
 
     Example:
         >>> from hcnn import create_model
@@ -69,6 +76,7 @@ def class_entries(model: Any) -> frozenset[str]:
         ['linear.bias', 'linear.weight']
 
     """
+    _refuse_folded(model, "the class layer")
     make: Any = type(model)
     with torch.device("meta"), drawn_from(torch.Generator()):
         other = make(replace(model.config, classes=model.config.classes + 1)).state_dict()
@@ -94,7 +102,7 @@ def classifier_name(model: Any) -> str:
 
 
 def replace_classifier(model: Any, classes: int) -> None:
-    """Give a network a new class layer, in place; all other parameters stay the same objects.
+    """Give a network a new class layer, in place: all modules, and all other parameters, stay the same objects.
 
     Args:
         model: a network.
@@ -104,17 +112,14 @@ def replace_classifier(model: Any, classes: int) -> None:
         ValueError: if the network is folded, or the number is not positive.
 
     """
-    anew = class_entries(model) if not getattr(model, "folded", False) else frozenset[str]()
     adapted = adapt(model, classes=classes)
-    for name, parameter in [*model.named_parameters(), *model.named_buffers()]:
-        if name in anew:
-            continue
+    for name in class_entries(model):
         path, _, leaf = name.rpartition(".")
-        owner = adapted.get_submodule(path)
-        (owner._parameters if leaf in owner._parameters else owner._buffers)[leaf] = parameter
-    kept = {key: value for key, value in model.__dict__.items() if key.endswith("_hooks")}
-    model.__dict__.update({**adapted.__dict__, **kept})
-    model.train(model.training)  # frozen modules stay in eval mode
+        old, new = model.get_submodule(path), adapted.get_submodule(path)
+        (old._parameters if leaf in old._parameters else old._buffers)[leaf] = getattr(new, leaf)
+        vars(old).update({key: value for key, value in vars(new).items() if type(value) is int})  # such as out_features
+    own = {key: value for key, value in vars(adapted).items() if not key.startswith("_") and key != "training"}
+    vars(model).update(own)  # such as the configuration
 
 
 def frozen_modules(model: Any, depth: int) -> list[nn.Module]:
@@ -142,7 +147,7 @@ def parameter_groups(
     scale do not.
 
     Args:
-        model: a network of this package.
+        model: a network of this package, or a `hcnn.FeatureExtractor` of one.
         lr: learning rate of the last stage and of what follows it.
         layer_decay: factor for each stage further down, in (0, 1].
         weight_decay: of weights with more than one axis.
@@ -151,7 +156,7 @@ def parameter_groups(
         Groups with "params", "lr" and "weight_decay"; parameters that are frozen are left out.
 
     Raises:
-        ValueError: if `layer_decay` does not lie in (0, 1].
+        ValueError: if `layer_decay` does not lie in (0, 1], or is not 1 for a module without stages.
 
     Example:
         >>> from hcnn import create_model
@@ -162,11 +167,14 @@ def parameter_groups(
     """
     if not 0 < layer_decay <= 1:
         raise ValueError(f"layer_decay: expected a number above 0, at most 1; got {layer_decay}")
-    stages: Sequence[str] = getattr(model, "stages", ())
+    network: Any = model if hasattr(model, "stages") else getattr(model, "model", model)  # of a `FeatureExtractor`
+    stages: Sequence[str] = getattr(network, "stages", ())
+    if layer_decay < 1 and not stages:
+        raise ValueError(f"layer_decay: expected a network of this package, not wrapped; got {type(model).__name__}")
     depths = {
         id(parameter): depth
         for depth in reversed(range(len(stages)))
-        for module in frozen_modules(model, depth + 1)
+        for module in frozen_modules(network, depth + 1)
         for parameter in module.parameters()
     }
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
@@ -184,13 +192,19 @@ def parameter_groups(
     ]
 
 
+def _refuse_folded(model: Any, where: str) -> None:
+    if getattr(model, "folded", False):
+        raise ValueError(f"{where}: a folded network has no layers to train; take the network before `fold`")
+
+
 def _other_channels(old: Tensor, shape: torch.Size) -> Tensor:
     """Filters of a first layer for another number of channels."""
     (axis,) = (index for index, (a, b) in enumerate(zip(old.shape, shape, strict=True)) if a != b)
     had, has = old.shape[axis], shape[axis]
-    if has == 1:
-        return old.sum(axis, keepdim=True)
-    return old.index_select(axis, torch.arange(has, device=old.device) % had) * (had / has)
+    sources = torch.arange(has, device=old.device) % had
+    repeats = sources.bincount()[sources].to(old.dtype)
+    omitted = old.narrow(axis, has, had - has).sum(axis, keepdim=True) / has if has < had else 0
+    return old.index_select(axis, sources) / repeats.reshape(-1, *[1] * (old.ndim - 1 - axis)) + omitted
 
 
 def _preprocessing(model: Any, classes: int | None, channels: int | None) -> Any:

@@ -87,7 +87,7 @@ def fit_run_preprocessing(config: NetworkConfig, initial: Initial | None, images
 
 
 def first_network(config: NetworkConfig, initial: Initial | None, freeze: int, classes: tuple[str, ...]) -> Network:
-    """The network that a run begins with, initialized from torch's global random state.
+    """The network that a run begins with, in float32, initialized from torch's global random state.
 
     The class layer of an initial network is kept if its classes have the same names in the same order.
 
@@ -105,6 +105,7 @@ def first_network(config: NetworkConfig, initial: Initial | None, freeze: int, c
     else:
         kept = initial.preprocessing.classes == classes
         model = adapt(initial.network, classes=None if kept else len(classes), channels=config.channels)
+    model.float()  # whatever the initial network and PyTorch's default are
     if not freeze:
         return model
     model.freeze(freeze)

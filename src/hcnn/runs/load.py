@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hcnn.data.image_files import OnBad
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.layers.randomness import drawn_from
 from hcnn.models.factory import build, load_pretrained
@@ -147,8 +148,14 @@ def read_result(folder: Path) -> dict[str, Any]:
     return result
 
 
-def folder_options(data: str, preprocessing: Preprocessing) -> dict[str, Any]:
-    """Options that make `hcnn.data.datasets.load` resize a folder's images to the size and channels of a network."""
-    if not Path(data).expanduser().is_dir() or len(preprocessing.size) != 2:
+def folder_options(data: str, run: Run) -> dict[str, Any]:
+    """Options that make `hcnn.data.datasets.load` read a folder as for a run: resized, and skipping what it skipped."""
+    size, on_bad = run.preprocessing.size, on_bad_of(run)
+    if not Path(data).expanduser().is_dir() or len(size) != 2:
         return {}
-    return {"image_size": tuple(preprocessing.size), "channels": len(preprocessing.mean)}
+    return {"image_size": tuple(size), "channels": len(run.preprocessing.mean), "on_bad": on_bad}
+
+
+def on_bad_of(run: Run) -> OnBad:
+    """What the training did with damaged images: "refuse" or "skip"."""
+    return "skip" if run.config.get("on_bad") == "skip" else "refuse"

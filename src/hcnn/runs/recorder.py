@@ -145,6 +145,7 @@ class Recorder:
         result |= {
             "seconds": round(self.seconds, 2),
             "processes": processes,
+            "graph": trainer.graph,  # beside which Muon rounds otherwise
             "hardware": hardware(trainer.device),
             "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
             "commit": commit(),
@@ -164,9 +165,11 @@ def _origin(trainer: Trainer, best: BestEpoch) -> str:
 
 
 def _tensorboard(folder: Path) -> Any:
-    """A TensorBoard writer where TensorBoard is installed, else None."""
+    """A TensorBoard writer where TensorBoard is installed and takes the name of the folder, else None."""
     try:
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
+
+        str(folder).encode()  # TensorBoard writes into folders whose names are text only, and fails after making them
+    except (ImportError, UnicodeError):
         return None
     return SummaryWriter(str(folder / "tensorboard"))

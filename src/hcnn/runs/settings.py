@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from hcnn.data.image_files import OnBad
 from hcnn.data.image_set import Splits
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.models.baselines import BaselineConfig
@@ -43,12 +44,14 @@ class RunSettings:
         device: a PyTorch device; "cuda" is the GPU of the local rank.
         checkpoint_seconds: longest time between two checkpoints; one is also written after each epoch.
         flip: also report test accuracy with the logits of mirrored images averaged in.
-        graph: record the training step as a CUDA graph; changes the last bits of results at most.
+        graph: record the training step as a CUDA graph. SGD and AdamW then differ by rounding only, Muon by some
+            percent of an update, because matrices of one shape are orthogonalized together, in bfloat16.
         teacher: the run folder of a network to learn from, or None.
         distillation: what the network learns from the teacher.
         validation_name: path of the validation images, where they do not belong to the data itself.
         initial: the trained network that it starts from, or None to start from random weights.
         freeze: how many stages of the initial network stay as they are, see `hcnn.Network.freeze`.
+        on_bad: whether damaged images of a folder were refused or skipped, and are when it is loaded again.
     """
 
     network: NetworkConfig
@@ -64,6 +67,7 @@ class RunSettings:
     validation_name: str | None = None
     initial: Initial | None = None
     freeze: int = 0
+    on_bad: OnBad = "refuse"
 
     def __post_init__(self) -> None:
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
@@ -99,6 +103,7 @@ def run_config(settings: RunSettings, data: Splits, preprocessing: Preprocessing
             "seed": settings.seed,
             **_teacher_record(settings),
             **_validation_record(settings, data),
+            **({} if settings.on_bad == "refuse" else {"on_bad": settings.on_bad}),
             **({} if settings.initial is None else {"init": settings.initial.record(settings.freeze)}),
         }
     )
@@ -120,33 +125,49 @@ def check_same_run(folder: Path, known: dict[str, Any], config: dict[str, Any]) 
     if isinstance(model, dict) and "first_attribute" in config["model"]:
         known = {**known, "model": {"first_attribute": "learned", **model}}
     absent = dict.fromkeys(("teaching", "init", "validation_data", "validation_sha256"))
-    different = _differences(known, {**absent, **config}, "")
-    different = [name for name in different if name != "init.source"]  # the same weights, from another place
+    different = differences(known, {**absent, **config})
+    # The same weights from another place, and the same images in spite of others (earlier versions did not record it).
+    different = {name: pair for name, pair in different.items() if name not in ("init.source", "on_bad")}
     more = "recipe.epochs" in different
     if more:
         before, now = known["recipe"].get("epochs"), config["recipe"]["epochs"]
         if not isinstance(before, int) or before > now:
             raise ValueError(f"{folder} holds a run of {before} epochs: expected --epochs {before} or more; got {now}")
-        different.remove("recipe.epochs")
+        del different["recipe.epochs"]
     if different:
         allowed = " (only --epochs may be raised)" if more else ""
         raise ValueError(
-            f"{folder} holds another run: its {', '.join(different)} differ{allowed}; give another --output"
+            f"{folder} holds another run: its {describe_differences(different)} differ{allowed}; give another --output"
         )
     return known["recipe"]["epochs"] if more else None
 
 
-def _differences(known: Any, config: dict[str, Any], prefix: str) -> list[str]:
-    """Names of the fields of a configuration that are otherwise in the known one, such as "recipe.lr"."""
-    found = []
+def differences(known: Any, config: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """The fields of a configuration that are otherwise in the known one: new and old value, by names as "recipe.lr"."""
+    found: dict[str, tuple[Any, Any]] = {}
     for key, value in config.items():
         old, name = known.get(key), f"{prefix}{key}"
         if isinstance(old, dict) and isinstance(value, dict):
-            inner = _differences(old, value, f"{name}.")
-            found += [name] if not inner and old.keys() - value.keys() else inner
+            inner = differences(old, value, f"{name}.")
+            found |= {name: (value, old)} if not inner and old.keys() - value.keys() else inner
         elif old != value and not (prefix == "preprocessing." and _equal_up_to_rounding(old, value)):
-            found.append(name)
+            found[name] = (value, old)
     return found
+
+
+def describe_differences(found: dict[str, tuple[Any, Any]]) -> str:
+    """Differences in one line.
+
+    Example:
+        >>> describe_differences({"seed": (1, 0), "recipe.lr": (0.1, 0.02)})
+        'seed (1, and there 0), recipe.lr (0.1, and there 0.02)'
+    """
+
+    def brief(value: object) -> str:
+        text = "none" if value is None else str(value)
+        return text if len(text) <= 40 else f"{text[:12]}…"
+
+    return ", ".join(f"{name} ({brief(new)}, and there {brief(old)})" for name, (new, old) in found.items())
 
 
 def _equal_up_to_rounding(old: Any, value: Any) -> bool:

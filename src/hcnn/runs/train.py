@@ -234,6 +234,8 @@ def _known_config(folder: Path) -> dict[str, Any] | None:
     Raises:
         ValueError: if config.json is damaged, or the folder holds files that a run would replace and did not write.
     """
+    if (folder / "checkpoints").is_file():
+        raise ValueError(f"{folder / 'checkpoints'}: expected a folder; it is a file; give another --output")
     written = [name for name in (WEIGHTS, RESULT) if (folder / name).exists()]
     written += [path.name for path in (folder / "checkpoints").glob("step-*")]
     if (folder / CONFIG).exists():

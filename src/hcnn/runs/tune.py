@@ -14,7 +14,7 @@ from typing import Any
 
 from hcnn.data.image_set import Splits
 from hcnn.runs.initial import fit_run_preprocessing
-from hcnn.runs.settings import RunSettings, check_fit, run_config
+from hcnn.runs.settings import RunSettings, check_fit, describe_differences, differences, run_config
 from hcnn.runs.train import train_run
 from hcnn.storage.atomic import write_atomically, write_json
 from hcnn.storage.records import read_object
@@ -275,9 +275,10 @@ def _known_scores(folder: Path, begun: dict[str, Any], *, resume: bool) -> list[
     if RECORD not in there:
         return []
     known = read_object(path)
-    different = [name for name, value in begun.items() if known.get("begun", {}).get(name) != value]
-    if different:
-        raise ValueError(f"{folder} holds another search: its {', '.join(different)} differ; give another --output")
+    before = known.get("begun")
+    if different := differences(before if isinstance(before, dict) else {}, begun):
+        told = describe_differences(different)
+        raise ValueError(f"{folder} holds another search: its {told} differ; give another --output")
     try:
         return [Score(**score) for score in known["scores"]]
     except (KeyError, TypeError) as error:

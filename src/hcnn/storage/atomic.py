@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 StrPath = str | os.PathLike[str]
@@ -79,7 +80,7 @@ def ensure_writable(folder: StrPath) -> Path:
     """
     folder = Path(folder)
     probe = folder / ".write-probe"
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made = _missing(folder)
     try:
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
@@ -87,11 +88,42 @@ def ensure_writable(folder: StrPath) -> Path:
         write_atomically(probe, b"hcnn asks whether this folder can be written\n")
         probe.unlink()
     except OSError as error:
-        for path in made:
-            with contextlib.suppress(OSError):
-                path.rmdir()
+        _remove_empty(made)
         raise name_failure(error, "(the output folder cannot be written)", folder) from error
     return folder
+
+
+@contextlib.contextmanager
+def output_folder(folder: StrPath) -> Iterator[Path]:
+    """`ensure_writable` for a block: if it fails, the folders that were made for it and are empty go again.
+
+    Args:
+        folder: the folder that the block writes into.
+
+    Yields:
+        The folder.
+
+    Raises:
+        OSError: as `ensure_writable` does.
+
+    """
+    made = _missing(Path(folder))
+    try:
+        yield ensure_writable(folder)
+    except BaseException:
+        _remove_empty(made)
+        raise
+
+
+def _missing(folder: Path) -> list[Path]:
+    """A folder and those above it that do not exist, the innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for path in folders:
+        with contextlib.suppress(OSError):  # it holds something
+            path.rmdir()
 
 
 def write_all(descriptor: int, data: bytes) -> None:

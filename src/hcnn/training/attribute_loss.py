@@ -49,7 +49,7 @@ def translation_losses(
         group: processes that have equal shares of the images; sums are over all of them.
 
     Returns:
-        The error and the cross-entropy.
+        The error and the cross-entropy; both are 0 where all weights are.
 
     Example:
         >>> x = torch.randn(20, 4, 8, generator=torch.Generator().manual_seed(0))
@@ -68,8 +68,10 @@ def translation_losses(
     entropy = -(-distances / scale).log_softmax(1)[:, 0]
     weight = torch.ones_like(norms) if weight is None else weight
     sums = torch.stack([(weight * one).sum() for one in (distances[:, 0], spread, entropy, torch.ones_like(norms))])
-    error, whole, entropy, count = mean_over_group(sums, group).clamp_min(1e-12)
-    return error / whole, entropy / count
+    sums = mean_over_group(sums, group)
+    error, whole, entropy, count = sums.clamp_min(1e-12)
+    given = sums[3] > 0  # a factor, because a CUDA graph takes no branches
+    return given * error / whole, given * entropy / count
 
 
 def roughness(arrays: Tensor, axis: int, group: dist.ProcessGroup | None = None) -> Tensor:
@@ -157,7 +159,7 @@ class ArrayLoss:
         """
         if not self.ties:
             return [x]
-        which = (counter_uniform(seed, epoch, index, _WHICH) * len(self.ties)).long().clamp_(max=len(self.ties) - 1)
+        which = self.drawn(seed=seed, epoch=epoch, index=index)
         bounds = torch.tensor([tie.bounds() for tie in self.ties], dtype=torch.float64, device=x.device)[which]
         amounts = torch.lerp(bounds[:, 0], bounds[:, 1], counter_uniform(seed, epoch, index, _AMOUNT).double())
         changed = x
@@ -168,6 +170,11 @@ class ArrayLoss:
         swap = counter_uniform(seed, epoch, index, _SWAP) < 0.5
         first, second = changed.where(_column(swap, x), x), x.where(_column(swap, x), changed)
         return [torch.cat([first, second]), which, amounts.where(swap, -amounts)]
+
+    def drawn(self, *, seed: int, epoch: int, index: Tensor) -> Tensor:
+        """The number of the tie that each image draws, in the shape of `index`; arguments as of `pairs`."""
+        count = len(self.ties)
+        return (counter_uniform(seed, epoch, index, _WHICH) * count).long().clamp_(max=count - 1)
 
     def _pattern(self, x: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
         """Noise of deviation 1 for each image."""
@@ -202,7 +209,8 @@ class ArrayLoss:
             amounts: as `pairs` gave it.
 
         Returns:
-            The weighted sum, and the relative equivariance error of each tie, (ties,), detached.
+            The weighted sum, and the relative equivariance error of each tie, (ties,), detached. A tie that no image
+            drew adds nothing, and its error is 0.
 
         """
         errors, terms = [], []

@@ -140,14 +140,17 @@ def _pair(value: Any) -> tuple[float, float]:
     return low, high
 
 
-def as_ties(ties: Sequence["AttributeTie | str"]) -> tuple[AttributeTie, ...]:
-    """Ties from ties and their texts; a ValueError where two are of one property or on one attribute.
+def as_ties(ties: "AttributeTie | str | Sequence[AttributeTie | str]") -> tuple[AttributeTie, ...]:
+    """Ties from one or several ties or their texts; a ValueError where two are of one property or on one attribute.
 
     Example:
         >>> [str(one) for one in as_ties(["hue=v3@3", AttributeTie("rotation", "v2", 3)])]
         ['hue=v3@3', 'rotation=v2@3']
+        >>> as_ties("hue=v3@3") == as_ties(["hue=v3@3"])
+        True
 
     """
+    ties = [ties] if isinstance(ties, str | AttributeTie) else ties
     found = tuple(AttributeTie.parse(one) if isinstance(one, str) else one for one in ties)
     for place, one in enumerate(found):
         for other in found[:place]:

@@ -10,7 +10,7 @@ def predict_logits(model: nn.Module, images: Tensor, *, batch_size: int = 250, f
 
     Args:
         model: maps (b, c, *u) to logits; left in the mode it was in.
-        images: (n, c, *u).
+        images: (n, c, *u), which get the type of the model's parameters.
         batch_size: images at a time.
         flip: average with the logits of the mirrored images (test-time augmentation).
 
@@ -18,6 +18,7 @@ def predict_logits(model: nn.Module, images: Tensor, *, batch_size: int = 250, f
         (n, classes), float.
     """
     training = model.training
+    images = images.to(parameter_type(model))
     model.eval()
     parts = []
     for part in images.split(batch_size):
@@ -25,6 +26,12 @@ def predict_logits(model: nn.Module, images: Tensor, *, batch_size: int = 250, f
         parts.append((logits + model(part.flip(-1)).float()) / 2 if flip else logits)
     model.train(training)
     return torch.cat(parts)
+
+
+def parameter_type(model: nn.Module) -> torch.dtype:
+    """The floating-point type of a network's parameters; float32 if it has none."""
+    types = (one.dtype for one in model.parameters() if one.is_floating_point())
+    return next(types, torch.float32)
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor, *, flip: bool = False) -> float:

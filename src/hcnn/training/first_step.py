@@ -14,6 +14,31 @@ from hcnn.training.whitening import start_by_whitening
 WHITENED_IMAGES = 1000  # whose patches whitening looks at: about a million of them at 32×32
 
 
+def check_batch(recipe: Recipe, images: int, processes: int) -> None:
+    """Refuse batches that cannot be taken from the images, or not be divided without changing what is learned.
+
+    Args:
+        recipe: how to train.
+        images: number of training images.
+        processes: that train together.
+
+    Raises:
+        ValueError: if there are fewer images than one batch, its parts are not of one size, or mixup and CutMix, which
+            combine neighbours, would leave an image of every part by itself.
+    """
+    size, parts = recipe.batch_size, processes * recipe.accumulate
+    if images < size:
+        raise ValueError(f"batch_size: {size} is more than the {images} training images")
+    split = f"{processes} processes times {recipe.accumulate} accumulated parts"
+    if size % parts:
+        raise ValueError(f"batch_size: {size} does not divide into {split}")
+    if parts > 1 and size // parts % 2 and (recipe.augmentation.mixup or recipe.augmentation.cutmix):
+        raise ValueError(
+            f"batch_size: mixup and cutmix combine pairs of images, and {split} of {size} images have {size // parts} "
+            f"each; expected a multiple of {2 * parts}"
+        )
+
+
 def check_learnable(images: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
     """Refuse training images from which nothing can be learned.
 

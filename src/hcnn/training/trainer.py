@@ -26,7 +26,8 @@ from hcnn.training.attribute_loss import ArrayLoss
 from hcnn.training.cuda_graph import CapturedStep
 from hcnn.training.device import settle_precision
 from hcnn.training.distributed import average_gradients, rank_and_size
-from hcnn.training.first_step import check_learnable, prepare_network, try_step
+from hcnn.training.evaluate import parameter_type
+from hcnn.training.first_step import check_batch, check_learnable, prepare_network, try_step
 from hcnn.training.optimizers import RecipeOptimizer, WeightAverage
 from hcnn.training.progress import Diverged, Progress, Steps
 from hcnn.training.recipe import Recipe, image_size, learning_rate
@@ -64,8 +65,9 @@ class Trainer:
         part: the images are part of a training set that comes bit by bit, and may show one class only.
 
     Raises:
-        ValueError: if there are fewer images than one batch, the batch cannot be divided evenly, the images show one
-            class only or do not fit the network, or no CUDA graph can be recorded.
+        ValueError: if there are fewer images than one batch, the batch cannot be divided evenly, or into pairs for
+            mixup and CutMix, the images show one class only or do not fit the network, or no CUDA graph can be
+            recorded.
     """
 
     def __init__(
@@ -89,19 +91,13 @@ class Trainer:
                 f"{images.device}"
             )
         self.rank, self.processes = rank_and_size(group)
-        if len(images) < recipe.batch_size:
-            raise ValueError(f"batch_size: {recipe.batch_size} is more than the {len(images)} training images")
-        if recipe.batch_size % (self.processes * recipe.accumulate):
-            raise ValueError(
-                f"batch_size: {recipe.batch_size} does not divide into {self.processes} processes "
-                f"times {recipe.accumulate} accumulated parts"
-            )
+        check_batch(recipe, len(images), self.processes)
         if weights is not None and (weights.shape != labels.shape or distillation is not None):
             raise ValueError(f"weights: expected {tuple(labels.shape)} without a teacher; got {tuple(weights.shape)}")
         if not part:
             check_learnable(images, labels, preprocessing.classes)
         self.weights = weights
-        self.model, self.images, self.labels = model, images, labels
+        self.model, self.images, self.labels, self.dtype = model, images, labels, parameter_type(model)
         self.preprocessing, self.recipe, self.seed, self.group = preprocessing, recipe, seed, group
         self.device = images.device
         self.batches = len(images) // recipe.batch_size
@@ -121,7 +117,9 @@ class Trainer:
         synchronize(model, group)
         self.forward = torch.compile(model) if recipe.compile else model
         self.graph, self.distillation = graph, distillation
-        self.draws = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+        self.draws = any(
+            isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 for module in model.modules()
+        )
         if graph and (distillation is not None or self.draws):
             raise ValueError("graph: a step with a teacher or with dropout depends on the host and cannot be recorded")
         learned = nn.ModuleList([model, distillation.regressors]) if distillation else model
@@ -237,10 +235,8 @@ class Trainer:
             mean_loss, accuracy = (self.sums[:2] / self.sums[2]).tolist() if done or self._looks() else (math.nan, 0.0)
             now = time.perf_counter()
             row = {"epoch": epoch + 1, "loss": mean_loss, "train_accuracy": accuracy, "lr": rate} if done else None
-            if row and self.recipe.attributes:
-                errors = (self.sums[3:] / self.sums[2]).tolist()
-                names = [f"equivariance_error {tie}" for tie in self.recipe.attributes]
-                row |= dict(zip(names, errors, strict=True))
+            if row and self.arrays is not None:
+                row |= self._errors(self.arrays, epoch)
             yield Progress(
                 epoch + 1,
                 self.recipe.epochs,
@@ -253,6 +249,15 @@ class Trainer:
                 row,
                 stop > 0,
             )
+
+    def _errors(self, arrays: ArrayLoss, epoch: int) -> dict[str, float]:
+        """The mean error of each tie over the parts of the epoch in which some image drew it, if there are any."""
+        order = self._order[1][: self.batches * self.recipe.batch_size]
+        parts = order.reshape(self.batches, self.processes, self.recipe.accumulate, -1).transpose(1, 2).flatten(2)
+        drawn, errors = arrays.drawn(seed=self.seed, epoch=epoch, index=parts), (self.sums[3:] / self.sums[2]).tolist()
+        shares = [float((drawn == number).any(2).float().mean()) for number in range(len(arrays.ties))]
+        every = zip(arrays.ties, errors, shares, strict=True)
+        return {f"equivariance_error {tie}": error / share for tie, error, share in every if share}
 
     def _looks(self) -> bool:
         """Whether reading a number off the device is free, or due."""
@@ -304,7 +309,7 @@ class Trainer:
     def _inputs(self, index: Tensor, epoch: int) -> list[Tensor]:
         """Augmented images and their targets; with ties their counterparts too, as `ArrayLoss.pairs` gives them."""
         x, targets = augment(
-            self.preprocessing.standardize(self.images[index]),
+            self.preprocessing.standardize(self.images[index]).to(self.dtype),
             self.labels[index],
             classes=len(self.preprocessing.classes),
             augmentation=self.recipe.augmentation,
@@ -371,7 +376,7 @@ class Trainer:
         if not self.draws:
             yield
         elif self.recipe.compile:  # compiled code draws from the global random state, which is put back
-            with torch.random.fork_rng(device_type=self.device.type):
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):  # the CPU is forked always
                 torch.manual_seed(seed)
                 yield
         else:

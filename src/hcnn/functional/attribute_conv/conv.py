@@ -8,16 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hcnn.functional.attribute_conv import triton_dense
-from hcnn.functional.attribute_conv.choose import Method, choose_method
+from hcnn.functional.attribute_conv.choose import Method, check_method, choose_method
 from hcnn.functional.attribute_conv.dense import dense_conv, dense_weight
 from hcnn.functional.attribute_conv.native import native_conv, native_weight
-from hcnn.functional.attribute_conv.native_cost import native_supports
+from hcnn.functional.attribute_conv.native_cost import native_refused, native_supports
 from hcnn.functional.attribute_conv.spectral import spectral_weight
 from hcnn.functional.attribute_conv.spectral_op import spectral_conv
 from hcnn.functional.axes import CONVOLUTIONS, Boundary, axis_names, check_boundary, pad_spatial, per_axis
 from hcnn.functional.backend import available
 from hcnn.functional.custom_op import is_recorded, is_traced
-from hcnn.functional.native.library import description, native_available
+from hcnn.functional.dtypes import autocast_dtype
+from hcnn.functional.native.library import native_available
 
 
 def attribute_conv(
@@ -63,7 +64,7 @@ def attribute_conv(
         y, (b, *v', k, *u'), without the first of v' if averaged.
 
     Raises:
-        ValueError: if axes, channels, supports, strides or dtypes do not fit; it says which.
+        ValueError: if axes, channels, supports, strides, types or the bias do not fit, or x is empty; it says which.
 
     Example:
         >>> import torch
@@ -75,6 +76,7 @@ def attribute_conv(
     if spatial not in CONVOLUTIONS:
         raise ValueError(f"attribute_conv: expected 1, 2 or 3 spatial axes; got {spatial}")
     check_boundary(boundary, "attribute_conv")
+    check_method(method, "attribute_conv")
     attributes = weight.ndim - 1 - channel_axis - spatial
     names = axis_names(attributes, spatial, channel=channel_axis)
     if attributes < 0 or x.ndim != 1 + attributes + channel_axis + spatial:
@@ -82,6 +84,13 @@ def attribute_conv(
             f"attribute_conv: the weight of shape {tuple(weight.shape)} expects x with axes ({names}); "
             f"got shape {tuple(x.shape)}"
         )
+    if 0 in tuple(x.shape):
+        raise ValueError(
+            f"attribute_conv: expected at least one entry along each of ({names}); got shape {tuple(x.shape)}"
+        )
+    types = [one.dtype for one in (x, weight, bias) if one is not None]
+    if len({*types}) > 1 and autocast_dtype(x) is None:
+        raise ValueError(f"attribute_conv: expected x, weight and bias of one type outside of autocast; got {types}")
     stride = per_axis(stride, attributes + spatial, f"attribute_conv: stride of ({names}) without b, c")
     kv, ku = weight.shape[weight.ndim - spatial - attributes : weight.ndim - spatial], weight.shape[-spatial:]
     if any(k % 2 == 0 for k in (*kv, *ku)):
@@ -109,20 +118,19 @@ def attribute_conv(
         )  # fmt: skip
     outputs = [n // s for n, s in zip(sizes, sv, strict=True)]
     if bias is not None:
+        if tuple(bias.shape) not in ((weight.shape[0],), (*outputs, weight.shape[0])):
+            raise ValueError(
+                f"attribute_conv: expected a bias of shape {(weight.shape[0],)} or {(*outputs, weight.shape[0])}; "
+                f"got {tuple(bias.shape)}"
+            )
         bias = bias.expand(*outputs, weight.shape[0]).reshape(-1)
-    if method not in ("dense", "spectral", "native"):
-        raise ValueError(f"attribute_conv: expected method 'auto', 'dense', 'spectral' or 'native'; got {method!r}")
     if method != "dense" and (channel_axis or not attributes):
         raise ValueError(f"attribute_conv: the {method} method needs attributes, and has no channel axis")
     if method == "native" and not native:
-        raise ValueError(
-            f"attribute_conv: the native method takes float32 on a CPU outside of autocast, one or two spatial axes; "
-            f"got {x.dtype} on {x.device}, {spatial} spatial axes, sizes {tuple(sizes)} "
-            f"(native kernels: {description()})"
-        )
+        raise ValueError(native_refused("attribute_conv", x, sizes))
     flat = x.reshape(x.shape[0], -1, *extent)  # (b, v·c, *u)
     if matrix is None and method == "dense" and attributes in (1, 2) and not channel_axis and available(weight):
-        half = torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type) == torch.bfloat16
+        half = autocast_dtype(x) == torch.bfloat16
         matrix = triton_dense.dense_weight(weight, sizes, sv, boundary, torch.bfloat16 if half else weight.dtype)
         if flat.ndim != 4 or flat.is_contiguous():  # a convolution answers in the layout of its weight
             matrix = matrix.contiguous()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hcnn.functional.axes import CONVOLUTIONS, Boundary
+from hcnn.functional.dtypes import exactly
 
 
 def placement(
@@ -83,7 +84,7 @@ def dense_weight(
         taps = placement(n, k, s, boundary, device=weight.device, dtype=weight.dtype)
         # Contract the leading tap axis; its (out, in) pair is appended behind du. Taps are only placed: autocast
         # would round them for nothing.
-        with torch.autocast(weight.device.type, enabled=False):
+        with exactly(weight):
             dense = torch.einsum("kct...,oat->kc...oa", dense, taps)  # (k, c, t…, du, o1, a1, …)
     pairs = range(3, 3 + 2 * len(sizes), 2)
     order = [*pairs, 0, *(axis + 1 for axis in pairs), 1, 2]  # (o…, k, a…, c, du)

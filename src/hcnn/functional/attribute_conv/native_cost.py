@@ -3,9 +3,12 @@
 import math
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from hcnn.functional.attribute_conv.native_plan import MOST
 from hcnn.functional.attribute_conv.spectral import period
 from hcnn.functional.axes import Boundary
+from hcnn.functional.native.library import description
 
 MOST_TAPS = 512  # spatial taps that the kernels have room for
 
@@ -27,6 +30,15 @@ def native_supports(sizes: Sequence[int], support: Sequence[int], stride: Sequen
         return False
     *others, last = (period(n, k, s, "zeros") for n, k, s in zip(sizes, support, stride, strict=True))
     return 2 * math.prod(others) <= MOST and last <= MOST
+
+
+def native_refused(where: str, tensor: Tensor, sizes: Sequence[int]) -> str:
+    """What an error says where ``method="native"`` meets something that the kernels do not take."""
+    return (
+        f"{where}: the native method takes float32 on a CPU outside of autocast and dispatch modes, attributes of "
+        f"moderate size and one or two spatial axes; got {tensor.dtype} on {tensor.device} of shape "
+        f"{tuple(tensor.shape)}, attribute sizes {tuple(sizes)} (native kernels: {description()})"
+    )
 
 
 def native_multiply_adds(

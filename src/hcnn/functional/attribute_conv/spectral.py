@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from hcnn.functional.axes import Boundary
+from hcnn.functional.dtypes import exactly
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def plus_transforms(
 
 def _complex_products(weight: Tensor, basis: Tensor) -> Tensor:
     """Filters (k, t, d) to the real form of their product with a spectrum: (g, 2, k, s, 2, d)."""
-    with torch.autocast(weight.device.type, enabled=False):
+    with exactly(weight):
         parts = torch.einsum("grt,ktd->gkrd", basis, weight)
     real, imaginary = parts.unflatten(2, (-1, 2)).unbind(3)  # (g, k, s, d) each
     upper = torch.stack([real, -imaginary], 3)  # (g, k, s, 2, d): to the real part

@@ -8,7 +8,7 @@ from torch import Tensor
 from hcnn.functional.attribute_conv.spectral import constants
 from hcnn.functional.axes import Boundary
 from hcnn.functional.custom_op import define_operator
-from hcnn.functional.dtypes import wide
+from hcnn.functional.dtypes import autocast_dtype, wide
 from hcnn.functional.tiles import tiles
 
 
@@ -39,9 +39,7 @@ def spectral_conv(
     Returns:
         (b, v' · k, *u').
     """
-    kind = x.device.type
-    if torch.is_autocast_enabled(kind):  # which does not reach into custom operators
-        x = x.to(torch.get_autocast_dtype(kind))
+    x = x.to(autocast_dtype(x) or x.dtype)  # autocast does not reach into custom operators
     n = len(sizes)
     analysis, _, synthesis = constants(x, tuple(sizes), tuple(support), tuple(stride[:n]), boundary)
     if bias is None:

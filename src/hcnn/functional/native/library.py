@@ -121,19 +121,26 @@ def description() -> str:
 
 
 def native_available(x: Tensor) -> bool:
-    """Whether the native kernels take a tensor: float32 on the CPU, outside of autocast.
+    """Whether the native kernels take a tensor: float32 on the CPU, outside of autocast and of dispatch modes.
 
     Args:
         x: what a function would be given.
 
     Returns:
-        False where there are none, and inside `native_disabled`.
+        False where there are none, inside `native_disabled`, and where a `TorchDispatchMode` watches the operators,
+        as `make_fx` and `FlopCounterMode` do; a compiler gets the operator of the kernels.
 
     Example:
         >>> native_available(torch.zeros(3, dtype=torch.float64))
         False
     """
-    return _enabled and x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    return (
+        _enabled
+        and x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+        and (torch.compiler.is_compiling() or not torch._C._len_torch_dispatch_stack())  # in this order, for Dynamo
+    )
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hcnn.functional.custom_op import define_operator
-from hcnn.functional.dtypes import wide
+from hcnn.functional.dtypes import exactly, wide
 from hcnn.functional.tiles import tiles
 
 
@@ -45,8 +45,8 @@ def _forward(
     for part in tiles(len(y), y.numel()):
         rows, target = _rows(y, part, spatial), out[part]
         if average_oldest:
-            z = F.elu_(torch.addcmul(shift, rows, scale[:, None])).view(len(target), y.shape[1], -1)
-            target.copy_(z.mean(1).view(target.shape))
+            z = F.elu_(torch.addcmul(shift, rows, scale[:, None]))  # in the memory order of y
+            target.copy_(z.unflatten(0, (len(target), y.shape[1], -1)).mean(1).reshape(target.shape))
         elif out.dtype == rows.dtype:
             F.elu_(torch.addcmul(shift, rows, scale[:, None], out=target.view(rows.shape)))
         else:
@@ -79,7 +79,7 @@ def _backward(
         d = d.clamp_(max=0).exp_()  # ELU'(t) = exp(min(t, 0))
         g = grad[part].to(d.dtype)
         if average_oldest:
-            d.view(len(g), y.shape[1], -1).mul_(g.reshape(len(g), 1, -1) / y.shape[1])
+            d.unflatten(0, (len(g), y.shape[1], -1)).mul_(g.reshape(len(g), 1, -1, *d.shape[1:]) / y.shape[1])
         else:
             d.mul_(g.reshape(d.shape))
         total += d.sum(-1).sum(0)
@@ -113,6 +113,6 @@ def batch_normalize_elu(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `hcnn.functional.normalize_elu.naive.batch_normalize_elu`."""
     kind = wide(y.dtype)
-    with torch.autocast(y.device.type, enabled=False):
+    with exactly(y):
         out, mean, variance = _operator(y, weight.to(kind), bias.to(kind), eps, spatial, average_oldest)
     return out, mean.detach(), variance.detach()

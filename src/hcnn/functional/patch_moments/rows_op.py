@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hcnn.functional.axes import Boundary, pad_spatial
 from hcnn.functional.custom_op import define_operator
-from hcnn.functional.dtypes import wide
+from hcnn.functional.dtypes import exactly, wide
 
 
 def patch_moments(x: Tensor, support: Sequence[int], boundary: Boundary) -> tuple[Tensor, Tensor]:
@@ -19,7 +19,7 @@ def patch_moments(x: Tensor, support: Sequence[int], boundary: Boundary) -> tupl
     E[p²] - E[p]² cancels where the mean is large.
     """
     axes = len(support)
-    with torch.autocast(x.device.type, enabled=False):
+    with exactly(x):
         x = x.reshape(-1, *x.shape[x.ndim - axes :])
         if axes == 1:  # one row per signal
             x, support = x.unsqueeze(1), (1, *support)

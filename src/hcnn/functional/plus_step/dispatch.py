@@ -1,5 +1,6 @@
 """The inner step of HCNN(+), in two exact forms, and which code computes each."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +9,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from hcnn.functional.axes import Boundary
-from hcnn.functional.backend import choose
+from hcnn.functional.backend import available, choose
+from hcnn.functional.dtypes import autocast_dtype, exactly
 from hcnn.functional.plus_step import naive, tiled, triton_op
 
 
@@ -44,14 +46,15 @@ def plus_step(
         torch.Size([2, 5, 3, 3])
 
     """
-    x = _cast(x)
+    x = x.to(autocast_dtype(x) or x.dtype)  # autocast does not reach into custom operators
     blocks = [0, len(matrix), 0, matrix.shape[1]] if bands is None else [*bands]
-    with torch.autocast(x.device.type, enabled=False):
+    kernel = h.shape[1:] == (3, 3) and available(x) and _counted(x, matrix, stride)
+    with exactly(x):
         form = choose(
             x,
             _in_parts(naive.plus_step),
             cpu=tiled.plus_step,
-            triton=triton_op.plus_step if h.shape[1:] == (3, 3) else None,
+            triton=triton_op.plus_step if kernel else None,
         )
         return form(x, h, shift, matrix, stride, boundary, blocks)
 
@@ -88,16 +91,16 @@ def spectral_plus_step(
         torch.Size([2, 20, 6, 6])
 
     """
-    x = _cast(x)
-    with torch.autocast(x.device.type, enabled=False):
+    x = x.to(autocast_dtype(x) or x.dtype)  # autocast does not reach into custom operators
+    with exactly(x):
         form = choose(x, _in_parts(naive.spectral_plus_step), cpu=tiled.spectral_plus_step)
         return form(x, h, shift, analysis, matrix, synthesis, stride, boundary)
 
 
-def _cast(x: Tensor) -> Tensor:
-    """Autocast does not reach into custom operators."""
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+def _counted(x: Tensor, matrix: Tensor, stride: Sequence[int]) -> bool:
+    """Whether the Triton kernel can count the result, and the gradients of one image's patches, in 32 bits."""
+    positions = math.prod([(n - 1) // s + 1 for n, s in zip(x.shape[2:], stride, strict=True)])  # a list, for Dynamo
+    return max(len(x) * len(matrix), x.shape[1] * 9) * positions < 2**31
 
 
 def _in_parts(step: Callable[..., Tensor], images: int = 8) -> Callable[..., Tensor]:

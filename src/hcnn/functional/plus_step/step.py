@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from hcnn.functional.attribute_conv.choose import Method, choose_plus_method
+from hcnn.functional.attribute_conv.choose import Method, check_method, choose_plus_method
 from hcnn.functional.attribute_conv.dense import bands, dense_weight
-from hcnn.functional.attribute_conv.native_cost import native_supports
+from hcnn.functional.attribute_conv.native_cost import native_refused, native_supports
 from hcnn.functional.attribute_conv.spectral import plus_transforms
 from hcnn.functional.axes import Boundary
 from hcnn.functional.native.library import native_available
@@ -102,9 +102,14 @@ def plus_matrix(
 
     Returns:
         One matrix (v' · k, v · q), or one for each frequency.
+
+    Raises:
+        ValueError: if the method is "native" and those cannot be had.
     """
     chosen = plus_method(g.shape, sizes, stride, boundary, method, device, native=native)
     if chosen == "native":
+        if not native:
+            raise ValueError(native_refused("attribute_plus_step", g, sizes))
         return PlusMatrix(native_plus_weight(g, sizes, stride, boundary), native=True)
     if chosen == "spectral":
         analysis, matrix, synthesis = plus_transforms(g, tuple(sizes), tuple(stride), boundary)
@@ -123,6 +128,7 @@ def plus_method(
     native: bool = False,
 ) -> Method:
     """The form of the attribute step: the one with less work, on a CPU; only the dense one has a kernel elsewhere."""
+    check_method(method, "attribute_plus_step")
     if method != "auto":
         return method
     return choose_plus_method(g, sizes, stride, boundary, native=native) if device == "cpu" else "dense"

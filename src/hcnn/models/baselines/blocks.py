@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from hcnn.functional.dtypes import autocast_dtype
 from hcnn.layers.normalization import batch_statistics, merge_moments, scale_shift, update_running
+from hcnn.models.configs import check_types
 from hcnn.models.counts import LayerRow, ParameterCount
 from hcnn.models.network import Network
 
@@ -35,6 +37,7 @@ class BaselineConfig:
     classes: int = 10
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("channels", "classes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected a positive number; got {getattr(self, name)}")
@@ -73,6 +76,9 @@ class Baseline(Network):
             raise ValueError(f"{name}: expected images of at least {side}x{side}; got {x.shape[2]}x{x.shape[3]}")
         if not x.is_floating_point():
             raise ValueError(f"{name}: expected floating-point values, standardized; got {x.dtype}")
+        dtype = next((p.dtype for p in self.parameters()), x.dtype)  # replicas of `DataParallel` have none
+        if x.dtype != dtype and autocast_dtype(x) is None:
+            raise ValueError(f"{name}: expected {dtype}, as its parameters are; got {x.dtype}")
         return self.classify(x)
 
     def count_parameters(self) -> ParameterCount:
@@ -85,7 +91,7 @@ class Baseline(Network):
     def multiply_adds(self, image_size: Sequence[int]) -> int:
         """As `Network.multiply_adds`: half of the floating-point operations that PyTorch counts without contents."""
         network = copy.deepcopy(self).inference().to("meta")
-        image = torch.zeros(1, self.config.channels, *image_size, device="meta")
+        image = next(network.parameters()).new_zeros(1, self.config.channels, *image_size)
         with FlopCounterMode(display=False) as counter:
             network(image)
         return counter.get_total_flops() // 2
@@ -106,7 +112,7 @@ class Baseline(Network):
         training = self.training
         self.eval()
         with FlopCounterMode(display=False) as counter:
-            self(torch.zeros(1, self.config.channels, *image_size))
+            self(next(self.parameters()).new_zeros(1, self.config.channels, *image_size))
         self.train(training)
         for handle in handles:
             handle.remove()

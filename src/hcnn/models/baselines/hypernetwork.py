@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hcnn.functional.dtypes import exactly
 from hcnn.layers.kept import Kept
 from hcnn.models.baselines.blocks import BaselineConfig
 from hcnn.models.baselines.wide_resnet import WideResNet, WideResNetConfig, check_wide
@@ -90,7 +91,7 @@ class GeneratedConv(nn.Module):
             return generator(self.z)
 
         def make() -> Tensor:
-            with torch.autocast(self.z.device.type, enabled=False):  # kept in the weights' own precision
+            with exactly(self.z):  # kept in the weights' own precision
                 return generator(self.z)
 
         return self._kept.get(make, [self.z, *generator.parameters()])

@@ -1,0 +1,66 @@
+"""What a command writes over: only files that begin as its own do, which is seen before it computes anything."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from hcnn.storage.atomic import output_folder
+
+PNG = b"\x89PNG\r\n\x1a\n"
+_PAGE, _OBJECT = b"<!doctype html>", b"{"
+EVALUATION = {
+    "evaluation.json": _OBJECT,
+    "evaluation.html": _PAGE,
+    "classes.csv": b"class,images,correct,",
+    "confusion.csv": b"true class \\ predicted class",
+    **dict.fromkeys(("confusion.png", "calibration.png", "coverage.png"), PNG),
+}
+SHIFTS = {"shifts.csv": b"network,change,strength,", "shifts.json": _OBJECT, "shifts.png": PNG}
+STUDY = {
+    "study.json": b'{"info": ',
+    "report.html": _PAGE,
+    **dict.fromkeys(("rows.csv", "contrasts.csv", "properties.csv"), b"statistic,network,order,"),
+    **dict.fromkeys(("consistency.png", "smoothness.png", "flatness.png", "properties.png"), PNG),
+    **dict.fromkeys(("figure-3.png", "figure-4.png"), PNG),
+}
+COMPARISON = {"comparison.md": b"# Comparison\n", "comparison.csv": b"system,", "comparison.png": PNG}
+
+
+@contextmanager
+def results_in(folder: Path, heads: Mapping[str, bytes]) -> Iterator[Path]:
+    """An output folder for the time of a command, which leaves nothing behind if it fails.
+
+    Args:
+        folder: to write into.
+        heads: how each file begins that the command writes.
+
+    Yields:
+        The folder.
+
+    Raises:
+        ValueError: if a file of one of these names begins otherwise, so that it is something else.
+        OSError: if the folder cannot be written.
+    """
+    for name, head in heads.items():
+        check_head(folder / name, head)
+    with output_folder(folder):
+        yield folder
+
+
+def check_head(path: Path, head: bytes) -> None:
+    """Refuse to write over a file that does not begin with `head`, and over what is no file."""
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise ValueError(f"{path}: expected a file or a free name; it is a {'folder' if path.is_dir() else 'device'}")
+    with path.open("rb") as file:
+        found = file.read(len(head))
+    if found not in (b"", head):
+        raise ValueError(f"{path}: the file exists and hcnn did not write it; give another --output")
+
+
+def check_picture(path: Path) -> None:
+    """Refuse an --output that is not the name of a PNG file, or names something else that is there."""
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"--output: expected a PNG file, such as figure.png; got {path}")
+    check_head(path, PNG)

@@ -1,0 +1,35 @@
+"""What decays and what is averaged, by the formulas."""
+
+import pytest
+import torch
+from torch import nn
+
+from hcnn.training.optimizers import RecipeOptimizer, WeightAverage
+from hcnn.training.recipe import Recipe
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+def test_weights_decay_and_biases_and_normalizations_do_not(optimizer, capturable) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, 4))
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    one = RecipeOptimizer(model, Recipe(optimizer=optimizer, weight_decay=0.5, momentum=0.0), capturable=capturable)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)  # so that nothing but decay changes anything
+    one.step(torch.tensor(0.1) if capturable else 0.1)
+    for name, value in model.named_parameters():
+        factor = 1 - 0.1 * 0.5 if name in ("0.weight", "3.weight") else 1
+        torch.testing.assert_close(value.detach(), factor * before[name], msg=name)
+
+
+def test_the_average_is_that_of_its_formula() -> None:
+    model = nn.BatchNorm1d(3)
+    average, expected = WeightAverage(model, 0.9), {name: one.clone() for name, one in model.state_dict().items()}
+    for _ in range(3):
+        for value in model.state_dict().values():
+            value.copy_(torch.randn(3) if value.is_floating_point() else value + 1)
+        average.update(model)
+        for name, value in model.state_dict().items():
+            expected[name] = 0.9 * expected[name] + 0.1 * value if value.is_floating_point() else value.clone()
+    for name, value in expected.items():
+        torch.testing.assert_close(average.state[name], value)
