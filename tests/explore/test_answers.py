@@ -35,6 +35,15 @@ def load(name: str) -> Study:
                 "hue, which moves arrays along v2 at",
             ],
         ),
+        (
+            "hcnn_cifar10_circular",
+            ["Yes, before training too", "Partly", "position right, contrast, scale, rotation"],
+            [
+                "together (p = 0.042), as in the untrained network",
+                "in 23% of the cases",
+                "position right, which moves arrays along v5 at",
+            ],
+        ),
     ],
 )  # fmt: skip
 def test_answers_are_those_of_the_tables(name, short, reasons) -> None:
@@ -55,13 +64,20 @@ def test_nothing_is_said_where_nothing_was_found() -> None:
     assert answers(replace(study, properties=[]), 10)[2].short == "Not known"
 
 
-def test_an_order_that_matters_is_said_with_its_direction() -> None:
+@pytest.mark.parametrize(
+    ("networks", "short"), [({"trained"}, "Yes"), ({"trained", "untrained"}, "Yes, before training too")]
+)
+def test_an_order_that_matters_is_said_with_its_direction(networks, short) -> None:
     study = load("digits-zeros")
-    gentle = [{**row, "p": 0.001, "deviation": -1.0} if row["statistic"] == CHANGE else row for row in study.orders]
+    gentle = [
+        {**row, "p": 0.001, "deviation": -1.0} if row["statistic"] == CHANGE and row["network"] in networks else row
+        for row in study.orders
+    ]
     found = answers(replace(study, orders=gentle), 10)[0]
-    assert found.short == "Yes"
+    assert found.short == short
     assert "changes the class scores less than the same move" in found.reason
     assert "(p = 0.002)" in found.reason  # of two attributes, corrected
+    assert ("architecture" in found.reason) == (len(networks) == 2)
 
 
 def test_a_class_that_every_translation_keeps_survives() -> None:

@@ -54,12 +54,19 @@ def _order(study: Study) -> Answer:
             "Moving an array along an attribute changes the class scores as much as the same move through the values "
             f"in a random order, {depths} together (p = {p:.2g}).",
         )
+    same = any(
+        row["p"] <= 0.05 and row["deviation"] * best["deviation"] > 0
+        for row in study.orders
+        if (row["statistic"], row["network"], row["depth"], row["attribute"])
+        == (CHANGE, "untrained", None, best["attribute"])
+    )
     return Answer(
         question,
-        "Yes",
+        "Yes, before training too" if same else "Yes",
         f"Moving an array along {best['attribute']} changes the class scores "
         f"{'less' if best['deviation'] < 0 else 'more'} than the same move through the values in a random order, "
-        f"{depths} together (p = {p:.2g}).",
+        f"{depths} together (p = {p:.2g})"
+        + (", as in the untrained network: it is an effect of the architecture." if same else "."),
     )
 
 
