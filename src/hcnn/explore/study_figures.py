@@ -54,16 +54,22 @@ def property_figure(study: Study, path: Path) -> None:
     maps = [("trained network", "value"), ("strongest of the shuffled orders", "shuffled_r")]
     maps += [(_title(name), f"{name}_r") for name in study.info["controls"]]
     plot = pyplot()
-    width = 0.56 * len(names) + 0.6
+    # The controls, which hold no numbers, are narrow, so that a page as wide as a text can show all maps legibly.
+    widths = [0.42, *[0.2] * (len(maps) - 1)]
     figure, grid = plot.subplots(
-        1, len(maps), figsize=(width * len(maps) + 1.2, 0.32 * len(lines) + 2.0), layout="constrained", squeeze=False
+        1,
+        len(maps),
+        figsize=(len(names) * sum(widths) + 1.6, 0.32 * len(lines) + 2.0),
+        width_ratios=widths,
+        layout="constrained",
+        squeeze=False,
     )
     image = None
     for (title, key), axes in zip(maps, grid[0], strict=True):
         values = [[_number(at[*line, name].get(key)) for name in names] for line in lines]
         image = axes.imshow(values, cmap="PuOr", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
-        axes.set_title(title, fontsize=9)
-        axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+        axes.set_title(title.replace("of the ", "of\nthe "), fontsize=9)
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
         axes.set_yticks(
             range(len(lines)), [f"x̄{j}, {axis}" for j, axis in lines] if axes is grid[0, 0] else [], fontsize=8
         )
