@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from hcnn import cli
+from hcnn.cli.outputs import STUDY, check_head
 from hcnn.explore import open_explorer
 
 
@@ -122,6 +123,9 @@ def test_explore_leaves_tables_figures_and_sentences(run, tmp_path, capsys) -> N
             assert min(image.size) > 200
     assert {row["statistic"] for row in study["orders"]} == {"class consistency, τ ≠ 0", "roughness", "logit change"}
     assert len(list(csv.reader(io.StringIO((tmp_path / "orders.csv").read_text())))) == len(study["orders"]) + 1
+    assert {path.name for path in tmp_path.iterdir()} == {*STUDY}  # which a second study may replace, and others not
+    for name, head in STUDY.items():
+        check_head(tmp_path / name, head)
     for word in ("Brightness:", "near enough", "Roughness"):
         assert word in out
     assert "Saturation" not in out  # grey images have none

@@ -20,6 +20,7 @@ STUDY = {
     "study.json": b'{"info": ',
     "report.html": _PAGE,
     **dict.fromkeys(("rows.csv", "contrasts.csv", "properties.csv"), b"statistic,network,order,"),
+    "orders.csv": b"statistic,network,depth,attribute,",
     **dict.fromkeys(("consistency.png", "smoothness.png", "flatness.png", "properties.png"), PNG),
     **dict.fromkeys(("figure-3.png", "figure-4.png"), PNG),
 }
