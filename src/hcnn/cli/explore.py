@@ -20,17 +20,16 @@ from hcnn.training.device import find_device
 _PAGE_IMAGES = 32  # candidates for the examples of the page in the report
 
 
-def open_with_progress(
-    run: Path, console: Console, *, data: str | None, data_dir: Path | None, **rest: Any
-) -> Explorer:
-    """`open_explorer` with a progress bar while arrays are computed."""
+def open_with_progress(options: Namespace, console: Console, **rest: Any) -> Explorer:
+    """`open_explorer` for a command, with a progress bar while arrays are computed."""
     columns = (TextColumn("arrays"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with progress_bar(console, *columns) as bar:
         task = bar.add_task("", total=None)
         return open_explorer(
-            run,
-            data=data,
-            data_dir=data_dir,
+            options.run,
+            data=options.data,
+            data_dir=options.data_dir,
+            position=options.position,
             on_block=lambda done, n: bar.update(task, completed=done, total=n),
             **rest,
         )
@@ -50,9 +49,7 @@ def figure(options: Namespace, console: Console) -> None:
     path = options.output or folder / f"figure-{options.number}.png"
     check_picture(path)
     with output_folder(path.parent):
-        explorer = open_with_progress(
-            options.run, console, data=options.data, data_dir=options.data_dir, position=options.position
-        )
+        explorer = open_with_progress(options, console)
         if options.number == 3:
             figures.figure3(explorer, path, queries=options.query or None, j=options.depth, axis=options.attribute)
         else:
@@ -79,15 +76,7 @@ def explore(options: Namespace, console: Console) -> None:
     others = _controls(options, load_named(options.run))  # before anything is computed or written
     output = options.output or (options.run if options.run.is_dir() else Path()) / "explore"
     with results_in(output, STUDY):
-        explorer = open_with_progress(
-            options.run,
-            console,
-            data=options.data,
-            data_dir=options.data_dir,
-            folder=options.arrays,
-            position=options.position,
-            device=options.device,
-        )
+        explorer = open_with_progress(options, console, folder=options.arrays, device=options.device)
         settings = StudySettings(options.queries, options.changed, options.flat, options.orders, seed=options.seed)
         with status(console, "measuring") as update:
             study = run_study(

@@ -29,14 +29,7 @@ def serve(options: Namespace, console: Console) -> None:
     except OSError as error:
         raise ValueError(f"--host {options.host} --port {options.port}: cannot listen there; {error}") from error
     with listening:
-        explorer = open_with_progress(
-            options.run,
-            console,
-            data=options.data,
-            data_dir=options.data_dir,
-            folder=options.arrays,
-            position=options.position,
-        )
+        explorer = open_with_progress(options, console, folder=options.arrays)
         if explorer.base.images.ndim != 4 or explorer.base.images.shape[1] not in (1, 3):
             raise ValueError(f"{options.run}: expected a run on grey or RGB images, to show them")
         with status(console, "preparing the search") as update:

@@ -39,9 +39,12 @@ def answers(study: Study, classes: int) -> list[Answer]:
 def _order(study: Study) -> Answer:
     """From the change of class scores along each attribute, all depths together, against shuffled orders."""
     question = "Does the order of an attribute's values matter?"
-    rows = [
-        row for row in study.orders if (row["statistic"], row["network"], row["depth"]) == (CHANGE, "trained", None)
-    ]
+    together = {
+        (row["network"], row["attribute"]): row
+        for row in study.orders
+        if row["statistic"] == CHANGE and row["depth"] is None
+    }
+    rows = [row for (network, _), row in together.items() if network == "trained"]
     if not rows or all(row["smallest"] * len(rows) > 0.05 for row in rows):
         return Answer(question, "Not known", "The attributes have too few values for enough different orders.")
     best = min(rows, key=lambda row: row["p"])
@@ -54,12 +57,8 @@ def _order(study: Study) -> Answer:
             "Moving an array along an attribute changes the class scores as much as the same move through the values "
             f"in a random order, {depths} together (p = {p:.2g}).",
         )
-    same = any(
-        row["p"] <= 0.05 and row["deviation"] * best["deviation"] > 0
-        for row in study.orders
-        if (row["statistic"], row["network"], row["depth"], row["attribute"])
-        == (CHANGE, "untrained", None, best["attribute"])
-    )
+    before = together["untrained", best["attribute"]]
+    same = before["p"] <= 0.05 and before["deviation"] * best["deviation"] > 0
     return Answer(
         question,
         "Yes, before training too" if same else "Yes",

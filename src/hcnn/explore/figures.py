@@ -154,9 +154,7 @@ def _image(
         spine.set(color=SAME if same else OTHER, linewidth=2.5 if query is not None else 0)
         spine.set_linestyle("-" if near or near is None else "--")
     title = name if distance is None else f"{name} · {distance:.2f}"
-    axes.set_title(
-        title, fontsize=8 * min(1, 17 / max(1, len(title))), pad=3
-    )  # long names would run into their neighbours
+    axes.set_title(title, fontsize=8 * 17 / max(17, len(title)), pad=3)  # long names would run into their neighbours
 
 
 def _head(axes: Any, text: str) -> None:

@@ -153,11 +153,11 @@ def path_table(
                         top, bottom = torch.stack([roughness(one, dim) for one in arrays]).unbind(1)  # (orders, n)
                         ratios = top.mean(1) / bottom.mean(1)
                         compared.add(ROUGHNESS, name, j, axis, ratios)
-                        low, high = boot.interval(boot.means(top[0]) / boot.means(bottom[0]))
-                        if kind == "shuffled":
-                            low, high = float(ratios.min()), float(ratios.max())
-                        numbers = {"value": float(ratios.mean()), "low": low, "high": high, "n": top.shape[1]}
-                        tables.rows.append({"statistic": ROUGHNESS, **at, "tau": None, **numbers})
+                        numbers = _range(ratios)
+                        if kind == "own":
+                            low, high = boot.interval(boot.means(top[0]) / boot.means(bottom[0]))
+                            numbers |= {"low": low, "high": high}
+                        tables.rows.append({"statistic": ROUGHNESS, **at, "tau": None, **numbers, "n": top.shape[1]})
     tables.orders = compared.rows(seed)
     return tables
 
@@ -189,7 +189,7 @@ def flatness_table(
     tables, compared = Tables(), _Compared()
     changes: dict[str, dict[tuple[int, str], Tensor]] = {}
     for name, source in sources.items():
-        device = next(source.model.parameters()).device
+        images = x.to(next(source.model.parameters()).device)
         for j, attributes in source.attributes().items():
             say(f"{name}: class scores along translations at depth {j}")
             for axis, size in attributes.items():
@@ -197,7 +197,7 @@ def flatness_table(
                 free = [tau - 1 for tau in range(1, size) if tau not in exact]
                 # Where all shifts are implied, an average comes next, which knows no order.
                 for kind, some in _kinds(size, seed, orders if free else 1).items():
-                    found = [flatness(source, x.to(device), j, axis, order=order) for order in some]
+                    found = [flatness(source, images, j, axis, order=order) for order in some]
                     stays, variation, change = (torch.stack(one).double() for one in zip(*found, strict=True))
                     at = {"network": name, "order": kind, "depth": j, "attribute": axis}
                     measured = {"prediction stays": stays, "total variation": variation, CHANGE: change}
@@ -260,11 +260,14 @@ def _reordered(arrays: Tensor, dim: int, order: Sequence[int] | None) -> Tensor:
 
 def _row(statistic: str, at: Row, values: Tensor, boot: Bootstrap, tau: float) -> Row:
     """Numbers of (orders, n) values: for the own order an interval over queries, else the range of the orders."""
-    means = values.double().mean(1)
-    numbers = {"value": float(means.mean()), "low": float(means.min()), "high": float(means.max())}
-    if at["order"] == "own":
-        numbers = asdict(estimate(values[0], boot))
+    own = at["order"] == "own"
+    numbers = asdict(estimate(values[0], boot)) if own else _range(values.double().mean(1))
     return {"statistic": statistic, **at, "tau": tau, **numbers, "n": values.shape[1]}
+
+
+def _range(values: Tensor) -> dict[str, float]:
+    """The mean of (orders,) numbers, and the lowest and the highest."""
+    return {"value": float(values.mean()), "low": float(values.min()), "high": float(values.max())}
 
 
 class _Compared:

@@ -17,6 +17,11 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
+def autocast(x: Tensor) -> Tensor:
+    """A tensor in the type that autocast computes in, because autocast does not reach into custom operators."""
+    return x.to(autocast_dtype(x) or x.dtype)
+
+
 def exactly(x: Tensor) -> AbstractContextManager[object]:
     """Without autocast where a tensor is, which would compute in 16 bits."""
     kind = _kind(x)

@@ -8,7 +8,7 @@ from torch import Tensor
 from hcnn.functional.attribute_conv.spectral import constants
 from hcnn.functional.axes import Boundary
 from hcnn.functional.custom_op import define_operator
-from hcnn.functional.dtypes import autocast_dtype, wide
+from hcnn.functional.dtypes import autocast, wide
 from hcnn.functional.tiles import tiles
 
 
@@ -39,7 +39,7 @@ def spectral_conv(
     Returns:
         (b, v' · k, *u').
     """
-    x = x.to(autocast_dtype(x) or x.dtype)  # autocast does not reach into custom operators
+    x = autocast(x)
     n = len(sizes)
     analysis, _, synthesis = constants(x, tuple(sizes), tuple(support), tuple(stride[:n]), boundary)
     if bias is None:

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hcnn.functional.axes import Boundary
 from hcnn.functional.backend import available, choose
-from hcnn.functional.dtypes import autocast_dtype, exactly
+from hcnn.functional.dtypes import autocast, exactly
 from hcnn.functional.plus_step import naive, tiled, triton_op
 
 
@@ -46,7 +46,7 @@ def plus_step(
         torch.Size([2, 5, 3, 3])
 
     """
-    x = x.to(autocast_dtype(x) or x.dtype)  # autocast does not reach into custom operators
+    x = autocast(x)
     blocks = [0, len(matrix), 0, matrix.shape[1]] if bands is None else [*bands]
     kernel = h.shape[1:] == (3, 3) and available(x) and _counted(x, matrix, stride)
     with exactly(x):
@@ -91,7 +91,7 @@ def spectral_plus_step(
         torch.Size([2, 20, 6, 6])
 
     """
-    x = x.to(autocast_dtype(x) or x.dtype)  # autocast does not reach into custom operators
+    x = autocast(x)
     with exactly(x):
         form = choose(x, _in_parts(naive.spectral_plus_step), cpu=tiled.spectral_plus_step)
         return form(x, h, shift, analysis, matrix, synthesis, stride, boundary)
