@@ -292,6 +292,17 @@ def test_a_valid_later_checkpoint_is_refused_a_damaged_one_replaced(tmp_path: Pa
     assert newest_step(tmp_path) == 6
 
 
+@needs_posix
+def test_checkpoints_that_cannot_be_read_do_not_end_a_run(tmp_path: Path) -> None:
+    first, later = save(tmp_path, 5), save(tmp_path, 7)
+    for damaged, step, newest in ((later, 6, 6), (first, 8, 8)):  # later than the one that is saved, and its spare
+        damaged.unlink()
+        damaged.symlink_to(damaged.name)  # reading it is an OSError, for every user
+        save(tmp_path, step)
+        assert newest_step(tmp_path) == newest
+    assert steps_on_disk(tmp_path) == [6, 8]
+
+
 def test_arguments_of_save_checkpoint(tmp_path: Path) -> None:
     for step, keep in [(-1, 2), (1, 0), (True, 2)]:
         with pytest.raises(ValueError, match=rf"expected step ≥ 0 and keep ≥ 1, got step={step} and keep={keep}"):

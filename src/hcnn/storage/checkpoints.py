@@ -211,7 +211,7 @@ def _refuse_later(home: Path, step: int) -> None:
 def _is_valid(manifest: Path) -> bool:
     try:
         _verified(manifest)
-    except ValueError:
+    except (ValueError, OSError):  # what cannot be read is no checkpoint either, and must not end a run
         return False
     return True
 
