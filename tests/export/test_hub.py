@@ -174,8 +174,14 @@ def test_where_the_data_lay_is_not_published(run, tmp_path) -> None:
     for name in ("config.json", "result.json", "weights.safetensors"):
         text = (run / name).read_bytes().replace(b'"data": "digits"', b'"data": "/home/me/secret/digits"')
         (tmp_path / name).write_bytes(text)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["init"] = {"source": "/home/me/secret/first", "weights_sha256": "0", "freeze": 1}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"validation_data": "/home/me/secret/more.npz"}))
     HubNetwork.from_run(tmp_path).save_pretrained(tmp_path / "saved")
     assert b"secret" not in b"".join(path.read_bytes() for path in (tmp_path / "saved").iterdir())
+    published = json.loads((tmp_path / "saved" / "config.json").read_text())["run"]
+    assert (published["data"], published["validation_data"]) == ("digits", "more.npz")
+    assert published["init"] == {"source": "first", "weights_sha256": "0", "freeze": 1}
 
 
 def test_without_huggingface_hub_the_extra_is_named() -> None:

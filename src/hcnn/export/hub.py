@@ -74,8 +74,7 @@ class HubNetwork(nn.Module, PyTorchModelHubMixin):
             ValueError: as `hcnn.runs.train.load_run` does, and if the network is not an attribute network.
         """
         run, records = load_run(Path(folder)), read_records(Path(folder))
-        # Only the last part of a path is published, not where the data was stored.
-        config = {**run.config, "data": Path(str(run.config.get("data", "unknown data"))).name}
+        config = _without_places(run.config)
         model = cls(config, {**records.result, "data": config["data"]} if records.result else None, records.seeds)
         model.network.load_state_dict(run.model.state_dict())
         return model.eval()
@@ -136,3 +135,13 @@ class HubNetwork(nn.Module, PyTorchModelHubMixin):
             model = cls(run, **init)
         model.network.load_state_dict(state)
         return model.to(map_location).eval()
+
+
+def _without_places(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's record with the last part of each path only: where data and networks were stored is not published."""
+    config = {**config, "data": config.get("data", "unknown data")}
+    names: dict[str, Any] = {key: Path(str(config[key])).name for key in ("data", "validation_data") if key in config}
+    initial = config.get("init")
+    if isinstance(initial, dict) and "source" in initial:
+        names["init"] = {**initial, "source": Path(str(initial["source"])).name}
+    return config | names
