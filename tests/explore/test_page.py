@@ -138,6 +138,10 @@ def test_pages_headers_and_views(site, explorer) -> None:
     assert answer == json.loads(json.dumps(views.view(explorer, 3, 5, {"v4": 1, "v5": 0.5}, "v5", k=2)))
     status, answer, headers = site.ask("GET", "/image/3.png")
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(answer))), explorer.base.images[3, 0].numpy())
+    # Browsers keep it: what the page asks for names the images, so that another run at this address is not shown them.
+    assert "max-age" in headers["Cache-Control"]
+    assert site.ask("GET", "/api/about")[1]["digest"] == explorer.base.digest()[:12]
+    assert site.ask("GET", f"/image/3.png?{explorer.base.digest()[:12]}")[1] == answer
 
 
 def test_view_as_png_and_walk_as_gif(site) -> None:

@@ -22,13 +22,14 @@ def describe(explorer: Explorer) -> View:
         explorer: the run with its database.
 
     Returns:
-        Name, classes, number of images, depths with their attributes, whether translations are exact; plain values for
-        JSON. Names are `hcnn.text.printable`.
+        Name, classes, number and digest of the images, depths with their attributes, whether translations are exact;
+        plain values for JSON. Names are `hcnn.text.printable`.
     """
     return {
         "run": printable(explorer.run.folder.name),
         "data": printable(explorer.base.name),
         "images": len(explorer.base),
+        "digest": explorer.base.digest()[:12],
         "classes": [printable(name) for name in explorer.base.classes],
         "periodic": explorer.periodic,
         "depths": [

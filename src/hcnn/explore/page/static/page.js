@@ -23,8 +23,10 @@
     const meaning = hcnnView.meaning(named[depth][name], tau);
     return `τ = ${hcnnView.shown(tau)}${meaning && `: ${meaning}`}`;
   }
+  // Browsers keep images for an hour, in which another run may be served at the same address: hence the digest.
+  const thumb = (image) => `/image/${image}.png?${about.digest}`;
   const page = {
-    classes: about.classes, thumb: (image) => `/image/${image}.png`, queryThumb: () => `/image/${state.image}.png`,
+    classes: about.classes, thumb, queryThumb: () => thumb(state.image),
     pick: (image) => go({ ...state, image: String(image) }),
   };
 
