@@ -18,6 +18,16 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def count_of(number: int, noun: str) -> str:
+    """A number with its noun, in the singular or the plural.
+
+    Example:
+        >>> count_of(1, "depth"), count_of(8, "depth")
+        ('1 depth', '8 depths')
+    """
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def suggest_name(name: str, known: Iterable[str], count: int = 3) -> str:
     """A hint for a name that is not known.
 

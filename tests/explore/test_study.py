@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 import hcnn
 from hcnn.data.datasets import load
 from hcnn.data.image_changes import PROPERTIES, change, changed_inputs, properties_for
-from hcnn.data.preprocessing import Preprocessing
+from hcnn.data.preprocessing import Preprocessing, fit_preprocessing
 from hcnn.explore import (
     Arrays,
     AttributeSource,
@@ -23,6 +24,7 @@ from hcnn.explore import (
     smooth,
     untrained_like,
 )
+from hcnn.explore.findings import findings
 from hcnn.explore.meaning import Meaning, best_shifts, shift_grid
 from hcnn.explore.orders import OrderTest, order_test
 from hcnn.explore.statistics import (
@@ -34,10 +36,10 @@ from hcnn.explore.statistics import (
     path_distances,
     roughness,
 )
-from hcnn.explore.study import StudySettings, run_study
-from hcnn.explore.tables import Row, Tables, consistency_table, flatness_table, implied_shifts, path_table
+from hcnn.explore.study import Study, StudySettings, run_study
+from hcnn.explore.tables import CONSISTENCY, Row, Tables, consistency_table, flatness_table, implied_shifts, path_table
 from hcnn.explore.verdicts import judge, property_table
-from hcnn.runs.load import load_named
+from hcnn.runs.load import Run, load_named
 
 PLAIN = Preprocessing((0.5,), (0.25,), (8, 8), ("a", "b"))
 
@@ -396,6 +398,26 @@ def test_channels_of_an_ordinary_network_stand_beside_as_a_control(periodic) -> 
     small = nn.Sequential(nn.Conv2d(1, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(ValueError, match="expected a module of 4·8 = 32 channels or more for x3"):
         channels_like(small, source, x[:1])
+
+
+def test_a_network_of_one_depth_is_not_compared_with_itself() -> None:
+    images = load("digits").train.subset(range(40))
+    said = {}
+    for width in (4, 8):  # of 4, no attribute but the classes has 4 values
+        model = hcnn.create_model("hcnn_digits", width=width, depth=4, downsample=()).eval()
+        run = Run(Path("one"), model, fit_preprocessing(images), {})
+        settings = StudySettings(queries=10, changed=4, flat=4, orders=2, resamples=20)
+        said[width] = findings(run_study(explore_images(run, images), settings=settings))
+    assert not any("than at depth" in sentence for sentence in said[8])
+    assert any("shuffled orders, 1 depth together" in sentence for sentence in said[8])
+    assert "no attribute has 4 values or more" in said[4][-1]
+
+
+def test_a_control_may_have_any_name() -> None:
+    row = {"statistic": CONSISTENCY, "network": "trained", "order": "own", "against": "depthwise", "depth": 3}
+    row |= {"attribute": "v2", "value": 0.5, "low": 0.4, "high": 0.6, "n": 10, "verdict": "above"}
+    study = Study({"boundary": "circular", "held_out": True}, [], [row], [], [])
+    assert any("against depthwise: above at depth 3" in sentence for sentence in findings(study))
 
 
 def test_a_few_images_are_enough_and_fewer_are_refused() -> None:

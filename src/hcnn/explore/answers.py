@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from hcnn.explore.study import Study
 from hcnn.explore.tables import CHANGE, Row
+from hcnn.text import count_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def _order(study: Study) -> Answer:
         return Answer(question, "Not known", "The attributes have too few values for enough different orders.")
     best = min(rows, key=lambda row: row["p"])
     p = min(1.0, best["p"] * len(rows))  # Bonferroni
-    depths = _count(best["depths"], "depth")
+    depths = count_of(best["depths"], "depth")
     if p > 0.05:
         return Answer(
             question,
@@ -95,7 +96,11 @@ def _property(study: Study) -> Answer:
     question = "Which property of images does an attribute stand for?"
     names = list(dict.fromkeys(row["property"] for row in study.properties))
     if not names:
-        return Answer(question, "Not known", "The images are not two-dimensional, so that none was changed.")
+        return Answer(
+            question,
+            "Not known",
+            "None was changed: the images are not two-dimensional, or no attribute has 4 values or more.",
+        )
     found = [row for row in study.properties if row["verdict"] == "found"]
     if not found:
         return Answer(
@@ -118,10 +123,6 @@ def _property(study: Study) -> Answer:
 
 def _along_previous(row: Row) -> bool:
     return row["attribute"] == f"v{row['depth'] - 1}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _mean(values: list[float]) -> float | None:

@@ -2,6 +2,7 @@
 
 from hcnn.explore.study import Study
 from hcnn.explore.tables import CHANGE, CONSISTENCY, ROUGHNESS, Row
+from hcnn.text import count_of
 
 
 def findings(study: Study) -> list[str]:
@@ -36,7 +37,9 @@ def _consistency(study: Study) -> list[str]:
             what = row["statistic"][0].upper() + row["statistic"][1:]
             said.append(f"{what} ({who}): {word} at depth {row['depth']} than at {row['against']}: {_interval(row)}.")
     controls = dict.fromkeys(
-        row["against"] for row in study.contrasts if row["statistic"] == CONSISTENCY and "depth" not in row["against"]
+        row["against"]
+        for row in study.contrasts
+        if row["statistic"] == CONSISTENCY and not row["against"].startswith("depth ")
     )
     for against in controls:
         rows = [row for row in study.contrasts if row["statistic"] == CONSISTENCY and row["against"] == against]
@@ -76,7 +79,8 @@ def _against_orders(study: Study, statistic: str, what: str, more: str, less: st
             word = "no different from" if row["p"] > 0.05 else f"{more if row['deviation'] > 0 else less} than in"
             who = "" if row["network"] == "trained" else f" ({row['network']})"
             said.append(
-                f"{what} along {row['attribute']}{who}: {word} shuffled orders, {row['depths']} depths together "
+                f"{what} along {row['attribute']}{who}: {word} shuffled orders, "
+                f"{count_of(row['depths'], 'depth')} together "
                 f"(p = {row['p']:.2g}; {row['deviation']:+.2f} standard deviations of the orders)."
             )
     return said
@@ -100,7 +104,7 @@ def _flatness(study: Study) -> list[str]:
 
 def _properties(study: Study) -> list[str]:
     if not study.properties:
-        return ["No properties were changed, because the images are not two-dimensional."]
+        return ["No properties were changed: the images are not two-dimensional, or no attribute has 4 values or more."]
     said = []
     for name in dict.fromkeys(row["property"] for row in study.properties):
         rows = [row for row in study.properties if row["property"] == name]

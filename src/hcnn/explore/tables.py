@@ -107,6 +107,8 @@ def _consistency_contrasts(hits: Mapping[tuple[str, str], Mapping[int, Tensor]],
                 contrasts.append(_contrast(CONSISTENCY, name, j, moved - depths[j][1:].mean(0), boot))
     for (name, kind), depths in hits.items():
         first, last = min(depths), max(depths)
+        if first == last:  # there is one depth only, as in a network of J = 4
+            continue
         who = {"statistic": CONSISTENCY, "network": name, "order": kind}
         growth = depths[last][1:].mean(0) - depths[first][1:].mean(0)
         contrasts.append(_contrast(CONSISTENCY, f"depth {first}", last, growth, boot) | who)
