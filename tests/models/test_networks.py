@@ -1,9 +1,11 @@
 """Whole networks: the numbers that design fixes, Proposition 3.1, folding, saving, and what bad input says."""
 
 import dataclasses
+import json
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -219,6 +221,16 @@ BAD_CONFIGS = [
 def test_bad_configurations_are_explained(overrides, message) -> None:
     with pytest.raises(ValueError, match=message):
         hcnn.create_model("hcnn_cifar10", **overrides)
+
+
+def test_numbers_of_numpy_and_lists_are_taken_for_pythons() -> None:
+    given = {"width": np.int64(8), "attribute_support": np.array([3, 5]).tolist(), "downsample": [np.int64(3)]}
+    config = hcnn.model_config("hcnn_cifar10", depth=5, **given)
+    assert config == hcnn.model_config("hcnn_cifar10", depth=5, width=8, attribute_support=(3, 5), downsample=(3,))
+    assert json.loads(json.dumps(dataclasses.asdict(config)))["downsample"] == [3]  # as a run records it
+    small = hcnn.model_config("resnet20_digits", depth=np.int32(8), downsample=[3])
+    assert {hash(small), hash(config)}
+    assert vars(small).keys() == dataclasses.asdict(small).keys()
 
 
 def test_bad_multiscale_configurations_are_explained() -> None:

@@ -1,8 +1,10 @@
 """Everything that determines one of the paper's networks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from hcnn.functional import BOUNDARIES, Boundary
 
@@ -112,6 +114,8 @@ class MultiscaleHierarchicalCNNConfig:
 def check_types(config: Any) -> None:
     """Refuse numbers, and tuples of numbers, that are something else; NumPy's numbers count, and lists as tuples.
 
+    They become Python's numbers and tuples, so that equal configurations are equal, and can be written as JSON.
+
     Args:
         config: a configuration, a dataclass.
 
@@ -124,13 +128,20 @@ def check_types(config: Any) -> None:
         ValueError: width: expected a whole number; got '8'
     """
     known = {int: (Integral, "whole number"), float: (Real, "number")}
-    for name, hint in get_type_hints(type(config)).items():
+    hints = get_type_hints(type(config))
+    for name, hint in ((field.name, hints[field.name]) for field in fields(config)):
         value, many = getattr(config, name), get_origin(hint) is tuple
         kind, what = known.get(get_args(hint)[0] if many else hint, (object, ""))
         if many and not (isinstance(value, tuple | list) and all(isinstance(one, kind) for one in value)):
             raise ValueError(f"{name}: expected a tuple of {what}s; got {value!r}")
         if not many and not isinstance(value, kind):
             raise ValueError(f"{name}: expected a {what}; got {value!r}")
+        plain = tuple(map(_plain, value)) if many else _plain(value)
+        object.__setattr__(config, name, plain)  # which is frozen
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _check_common(config: Any) -> None:
