@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import hcnn
+from hcnn.data.augment import Augmentation
 from hcnn.data.image_set import ImageSet, Splits
 from hcnn.runs import tune as tune_module
 from hcnn.runs.load import load_run
@@ -84,6 +85,8 @@ def test_trials_lie_around_the_settings_and_the_first_has_them() -> None:
     assert plan_trials(replace(settings(), seed=1), 20, 32)[1:] != plan[1:]
     assert {*plan_trials(settings(), 3, 32, ["lr", "width"])[2]} == {"weight_decay", "batch_size"}
     assert "weight_decay" not in plan_trials(settings(weight_decay=0.0), 3, 32)[0]
+    pairs = settings(batch_size=12, accumulate=2, augmentation=Augmentation(mixup=1.0))  # 6 would leave parts of 3
+    assert {one["batch_size"] for one in plan_trials(pairs, 10, 96)} == {12, 24}
 
 
 @pytest.mark.parametrize("kills", [(2,), (5, 30, 3, 9)])  # steps after each start

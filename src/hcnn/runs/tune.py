@@ -20,6 +20,7 @@ from hcnn.storage.atomic import write_atomically, write_json
 from hcnn.storage.records import read_object
 from hcnn.text import csv_row
 from hcnn.training.device import find_device
+from hcnn.training.first_step import check_batch
 from hcnn.training.progress import Diverged, Progress
 
 RECORD, TABLE = "tune.json", "tune.csv"
@@ -234,8 +235,13 @@ def _widths(settings: RunSettings) -> list[int]:
 
 def _batches(settings: RunSettings, images: int) -> list[int]:
     recipe = settings.recipe
-    sizes = (recipe.batch_size // 2, recipe.batch_size, 2 * recipe.batch_size)
-    found = [size for size in sizes if 4 <= size <= images // 4 and size % recipe.accumulate == 0]
+    found: list[int] = []
+    for size in (recipe.batch_size // 2, recipe.batch_size, 2 * recipe.batch_size):
+        try:
+            check_batch(replace(recipe, batch_size=size), images // 4, 1)
+        except ValueError:
+            continue
+        found += [size] if size >= 4 else []
     return found if recipe.batch_size in found else [recipe.batch_size]
 
 
