@@ -9,7 +9,8 @@ from PIL import Image
 
 from hcnn import cli
 from hcnn.data.datasets import load
-from hcnn.export.check_images import find_check_images, load_run_data
+from hcnn.export.check_images import find_check_images
+from hcnn.runs.held_out import load_run_data
 from hcnn.runs.load import load_run
 
 TINY = ["--set", "width=4", "--set", "rank=3", "--epochs", "1", "--seed", "1"]

@@ -1,5 +1,6 @@
 """`hcnn train --validation-data`: images of one's own, in the order of the training classes."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,20 @@ def test_the_run_records_it_and_evaluation_finds_it_again(data, own, capsys) -> 
     again = ["train", "data", "--epochs", "2", "--output", "run", "--resume", *TINY]
     assert cli.main([*again, "--validation", "0"]) == 2
     assert "its validation_data (none, and there " in capsys.readouterr().err
+
+
+def test_test_images_are_measured_without_it(data, own, capsys) -> None:
+    shutil.move("data", "moved")
+    for part in ("train", "test"):
+        shutil.copytree("moved", f"data/{part}")
+    assert cli.main(["train", "data", "--validation-data", "own", "--epochs", "1", "--output", "run", *TINY]) == 0
+    shutil.rmtree(own)
+    assert cli.main(["evaluate", "run"]) == 0
+    assert "data, test: " in capsys.readouterr().out
+    assert cli.main(["evaluate", "run", "--on", "validation"]) == 2
+    assert (
+        "its validation images, own, cannot be read; choose others with --on (test, train)" in capsys.readouterr().err
+    )
 
 
 def test_classes_go_by_name(data, tmp_path) -> None:

@@ -1,6 +1,7 @@
 """Queries are images that the network was not trained on, where there are some; the study says which."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,14 @@ def test_a_folder_that_has_changed_has_no_known_held_out_images(home, capsys) ->
     assert cli.main(command) == 0
     assert json.loads((run / "explore" / "study.json").read_text())["info"]["held_out"] is False
     assert "may remember them" in " ".join(capsys.readouterr().out.replace("│", "").split())
+
+
+def test_validation_images_of_ones_own_are_the_queries(home) -> None:
+    shutil.copytree(home / "photos", home / "more")
+    run = train(home, "--validation-data", str(home / "more"))
+    base, held_out = images_of(load_run(run))
+    assert held_out is not None
+    assert (len(base), len(held_out), held_out.name) == (40, 40, str(home / "more"))
 
 
 def test_other_data_is_resized_as_the_runs_own(home) -> None:

@@ -15,8 +15,8 @@ from hcnn.data.image_set import ImageSet
 from hcnn.evaluation import Evaluation, evaluate, measure_shifts, write_evaluation, write_shifts
 from hcnn.evaluation.report import as_json
 from hcnn.evaluation.shifts import ShiftScore
-from hcnn.export.check_images import load_run_data
 from hcnn.export.opening import open_network
+from hcnn.runs.held_out import load_run_data
 from hcnn.runs.load import Run, read_result
 from hcnn.training.evaluate import predict_logits
 
@@ -83,13 +83,15 @@ def _images(run: Run, data: str | None, data_dir: Path | None, on: str | None) -
     chosen = sets[on]
     if chosen is None:
         there = [name for name, one in sets.items() if one is not None]
-        aside = on == "validation" and data is None and read_result(run.folder).get("validation_images")
-        reason = (
-            f"{run.config['data']} is not what it was for the training, so it cannot be told which {aside:,} images "
-            "were set aside for validation"
-            if aside
-            else f"its data has no {on} images"
-        )
+        reason = f"its data has no {on} images"
+        if on == "validation" and data is None and (aside := read_result(run.folder).get("validation_images")):
+            apart = run.config.get("validation_data")
+            reason = f"its validation images, {apart}, cannot be read"
+            if apart is None:
+                reason = (
+                    f"{run.config['data']} is not what it was for the training, so it cannot be told which {aside:,} "
+                    "images were set aside for validation"
+                )
         raise ValueError(
             f"{run.folder}: {reason}; choose others with --on ({', '.join(there)}), or name a labelled folder with "
             "--data"

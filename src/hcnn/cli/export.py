@@ -13,11 +13,12 @@ from hcnn.cli.terminal import say
 from hcnn.data.image_files import height_and_width
 from hcnn.data.image_set import Splits
 from hcnn.export.c_program import header_path
-from hcnn.export.check_images import find_check_images, load_run_data
+from hcnn.export.check_images import find_check_images
 from hcnn.export.folded_weights import CARD, WEIGHTS
 from hcnn.export.int8 import Int8Loss
 from hcnn.export.opening import open_network
 from hcnn.export.replace import check_replaceable
+from hcnn.runs.held_out import load_run_data
 from hcnn.runs.load import Run
 from hcnn.storage.atomic import output_folder, write_atomically
 

@@ -1,9 +1,8 @@
 """The images that a run is explored with: those that neighbours are looked for in, and held-out ones to ask about."""
 
-from hcnn.data import datasets
 from hcnn.data.image_set import ImageSet
-from hcnn.runs.held_out import set_aside_again
-from hcnn.runs.load import Run, folder_options
+from hcnn.runs.held_out import load_run_data
+from hcnn.runs.load import Run
 from hcnn.storage.atomic import StrPath
 
 
@@ -13,7 +12,7 @@ def images_of(
     """The training images of a data set, and images of the same kind that the network was not trained on.
 
     Held-out images are the test set; where there is none, the validation set, which is drawn again as it was for the
-    training.
+    training if it did not come with the data or was named.
 
     Args:
         run: a loaded run.
@@ -25,15 +24,8 @@ def images_of(
         are, because the data has changed since the training.
 
     Raises:
-        ValueError: if the images are not of the network's channels and size.
+        ValueError: if the data cannot be read, or the images are not of the network's channels and size.
 
     """
-    name = data or run.config["data"]
-    splits = datasets.load(name, data_dir=data_dir, **folder_options(name, run))
-    expected = (len(run.preprocessing.mean), *run.preprocessing.size)
-    if splits.train.images.shape[1:] != expected:
-        got = tuple(splits.train.images.shape[1:])
-        raise ValueError(f"{name}: expected images (c, *u) = {expected}, as the run's; got {got}")
-    if data is None:
-        splits = set_aside_again(run, splits)
+    splits = load_run_data(run, data, data_dir)
     return splits.train, splits.validation if splits.test is None else splits.test

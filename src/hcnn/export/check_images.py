@@ -6,12 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hcnn.data import datasets
 from hcnn.data.archives import cache_folder
 from hcnn.data.cifar import CIFAR10, CIFAR100
-from hcnn.data.image_set import Splits
-from hcnn.runs.held_out import set_aside_again
-from hcnn.runs.load import Run, folder_options, on_bad_of
+from hcnn.runs.held_out import load_run_data
+from hcnn.runs.load import Run
 from hcnn.storage.atomic import StrPath
 
 COUNT = 64
@@ -62,42 +60,6 @@ def find_check_images(run: Run, data: str | None = None, data_dir: StrPath | Non
     chosen = splits.test or splits.validation or splits.train
     images = chosen.images[:COUNT]
     return CheckImages(images, f"{len(images)} images of {chosen.name}", chosen.labels[:COUNT])
-
-
-def load_run_data(run: Run, data: str | None = None, data_dir: StrPath | None = None) -> Splits:
-    """The data of a run, with the validation images that it set aside; downloaded if that is how it comes.
-
-    If the data has changed since the training, it cannot be told which ones it set aside: then there are none, and the
-    training images may hold some of them.
-
-    Args:
-        run: a network with its preprocessing.
-        data: another data set.
-        data_dir: where data sets are kept.
-
-    Returns:
-        Its sets of images.
-
-    Raises:
-        ValueError: if there is no record of the data, it cannot be read, or its images do not fit the network.
-
-    """
-    name = data or run.config.get("data")
-    if name is None:
-        raise ValueError(f"{run.folder}: the network has no record of its data; name a data set with --data")
-    apart = None if data else run.config.get("validation_data")
-    if apart is not None and not isinstance(apart, str):
-        raise ValueError(f"{run.folder}: validation_data: expected a path; got {str(apart)[:60]!r}")
-    try:
-        splits = datasets.load(name, data_dir=data_dir, **folder_options(name, run))
-        if apart is not None:
-            splits = datasets.with_validation(splits, apart, data_dir=data_dir, on_bad=on_bad_of(run))
-    except (ValueError, OSError, ImportError) as error:
-        raise ValueError(f"{name}: the images cannot be read ({error}); name another data set with --data") from error
-    shape = (run.model.config.channels, *run.preprocessing.size)
-    if tuple(splits.train.images.shape[1:]) != shape:
-        raise ValueError(f"{name}: expected images of shape {shape}; got {tuple(splits.train.images.shape[1:])}")
-    return splits if data or apart else set_aside_again(run, splits)
 
 
 def synthetic_images(channels: int, size: tuple[int, ...], count: int = COUNT) -> Tensor:

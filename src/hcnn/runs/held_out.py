@@ -1,8 +1,53 @@
-"""The images that a run set aside for validation, found again when its data is loaded later."""
+"""The data of a run, loaded again: with the images that it was validated on, which it may have set aside itself."""
 
+from hcnn.data import datasets
 from hcnn.data.image_set import Splits
 from hcnn.data.splits import fewer, set_aside
-from hcnn.runs.load import Run, read_result
+from hcnn.runs.load import Run, folder_options, on_bad_of, read_result
+from hcnn.storage.atomic import StrPath
+
+
+def load_run_data(run: Run, data: str | None = None, data_dir: StrPath | None = None) -> Splits:
+    """The data of a run, with the validation images that it had; downloaded if that is how it comes.
+
+    Validation images that were named apart are left out if they cannot be read and there are test images to use.
+
+    If the data has changed since the training, it cannot be told which ones it set aside: then there are none, and the
+    training images may hold some of them.
+
+    Args:
+        run: a network with its preprocessing.
+        data: another data set.
+        data_dir: where data sets are kept.
+
+    Returns:
+        Its sets of images.
+
+    Raises:
+        ValueError: if there is no record of the data, it cannot be read, or its images do not fit the network.
+
+    """
+    name = data or run.config.get("data")
+    if name is None:
+        raise ValueError(f"{run.folder}: the network has no record of its data; name a data set with --data")
+    apart = None if data else run.config.get("validation_data")
+    if apart is not None and not isinstance(apart, str):
+        raise ValueError(f"{run.folder}: validation_data: expected a path; got {str(apart)[:60]!r}")
+    try:
+        splits = datasets.load(name, data_dir=data_dir, **folder_options(name, run))
+        if apart is not None:
+            try:
+                splits = datasets.with_validation(splits, apart, data_dir=data_dir, on_bad=on_bad_of(run))
+            except (ValueError, OSError):
+                if splits.test is None:
+                    raise
+    except (ValueError, OSError, ImportError) as error:
+        raise ValueError(f"{name}: the images cannot be read ({error}); name another data set with --data") from error
+    shape = (run.model.config.channels, *run.preprocessing.size)
+    if tuple(splits.train.images.shape[1:]) != shape:
+        got = tuple(splits.train.images.shape[1:])
+        raise ValueError(f"{name}: expected images (c, *u) = {shape}, as the run's; got {got}")
+    return splits if data or apart else set_aside_again(run, splits)
 
 
 def set_aside_again(run: Run, splits: Splits) -> Splits:
