@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hcnn import cli
@@ -87,6 +88,16 @@ def test_a_folder_whose_run_set_images_aside(tmp_path, capsys) -> None:
     run = load_run(tmp_path / "run")
     assert find_check_images(run).source == "64 images of mine/train"
     assert load_run_data(run).validation is None
+
+
+def test_images_to_check_with_are_of_all_classes_though_a_folder_is_ordered_by_class(tmp_path) -> None:
+    data = labelled(tmp_path / "mine", 150)
+    assert cli.main(["train", str(data), *TINY, "--validation", "0", "--output", str(tmp_path / "run")]) == 0
+    run = load_run(tmp_path / "run")
+    found = find_check_images(run)
+    assert found.labels is not None
+    assert len(found.labels.unique()) == len(run.preprocessing.classes)
+    assert torch.equal(found.images[-1], load_run_data(run).train.images[-1])
 
 
 def test_several_runs_under_shifts(runs, tmp_path, capsys) -> None:

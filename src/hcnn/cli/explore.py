@@ -11,6 +11,7 @@ from rich.table import Table
 from hcnn.cli.outputs import STUDY, check_picture, results_in
 from hcnn.cli.terminal import progress_bar, say, status
 from hcnn.cli.train_plan import set_threads
+from hcnn.data.splits import spread
 from hcnn.explore import AttributeSource, Explorer, Source, channels_like, open_explorer
 from hcnn.runs.load import Run, load_named, load_run
 from hcnn.storage.atomic import output_folder
@@ -107,11 +108,12 @@ def _network_page(explorer: Explorer, title: str) -> str:
     from hcnn.export.html_file import network_page
 
     known = explorer.base if explorer.held_out is None else explorer.held_out
+    known = known.subset(spread(len(known), _PAGE_IMAGES))
     text, _ = network_page(
         explorer.run.model,
-        known.images[:_PAGE_IMAGES],
+        known.images,
         explorer.run.preprocessing,
-        labels=known.labels[:_PAGE_IMAGES],
+        labels=known.labels,
         title=title,
         lead="Give the network a picture, or take one of these.",
         what="report.html",

@@ -14,6 +14,7 @@ from hcnn.cli.terminal import progress_bar, say
 from hcnn.cli.train_options import TrainOptions
 from hcnn.cli.train_plan import load_splits, prepare_process, run_settings
 from hcnn.data.image_set import Splits
+from hcnn.data.splits import spread
 from hcnn.runs.load import load_run
 from hcnn.runs.seeds import summarize_seeds
 from hcnn.runs.settings import CONFIG, METRICS, RESULT, WEIGHTS, RunSettings
@@ -174,7 +175,7 @@ def _plots(folder: Path, splits: Splits, test_accuracy: float | None, console: C
         run = load_run(folder)
         if run.model.array_count < 3:  # no array of three attributes
             return [curves]
-        figures.figure3(explore_images(run, shown.subset(range(min(len(shown), 2000)))), translations)
+        figures.figure3(explore_images(run, shown.subset(spread(len(shown), 2000))), translations)
     except ImportError as error:
         say(console, f"no plots: {error}")
         return []

@@ -95,6 +95,16 @@ def fewer(splits: Splits, count: int, seed: int = 0) -> Splits:
     return Splits(train.subset(chosen), splits.validation, splits.test, splits.skipped)
 
 
+def spread(n: int, count: int) -> Tensor:
+    """The numbers of at most `count` of n images, evenly spaced, because images may be ordered by class.
+
+    Example:
+        >>> spread(9, 3), spread(2, 3)
+        (tensor([0, 4, 8]), tensor([0, 1]))
+    """
+    return torch.from_numpy(np.linspace(0, n - 1, min(count, n)).astype(np.int64))
+
+
 def _permutation(n: int, *key: int) -> np.ndarray:
     if min(key) < 0:
         raise ValueError(f"expected seed and epoch not to be negative; got {key[1:]}")

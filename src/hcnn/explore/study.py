@@ -17,12 +17,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hcnn.data.image_set import ImageSet
-from hcnn.data.splits import stratified_split
+from hcnn.data.splits import spread, stratified_split
 from hcnn.explore.arrays import Arrays, build_arrays, invariant_arrays
 from hcnn.explore.controls import untrained_like
 from hcnn.explore.explorer import Explorer
@@ -128,7 +127,8 @@ def run_study(
     """
     s = settings or StudySettings()
     device = next(explorer.run.model.parameters()).device
-    seen = explorer.run.preprocessing.standardize(explorer.base.images[:_CONTROL_IMAGES].to(device))
+    seen = explorer.base.images[spread(len(explorer.base), _CONTROL_IMAGES)]
+    seen = explorer.run.preprocessing.standardize(seen.to(device))
     untrained = AttributeSource(untrained_like(explorer.run.model, seen, seed=s.seed))
     sources: dict[str, Source] = {"trained": explorer.source, "untrained": untrained, **(controls or {})}
     folder = folder or explorer.arrays.folder
@@ -146,14 +146,14 @@ def run_study(
     tables = consistency_table(sources, bases, questions, boot, orders=s.orders, seed=s.seed, say=say)
     tables.add(path_table(sources, questions, boot, orders=s.orders, seed=s.seed))
 
-    few = asked.images[_spread(len(asked), s.flat)]
+    few = asked.images[spread(len(asked), s.flat)]
     boot = Bootstrap(len(few), s.resamples, s.seed)
     x = explorer.run.preprocessing.standardize(few)
     tables.add(flatness_table(sources, x, boot, orders=s.orders, seed=s.seed, say=say))
 
     found: list[Row] = []
     if explorer.base.images.ndim == 4:
-        few = asked.images[_spread(len(asked), s.changed)]
+        few = asked.images[spread(len(asked), s.changed)]
         found = property_table(
             sources,
             few,
@@ -199,10 +199,6 @@ def _asked(explorer: Explorer, count: int, seed: int) -> tuple[ImageSet, Tensor 
     if count <= len(images) - len(images.classes):  # a split leaves an image of each class at least
         _, chosen = stratified_split(images.labels, count, 7, seed)
     return images.subset(chosen), chosen if held_out is None else None
-
-
-def _spread(n: int, count: int) -> Tensor:
-    return torch.from_numpy(np.linspace(0, n - 1, min(count, n)).astype(np.int64))
 
 
 def _rounded(row: Row) -> Row:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hcnn.data.archives import cache_folder
 from hcnn.data.cifar import CIFAR10, CIFAR100
+from hcnn.data.splits import spread
 from hcnn.runs.held_out import load_run_data
 from hcnn.runs.load import Run
 from hcnn.storage.atomic import StrPath
@@ -58,8 +59,8 @@ def find_check_images(run: Run, data: str | None = None, data_dir: StrPath | Non
             raise
         return _synthetic(run, str(error))
     chosen = splits.test or splits.validation or splits.train
-    images = chosen.images[:COUNT]
-    return CheckImages(images, f"{len(images)} images of {chosen.name}", chosen.labels[:COUNT])
+    some = chosen.subset(spread(len(chosen), COUNT))
+    return CheckImages(some.images, f"{len(some)} images of {some.name}", some.labels)
 
 
 def synthetic_images(channels: int, size: tuple[int, ...], count: int = COUNT) -> Tensor:
