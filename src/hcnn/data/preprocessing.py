@@ -3,7 +3,8 @@
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -37,6 +38,18 @@ class Preprocessing:
             raise ValueError(f"size: expected positive numbers of pixels; got {self.size}")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes: expected different names; got {self.classes}")
+
+    def with_channels(self, channels: int) -> Self:
+        """The same for another number of channels: their mean and deviation are those of the old ones, averaged.
+
+        Example:
+            >>> Preprocessing((0.25, 0.75), (0.5, 0.5), (1, 1), ("a", "b")).with_channels(3).mean
+            (0.5, 0.5, 0.5)
+        """
+        if channels == len(self.mean):
+            return self
+        mean, std = (sum(values) / len(values) for values in (self.mean, self.std))
+        return replace(self, mean=(mean,) * channels, std=(std,) * channels)
 
     def standardize(self, images: Tensor) -> Tensor:
         """uint8 images (b, c, *u) to standardized float32.

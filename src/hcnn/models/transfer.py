@@ -211,7 +211,6 @@ def _preprocessing(model: Any, classes: int | None, channels: int | None) -> Any
     kept = model.preprocessing
     if kept is None:
         return None
-    if channels is not None and channels != len(kept.mean):
-        mean, std = (sum(values) / len(values) for values in (kept.mean, kept.std))
-        kept = replace(kept, mean=(mean,) * channels, std=(std,) * channels)
+    if channels is not None:
+        kept = kept.with_channels(channels)
     return kept if classes is None else replace(kept, classes=tuple(map(str, range(classes))))

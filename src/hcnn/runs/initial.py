@@ -38,10 +38,7 @@ class Initial:
 
     def fit(self, images: ImageSet) -> Preprocessing:
         """Its preprocessing for other images: the same mean and deviation, averaged where the channels differ."""
-        kept, channels = self.preprocessing, images.images.shape[1]
-        if channels != len(kept.mean):
-            mean, std = (sum(values) / len(values) for values in (kept.mean, kept.std))
-            kept = replace(kept, mean=(mean,) * channels, std=(std,) * channels)
+        kept = self.preprocessing.with_channels(images.images.shape[1])
         return replace(kept, size=tuple(images.images.shape[2:]), classes=images.classes)
 
 
