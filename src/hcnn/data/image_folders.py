@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hcnn.data.image_files import SUFFIXES, OnBad, T, decode, fit, header, upright
-from hcnn.data.regular_files import read_regular
+from hcnn.data.regular_files import is_hidden, read_regular
 from hcnn.text import printable
 
 DEFAULT_SIZE = 32
@@ -17,7 +17,6 @@ DEFAULT_SIZE = 32
 # surely, because they may as well be names of classes: valid and invalid.
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _MAYBE_SPLITS = {"training": "train", "valid": "validation", "dev": "validation", "testing": "test"}
-_CLUTTER = {"thumbs.db", "desktop.ini"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,8 +162,7 @@ def _class_files(folder: Path, bad: dict[Path, str]) -> dict[str, list[Path]]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    hidden = (path for path in folder.iterdir() if not path.name.startswith("."))
-    return sorted((path for path in hidden if path.name.lower() not in _CLUTTER), key=lambda path: path.name)
+    return sorted((path for path in folder.iterdir() if not is_hidden(path.name)), key=lambda path: path.name)
 
 
 def _read_files(

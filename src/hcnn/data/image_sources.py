@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hcnn.data.image_files import SUFFIXES
-from hcnn.data.regular_files import MAX_BYTES
+from hcnn.data.regular_files import MAX_BYTES, is_hidden
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 _SIGNATURES = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"II*\0", b"MM\0*")
 _LONGEST_PATH = 1 << 16  # bytes
-_CLUTTER = {"thumbs.db", "desktop.ini"}
 
 
 @dataclass(frozen=True)
@@ -130,11 +129,7 @@ def _walk(root: str, left_out: Counter[str]) -> Iterator[ImageSource]:
 def _visible(folder: str) -> Iterator[str]:
     """Paths of a folder's entries in the order of their names, without hidden files."""
     names = sorted(os.listdir(folder))  # noqa: PTH208
-    return (os.path.join(folder, name) for name in names if not _is_hidden(name))  # noqa: PTH118
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _CLUTTER
+    return (os.path.join(folder, name) for name in names if not is_hidden(name))  # noqa: PTH118
 
 
 def _from_stdin(stdin: Any) -> Iterator[ImageSource]:

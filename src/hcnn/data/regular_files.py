@@ -8,6 +8,7 @@ from hcnn.storage.atomic import StrPath
 
 MAX_BYTES = 1 << 29  # of an image file: 64 megapixels of 16-bit RGB, uncompressed, and some room
 
+_CLUTTER = {"thumbs.db", "desktop.ini"}
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -77,6 +78,11 @@ def read_regular(path: StrPath, limit: int = MAX_BYTES) -> bytes:
     if len(data) > limit:
         raise ValueError(f"{path}: expected at most {limit:,} bytes; it has more")
     return data
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or a folder of this name is passed over: it begins with a dot, or an operating system made it."""
+    return name.startswith(".") or name.lower() in _CLUTTER
 
 
 def _check(status: os.stat_result, name: str) -> None:
