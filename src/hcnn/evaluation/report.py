@@ -57,7 +57,7 @@ def write_evaluation(found: Evaluation, folder: Path, *, title: str, data: str, 
         for number, png in shown.items():
             write_atomically(mistakes / f"{number}.png", png)
     path = folder / "evaluation.html"
-    text = _page(found, folder, {name: (folder / f"{name}.png").read_bytes() for name in pictures}, shown, title, data)
+    text = _page(found, {name: (folder / f"{name}.png").read_bytes() for name in pictures}, shown, title, data)
     write_atomically(path, text.encode())
     return path
 
@@ -116,9 +116,7 @@ def _mistake_images(found: Evaluation, images: Tensor | None) -> dict[int, bytes
     return pngs
 
 
-def _page(
-    found: Evaluation, folder: Path, pictures: dict[str, bytes], shown: dict[int, bytes], title: str, data: str
-) -> str:
+def _page(found: Evaluation, pictures: dict[str, bytes], shown: dict[int, bytes], title: str, data: str) -> str:
     low, high = found.interval
     ordered = sorted(found.scores, key=lambda one: (math.isnan(one.accuracy), one.accuracy))
     rows = "".join(

@@ -69,11 +69,8 @@ def c_source(network: PlainNetwork, preprocessing: Preprocessing, size: Sequence
     buffers = {0: 0, 1: 0}
     extent, input_maps, multiply_adds, bytes_total, inner, columns = plane, network.config.channels, 0, 0, 1, 1
     for j, layer in enumerate(layers):
-        support, stride = _plane(layer.shape[2:], layer), _plane(layer.stride, layer)
-        rank = 0
-        if layer.plus:
-            support = _plane(layer.h.shape[2:], layer)
-            rank = len(layer.h)
+        support, stride = _plane(_spatial_support(layer)), _plane(layer.stride)
+        rank = len(layer.h) if layer.plus else 0
         border = tuple(k // 2 for k in support)
         if layer.circular and any(b > n for b, n in zip(border, extent, strict=True)):
             raise ValueError(f"export c: a periodic image of {extent} is too small for a filter of {support}")
@@ -82,7 +79,7 @@ def c_source(network: PlainNetwork, preprocessing: Preprocessing, size: Sequence
         filters, taps, channels = layer.taps.weight.shape[:3]
         following = layers[j + 1] if j + 1 < len(layers) else None
         averaged = following.averaged if following else outputs
-        next_border = tuple(k // 2 for k in _plane(_spatial_support(following), following)) if following else (0, 0)
+        next_border = tuple(k // 2 for k in _plane(_spatial_support(following))) if following else (0, 0)
         pairs, ends = _pairs(layer.taps.index)
         place = math.prod(reached)
         if rank:
@@ -121,7 +118,7 @@ def c_source(network: PlainNetwork, preprocessing: Preprocessing, size: Sequence
     for name, tensor in (readout | {"mean": network.mean, "deviation": network.std}).items():
         declared.append(c_array("float", f"net_{name}", _floats(tensor)))
         bytes_total += 4 * tensor.numel()
-    first_border = [k // 2 for k in _plane(_spatial_support(layers[0]), layers[0])]
+    first_border = [k // 2 for k in _plane(_spatial_support(layers[0]))]
     constants = {
         "CHANNELS": network.config.channels, "HEIGHT": plane[0], "WIDTH": plane[1], "CLASSES": network.config.classes,
         "LAYERS": len(layers), "BORDER_Y": first_border[0], "BORDER_X": first_border[1], "EVEN": buffers[0],
@@ -198,12 +195,11 @@ int net_classify(const unsigned char *bytes, float *logits);
 """
 
 
-def _spatial_support(layer: PlainLayer | None) -> tuple[int, ...]:
-    assert layer is not None
+def _spatial_support(layer: PlainLayer) -> tuple[int, ...]:
     return tuple(layer.h.shape[2:] if layer.plus else layer.shape[2:])
 
 
-def _plane(values: Sequence[int], layer: PlainLayer | None) -> tuple[int, int]:
+def _plane(values: Sequence[int]) -> tuple[int, int]:
     """One entry per axis of a plane; a line counts as a plane of one row."""
     entries = tuple(int(v) for v in values)
     return (1, entries[0]) if len(entries) == 1 else (entries[0], entries[1])

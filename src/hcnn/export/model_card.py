@@ -95,7 +95,7 @@ def model_card(model: AttributeNetwork, records: Records, *, size: Sequence[int]
         lines += ["## Accuracy", "", *_accuracy(records), ""]
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(f"model card: expected the records of a run; {error!r}") from error
-    lines += ["## Limits", "", *_limits(model, config, size)]
+    lines += ["## Limits", "", *_limits(config, size)]
     return "\n".join(lines) + "\n"
 
 
@@ -191,7 +191,7 @@ def _accuracy(records: Records) -> list[str]:
     return lines if records.seeds else [*lines, "", "One seed: the spread is unknown."]
 
 
-def _limits(model: AttributeNetwork, config: dict[str, Any], size: Sequence[int] | None) -> list[str]:
+def _limits(config: dict[str, Any], size: Sequence[int] | None) -> list[str]:
     lines = [
         "- It knows only its classes and assigns one of them to every image, whatever the image shows.",
         "- Its probabilities were not calibrated. Its fairness and its robustness to other cameras were not examined.",

@@ -36,7 +36,7 @@ def recommended_recipe(config: NetworkConfig, base: str) -> str:
 
     Args:
         config: of the network.
-        base: "fast" or "digits".
+        base: "cifar", "fast" or "digits".
 
     Returns:
         `base`, or another recipe where the network does not learn by it.
