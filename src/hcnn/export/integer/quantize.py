@@ -174,7 +174,7 @@ def quantize(chain: Chain, calibration: Tensor) -> IntegerNetwork:
     arrays = [torch.cat(parts) for parts in zip(*map(chain.arrays, calibration.split(64)), strict=True)]
     mean, std = (np.array(one) for one in (chain.preprocessing.mean, chain.preprocessing.std))
     pixel, pixel_zero = 1 / (255 * std), np.round(255 * mean).astype(np.int64)
-    scales, zeros = [1.0], [0]
+    scales = [1.0]
     convolutions = []
     for number, layer in enumerate(chain.convolutions, start=1):
         what = f"convolution {number}"
@@ -186,7 +186,6 @@ def quantize(chain: Chain, calibration: Tensor) -> IntegerNetwork:
             weight = weight * pixel[:, None, None]
         if layer.activation == "elu":
             bits, scale = ELU_BITS, max(scale, 2.0 ** (2 - ELU_BITS))
-            zero = max(zero, -128)
         else:
             bits = 6 - math.floor(math.log2(scale))
         steps = np.maximum(np.abs(weight).reshape(len(weight), -1).max(1) / 127, 1e-30)
@@ -201,10 +200,9 @@ def quantize(chain: Chain, calibration: Tensor) -> IntegerNetwork:
         if layer.residual is not None:
             added = rescaling(np.array([scales[layer.residual] * 2.0**bits]), 255, what)
         outer = rescaling(np.array([1 / (layer.averaged * scale * 2.0**bits)]), LIMIT // 4, what)
-        inner = rescaling(sums * 2.0**bits * 1.0, largest, what)
+        inner = rescaling(sums * 2.0**bits, largest, what)
         convolutions.append(IntegerConvolution(layer, codes, integer_bias, inner, added, outer, zero))
         scales.append(scale)
-        zeros.append(zero)
     places = arrays[-1][0].numel() // chain.newest
     unit = scales[-1] / places
     if chain.readout is None:
