@@ -39,6 +39,12 @@ def test_two_step_network_is_the_same_network(inner_elu, boundary) -> None:
             torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
 
 
+def test_there_is_no_two_step_network_of_hues() -> None:
+    model = create_model("hcnn_small_cifar10", first_attribute="hue", boundary="circular")
+    with pytest.raises(ValueError, match="two-step: expected a network whose first attribute is learned; got hue"):
+        TwoStepNetwork(model)
+
+
 def test_steps_are_timed_in_turns_after_a_warm_up() -> None:
     called: list[str] = []
     taken = time_steps([lambda: called.append("a"), lambda: called.append("b")], rounds=3, warm_up=2)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hcnn.functional import CONVOLUTIONS, marginal, pad_spatial
-from hcnn.layers import AttributeConv, FactorizedConv
+from hcnn.layers import AttributeConv, FactorizedConv, HueConv
 from hcnn.models.attribute_network import AttributeNetwork
 
 
@@ -81,10 +81,15 @@ class TwoStepNetwork(nn.Module):
     Args:
         model: an unfolded network.
 
+    Raises:
+        ValueError: if its first attribute is hue, which the published code does not have.
+
     """
 
     def __init__(self, model: AttributeNetwork) -> None:
         super().__init__()
+        if isinstance(model.layers[0], HueConv):
+            raise ValueError("two-step: expected a network whose first attribute is learned; got hue")
         self.layers = nn.Sequential(
             *(
                 TwoStepConv(layer) if isinstance(layer, AttributeConv) else TwoStepFactorized(_factorized(layer))
