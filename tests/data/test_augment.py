@@ -172,6 +172,9 @@ def test_alternating_flips_show_both_versions_in_two_epochs():
     assert torch.equal(flipped[2], flipped[0])
     assert torch.equal(flipped[3], flipped[1])
     assert 60 < int(flipped[0].sum()) < 140
+    assert not torch.equal(
+        run(how, images, labels, index, seed=4, epoch=0)[0], run(how, images, labels, index, epoch=0)[0]
+    )
 
 
 def test_epochs_and_seeds_change_the_augmentation():
@@ -238,6 +241,16 @@ def test_cutmix_pastes_a_box_and_weighs_labels_by_its_volume(u):
     assert torch.equal(mixed, torch.where(pasted[:, None], partner, images))
     share = pasted.flatten(1).double().mean(1)
     torch.testing.assert_close(targets[torch.arange(400), 1 - labels].double(), share, rtol=0, atol=1e-6)
+    part = counter_uniform(3, 2, index, 24)  # λ: Beta(1, 1) is uniform
+    for i in range(20):
+        expected = torch.ones(u, dtype=torch.bool)
+        for axis, size in enumerate(u):
+            length = round(float(1 - part[i]) ** (1 / len(u)) * size)
+            start = int(counter_uniform(3, 2, index, 32 + axis)[i] * size) - length // 2
+            inside = torch.arange(start, start + length)
+            along = torch.isin(torch.arange(size), inside)
+            expected &= along.reshape(*[1] * axis, -1, *[1] * (len(u) - 1 - axis))
+        assert torch.equal(pasted[i], expected)
     for mask in pasted[:20]:
         spans = [mask.movedim(a, 0).reshape(u[a], -1).any(1) for a in range(len(u))]
         assert int(mask.sum()) == math.prod(int(span.sum()) for span in spans)  # a box …
@@ -250,10 +263,13 @@ def test_cutmix_pastes_a_box_and_weighs_labels_by_its_volume(u):
 def test_with_both_each_image_gets_one_of_them():
     images, _, index = batch(400)
     labels = torch.arange(400) % 2
-    mixed, _ = run(Augmentation(mixup=1.0, cutmix=1.0), images, labels, index)
+    mixed, targets = run(Augmentation(mixup=1.0, cutmix=1.0), images, labels, index)
     partner = images.reshape(200, 2, *images.shape[1:]).flip(1).reshape(images.shape)
     boxed = ((mixed == images) | (mixed == partner)).flatten(1).all(1)
     assert 150 < int(boxed.sum()) < 250
+    own = targets[torch.arange(400), labels][~boxed]
+    assert own.min() < 0.1  # which of the two it is says nothing of λ
+    assert own.max() > 0.9
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.2, 1.0, 3.0, 100.0])
@@ -336,6 +352,7 @@ def test_types_of_images_are_kept(dtype):
             r"Augmentation: expected mixup \(α of a Beta\) to be 0 or from 0.01 to 100; got nan",
         ),
         ({"cutmix": -0.1}, r"Augmentation: expected cutmix .* to be 0 or from 0.01 to 100; got -0.1"),
+        ({"mixup": 101}, r"Augmentation: expected mixup .* to be 0 or from 0.01 to 100; got 101"),
         ({"fill": "wrap"}, r"Augmentation: expected fill 'zeros' or 'reflect'; got 'wrap'"),
         ({"flip": True}, r"Augmentation: expected flip 'none', 'random' or 'alternating'; got True"),
     ],

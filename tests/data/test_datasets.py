@@ -13,7 +13,7 @@ import torch
 from hcnn.data import archives, cifar, datasets
 from hcnn.data.datasets import load
 from hcnn.data.image_set import ImageSet, Splits, from_arrays
-from hcnn.data.splits import epoch_order, stratified_split
+from hcnn.data.splits import epoch_order, fewer, set_aside, stratified_split
 
 
 def image_set(n: int = 12, classes: int = 3, **fields) -> ImageSet:
@@ -145,6 +145,34 @@ def test_a_split_takes_all_but_one_of_each_class_at_most():
     labels = torch.tensor([0] * 5 + [1] * 2 + [2])
     rest, _ = stratified_split(labels, 5, 0)
     assert labels[rest].tolist() == [0, 1, 2]
+
+
+def pixels(images: ImageSet) -> list[int]:
+    return images.images[:, 0, 0, 0].tolist()
+
+
+def test_fewer_training_images_are_drawn_by_seed_and_nothing_else_changes():
+    base = Splits(image_set(30), image_set(6), image_set(9), (("a.png", "empty"),))
+    few = fewer(base, 10)
+    assert len(set(pixels(few.train)) & set(pixels(base.train))) == len(few.train) == 10
+    assert few.train.labels.bincount().tolist() in ([4, 3, 3], [3, 4, 3], [3, 3, 4])
+    assert (few.validation, few.test, few.skipped) == (base.validation, base.test, base.skipped)
+    assert pixels(fewer(base, 10).train) == pixels(few.train) != pixels(fewer(base, 10, seed=1).train)
+    for count in (0, 30):
+        with pytest.raises(ValueError, match=f"toy: expected to keep 1 to 29 training images; got {count}"):
+            fewer(base, count)
+
+
+def test_images_are_set_aside_and_drawn_independently():
+    base = Splits(image_set(30), test=image_set(9), skipped=(("a.png", "empty"),))
+    aside = set_aside(base, 10, 0)
+    assert aside.validation is not None
+    assert sorted(pixels(aside.train) + pixels(aside.validation)) == pixels(base.train)
+    assert (len(aside.validation), aside.test, aside.skipped) == (10, base.test, base.skipped)
+    assert pixels(aside.validation) != pixels(fewer(base, 10).train)
+    assert set_aside(aside, 0, 0) is aside
+    with pytest.raises(ValueError, match="the data has a validation set; expected validation=0, got 1"):
+        set_aside(aside, 1, 0)
 
 
 # --------------------------------------------------------------------------------------------------- built in
