@@ -64,6 +64,7 @@ def test_a_confident_network_that_is_right_half_of_the_time_is_badly_calibrated(
     found = evaluate(torch.tensor([[9.0, 0.0]]).expand(100, 2), labels, ["cat", "dog"])
     assert found.calibration_error == pytest.approx(0.5, abs=1e-3)
     assert found.bins[-1].count == 100
+    assert evaluate(torch.tensor([[1000.0, 0.0]]), torch.tensor([0]), ["cat", "dog"]).bins[-1].count == 1  # exactly 1
 
 
 def test_the_least_certain_are_left_out_first() -> None:
@@ -74,6 +75,7 @@ def test_the_least_certain_are_left_out_first() -> None:
     logits[20:, 1] = torch.linspace(1, 2, 20)
     found = evaluate(logits, labels, ["cat", "dog"])
     coverage = dict(found.coverage)
+    assert [*coverage] == pytest.approx([1 - 0.05 * n for n in range(20)])
     assert coverage[1.0] == 0.5
     assert coverage[0.5] == 1.0
     assert [one.image for one in found.mistakes] == list(range(39, 29, -1))
@@ -85,6 +87,7 @@ def test_top_five_where_there_are_many_classes() -> None:
     found = evaluate(logits, torch.arange(20), [str(n) for n in range(20)])
     assert found.accuracy == pytest.approx(1 / 20)
     assert found.top5 == pytest.approx(5 / 20)
+    assert evaluate(logits[:, :10], torch.arange(20) % 10, [str(n) for n in range(10)]).top5 is None
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -103,7 +106,9 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
         (torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), "at least one image"),
         (torch.zeros(2, 4), torch.zeros(2, dtype=torch.long), r"expected logits \(n, 3\)"),
         (torch.full((2, 3), math.nan), torch.zeros(2, dtype=torch.long), "NaN or Inf"),
+        (torch.zeros(2, 3), torch.zeros(3, dtype=torch.long), r"labels \(n,\); got \(2, 3\) and \(3,\)"),
         (torch.zeros(2, 3), torch.tensor([0, 3]), "labels from 0 to 2"),
+        (torch.zeros(2, 3), torch.tensor([0, -1]), "labels from 0 to 2"),
     ],
 )
 def test_what_does_not_fit_is_refused(logits, labels, says) -> None:
