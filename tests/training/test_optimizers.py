@@ -22,6 +22,28 @@ def test_weights_decay_and_biases_and_normalizations_do_not(optimizer, capturabl
         torch.testing.assert_close(value.detach(), factor * before[name], msg=name)
 
 
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+def test_a_layer_learns_at_its_factor_of_the_rate(optimizer, capturable) -> None:
+    steps: dict[float, list[torch.Tensor]] = {}
+    for factor in (1.0, 0.25):
+        model = nn.Linear(3, 4)
+        factors = dict.fromkeys(model.parameters(), factor)
+        recipe = Recipe(optimizer=optimizer, weight_decay=0.0, momentum=0.0)
+        one = RecipeOptimizer(model, recipe, factors, capturable=capturable)
+        for parameter in model.parameters():
+            torch.nn.init.zeros_(parameter)
+            parameter.grad = torch.linspace(0.5, 2, parameter.numel()).reshape(parameter.shape)
+        one.step(torch.tensor(0.1) if capturable else 0.1)
+        steps[factor] = [parameter.detach() for parameter in model.parameters()]
+        if optimizer == "muon":  # the bias learns by SGD
+            expected = -0.1 * factor * RecipeOptimizer.SIDE_RATE * torch.linspace(0.5, 2, 4)
+            torch.testing.assert_close(model.bias.detach(), expected)
+    for little, whole in zip(steps[0.25], steps[1.0], strict=True):
+        assert whole.abs().max() > 0
+        torch.testing.assert_close(little, whole / 4)
+
+
 def test_the_average_is_that_of_its_formula() -> None:
     model = nn.BatchNorm1d(3)
     average, expected = WeightAverage(model, 0.9), {name: one.clone() for name, one in model.state_dict().items()}

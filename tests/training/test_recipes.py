@@ -19,6 +19,36 @@ def test_recipes_are_those_of_their_sources() -> None:
     assert rates[-1] < 0.01 * max(rates)
 
 
+def test_the_rate_rises_over_the_nearest_whole_number_of_steps() -> None:
+    rates = [learning_rate(Recipe(lr=3.0, warmup=0.3), step, 9) for step in range(9)]  # 2.7 steps
+    assert rates[:3] == pytest.approx([1, 2, 3])
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+    assert rates[3] < 3
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("epochs", 0, "a whole number, 1 or more"),
+        ("batch_size", True, "a whole number, 1 or more"),
+        ("accumulate", 2.0, "a whole number, 1 or more"),
+        ("lr", 0, "a positive number"),
+        ("warmup", 1.0, r"a number in \[0, 1\)"),
+        ("momentum", 1.0, r"a number in \[0, 1\)"),
+        ("ema", -0.1, r"a number in \[0, 1\)"),
+        ("label_smoothing", 1.0, r"a number in \[0, 1\)"),
+        ("attribute_warmup", 1.0, r"a number in \[0, 1\)"),
+        ("layer_decay", 0.0, "a number above 0, at most 1"),
+        ("layer_decay", 1.5, "a number above 0, at most 1"),
+        ("weight_decay", -1e-4, "0 or more"),
+        ("topography", float("nan"), "0 or more"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(field, value, expected) -> None:
+    with pytest.raises(ValueError, match=f"^{field}: expected {expected}; got {value!r}$"):
+        Recipe(**{field: value})
+
+
 def test_bad_recipes_are_explained() -> None:
     with pytest.raises(ValueError, match=r"rising epochs and one factor for each; got \(5, 3\)"):
         Recipe(schedule="step", milestones=(5, 3), factors=(0.1, 0.01))
@@ -28,6 +58,8 @@ def test_bad_recipes_are_explained() -> None:
         Recipe(optimizer="lion")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"one for each of the image sizes \(24, 28\); got \(0.5, 0.2\)"):
         Recipe(image_sizes=(24, 28), image_sizes_until=(0.5, 0.2))
+    with pytest.raises(ValueError, match=r"image_sizes_until: expected rising fractions in \(0, 1\], .*; got \(0.0,\)"):
+        Recipe(image_sizes=(24,), image_sizes_until=(0.0,))
     with pytest.raises(ValueError, match=r"image_sizes: expected whole numbers of pixels, 1 or more; got \(0,\)"):
         Recipe(image_sizes=(0,), image_sizes_until=(0.5,))
     with pytest.raises(ValueError, match=r"statistics_momentum: expected a number in \(0, 1\], or None; got 0"):
