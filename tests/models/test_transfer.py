@@ -137,7 +137,13 @@ def test_the_classifier_has_a_name() -> None:
 def test_the_head_takes_what_the_features_give(name) -> None:
     model = small(name)
     x = torch.randn(2, 3, 8, 8)
-    torch.testing.assert_close(model.forward_head(model.forward_features(x)), model(x))
+    features = model.forward_features(x)
+    torch.testing.assert_close(model.forward_head(features), model(x))
+    seen: list[torch.Tensor] = []
+    classes = model.readout if name == "hcnn_cifar10_published" else model.layers[-1]  # a linear readout or a layer
+    classes.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    model(x)
+    torch.testing.assert_close(features, seen[0])
 
 
 def test_features_are_the_arrays() -> None:

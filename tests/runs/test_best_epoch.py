@@ -15,7 +15,7 @@ from hcnn.runs.load import load_run
 from hcnn.runs.settings import RunSettings
 from hcnn.runs.train import train_run
 from hcnn.storage.safetensors import load_weights
-from hcnn.training.best_epoch import BestEpoch
+from hcnn.training.best_epoch import BestEpoch, logits_with
 from hcnn.training.evaluate import predict_logits
 from hcnn.training.progress import Progress
 from hcnn.training.recipe import Recipe, learning_rate
@@ -77,6 +77,23 @@ def test_of_epochs_that_are_equally_accurate_the_one_with_the_lowest_loss_is_kep
     taken = [best.offer(n, *offer, {"w": torch.tensor(n)}) for n, offer in enumerate(offers, 1)]
     assert taken == [True, True, False, True, False, False]
     assert (best.epoch, best.accuracy, best.loss, int(best.weights["w"])) == (4, 0.9, 0.6, 4)
+
+
+def test_the_first_epoch_is_kept_however_bad_it_is() -> None:
+    best = BestEpoch()
+    assert best.offer(1, 0.0, 2.3, {})
+    assert (best.epoch, best.loss) == (1, 2.3)
+
+
+def test_other_weights_are_used_for_once() -> None:
+    model, x = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)), torch.randn(5, 1, 2, 2)
+    before = predict_logits(model, x)
+    doubled = {name: 2 * value for name, value in model.state_dict().items()}
+    torch.testing.assert_close(logits_with(model, doubled, x), 2 * before)
+    torch.testing.assert_close(predict_logits(model, x), before)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        logits_with(model, doubled, torch.randn(5, 1, 3, 3))
+    torch.testing.assert_close(predict_logits(model, x), before)
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.8])

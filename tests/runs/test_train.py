@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hcnn.runs.seeds import summarize_seeds
 from hcnn.storage.checkpoints import load_newest
 from hcnn.storage.safetensors import load_weights
 from helpers.processes import Commands
@@ -308,6 +309,14 @@ def test_ten_killed_workers_in_a_row(tmp_path) -> None:
         done = _worker_killed_once(tmp_path / str(attempt), 0.1 * attempt)
         assert done.returncode == 0, done.stdout[-3000:]
         assert (tmp_path / str(attempt) / "result.json").exists()
+
+
+def test_one_seed_has_no_spread_and_what_some_seeds_lack_has_no_mean() -> None:
+    assert summarize_seeds([{"seed": 3, "test_accuracy": 0.9}]) == {
+        "seeds": [3], "test_accuracy": {"mean": 0.9, "std": None, "values": [0.9]},
+    }  # fmt: skip
+    some = [{"seed": 0, "test_accuracy": 0.9}, {"seed": 1}]
+    assert summarize_seeds(some) == {"seeds": [0, 1]}
 
 
 def test_several_seeds_report_mean_and_spread(tmp_path, commands) -> None:
