@@ -68,6 +68,11 @@ def test_a_folder_that_has_changed_has_no_known_held_out_images(home, capsys) ->
     assert cli.main(command) == 0
     assert json.loads((run / "explore" / "study.json").read_text())["info"]["held_out"] is False
     assert "may remember them" in " ".join(capsys.readouterr().out.replace("│", "").split())
+    for picture in [*(home / "photos").rglob("*.png")]:  # of each class one is left, so that none can be set aside
+        if picture.name != "00.png":
+            picture.unlink()
+    base, held_out = images_of(load_run(run))
+    assert (len(base), held_out) == (2, None)
 
 
 def test_validation_images_of_ones_own_are_the_queries(home) -> None:

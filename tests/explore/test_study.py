@@ -25,7 +25,7 @@ from hcnn.explore import (
     untrained_like,
 )
 from hcnn.explore.findings import findings
-from hcnn.explore.meaning import Meaning, best_shifts, shift_grid
+from hcnn.explore.meaning import Fit, Meaning, best_shifts, correlations, meanings, shift_grid
 from hcnn.explore.orders import OrderTest, order_test
 from hcnn.explore.statistics import (
     Bootstrap,
@@ -104,8 +104,9 @@ def test_the_found_shift_has_the_planted_size() -> None:
     assert float((fit.explained / fit.total).min()) > 0.99
 
 
-def test_best_shifts_are_those_of_a_slow_search() -> None:
-    x, y = torch.randn(6, 4, 8, dtype=torch.float64), torch.randn(6, 3, 4, 8, dtype=torch.float64)
+@pytest.mark.parametrize("size", [4, 5])  # the highest frequency of an even axis has no phase
+def test_best_shifts_are_those_of_a_slow_search(size) -> None:
+    x, y = torch.randn(6, size, 8, dtype=torch.float64), torch.randn(6, 3, size, 8, dtype=torch.float64)
     for dim in (-1, -2):
         fit = best_shifts(x, y, dim)
         a, b = smooth(x, dim), smooth(y, dim)
@@ -114,6 +115,29 @@ def test_best_shifts_are_those_of_a_slow_search() -> None:
         torch.testing.assert_close(fit.shift, torch.tensor(shift_grid(x.shape[dim]), dtype=torch.float64)[best])
         torch.testing.assert_close(fit.total, (b - a[:, None]).square().sum((2, 3)))
         torch.testing.assert_close(fit.explained, fit.total - gaps.min(0).values)
+
+
+def test_correlations_are_those_of_numpy_and_a_resample_draws_images_with_all_their_amounts() -> None:
+    random, boot, amounts = np.random.default_rng(0), Bootstrap(12, 3), [-1.0, 0.5, 2.0]
+    shift, explained, total = random.normal(size=(12, 3)) + amounts, random.random((12, 3)), 1 + random.random((12, 3))
+    r, share = correlations(Fit(*map(torch.from_numpy, (shift, explained, total))), amounts, boot)
+    times = [np.ones(12, int), *(boot.weights * 12).round().long().numpy()]
+    for place, one in enumerate(times):
+        drawn = [values.repeat(one, 0) for values in (np.tile(amounts, (12, 1)), shift, explained, total)]
+        assert float(r[place]) == pytest.approx(np.corrcoef(drawn[0].ravel(), drawn[1].ravel())[0, 1])
+        assert float(share[place]) == pytest.approx(drawn[2].sum() / drawn[3].sum())
+    still = Fit(*torch.zeros(3, 12, 3, dtype=torch.float64))  # nothing varies
+    assert [one.abs().max().item() for one in correlations(still, amounts, boot)] == [0, 0]
+
+
+def test_shifts_at_the_end_of_the_grid_are_counted() -> None:
+    def at_bound(moves: float) -> float:
+        only = [PROPERTIES["brightness"]]
+        found = meanings(_source(Planted("v3", moves=moves)), _pixels(8), PLAIN, only, Bootstrap(8, 2))
+        return found[3, "v3", "brightness"][0].at_bound
+
+    assert at_bound(5.0) == 0
+    assert at_bound(12.0) == pytest.approx(1 / 3)  # of ±1.2, ±2.4 and ±3.6 the last are beyond 3
 
 
 # ---------------------------------------------------------------------------------------------- changes of images
@@ -177,6 +201,13 @@ def test_intervals_cover_the_mean_about_as_often_as_they_say() -> None:
     assert 1840 <= hits <= 1930  # intervals of 90 % hit about 1,775 times, and those of 99 % 1,965 times
 
 
+def test_resamples_are_drawn_by_seed() -> None:
+    weights = [Bootstrap(20, 50, seed=seed).weights for seed in (0, 0, 1)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    torch.testing.assert_close(weights[2].sum(1), torch.ones(50, dtype=torch.float64))
+
+
 def test_an_attribute_is_judged_at_95_percent_over_all_cells_together() -> None:
     noise = torch.randn(2000, generator=torch.Generator().manual_seed(0))
     noise = (noise - noise.mean()) / noise.std()
@@ -188,6 +219,39 @@ def test_an_attribute_is_judged_at_95_percent_over_all_cells_together() -> None:
 
     assert [verdict(deviations, 1) for deviations in (1.9, 2.02)] == ["nothing", "found"]  # z = 1.96
     assert [verdict(deviations, 20) for deviations in (2.02, 2.97, 3.08)] == ["nothing", "nothing", "found"]  # z = 3.02
+
+
+def _meaning(r: float, share: float, noise: float = 0.01) -> Meaning:
+    """A result whose resamples are stronger and weaker by the noise."""
+    apart = noise * torch.tensor([0.0, *[1.0, -1.0] * 200])
+    return Meaning(math.copysign(1, r) * (abs(r) + apart), share + apart, 0.25)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_property_is_found_beyond_every_control_whichever_way_it_goes(sign) -> None:
+    def verdict(own: Meaning, *shuffled: Meaning, **others: Meaning) -> object:
+        return judge((3, "v3", "hue"), own, shuffled, others, Bootstrap(10, 400))["verdict"]
+
+    own, weak, strong = _meaning(0.6 * sign, 0.6), _meaning(0.1, 0.1), _meaning(-0.7, 0.7)
+    assert verdict(own, weak, untrained=weak) == "found"
+    assert verdict(own, weak, untrained=strong) == "as a control"
+    assert verdict(own, strong, weak, untrained=weak) == "as a control"
+    assert verdict(own, _meaning(0.7, 0.1)) == "as a control"  # in one of the two alone
+    assert verdict(own, _meaning(0.1, 0.7)) == "as a control"
+    assert verdict(own) == "as a control"  # nothing to be above
+    faint = _meaning(0.01 * sign, 0.6, noise=0.006)  # less than 1.96 deviations from 0, and yet above its control
+    assert verdict(faint, _meaning(0.009, 0.1, noise=0.006)) == "nothing"
+
+
+def test_a_row_holds_the_result_and_its_controls() -> None:
+    shuffled, others = [_meaning(0.1, 0.2), _meaning(-0.3, 0.1)], {"untrained": _meaning(-0.2, 0.15)}
+    row = judge((4, "v3", "hue"), _meaning(0.6, 0.4), shuffled, others, Bootstrap(10, 400))
+    assert [row[name] for name in ("depth", "attribute", "property", "orders", "at_bound")] == [4, "v3", "hue", 2, 0.25]
+    numbers = [row[name] for name in ("value", "explained", "shuffled_r", "shuffled_explained")]
+    assert numbers == pytest.approx([0.6, 0.4, -0.3, 0.2])  # of shuffled orders the strongest, with its sign
+    assert [row["untrained_r"], row["untrained_explained"]] == pytest.approx([-0.2, 0.15])
+    for low, value, high in (("low", 0.6, "high"), ("explained_low", 0.4, "explained_high")):
+        assert [row[low], row[high]] == pytest.approx([value - 0.01, value + 0.01])
 
 
 def _orbits(classes: int = 12, copies: int = 3) -> tuple[Arrays, Tensor, Tensor]:
@@ -242,6 +306,13 @@ def test_distances_along_a_path() -> None:
     )
 
 
+def test_a_path_may_be_smoothed_first() -> None:
+    x = torch.randn(50, 4, 8, dtype=torch.float64)
+    raw, smoothed = (path_distances(x, -1, [1, 2.5], smooth=one) for one in (False, True))
+    torch.testing.assert_close(smoothed, path_distances(smooth(x, -1), -1, [1, 2.5], smooth=False))
+    assert not torch.allclose(raw, smoothed)
+
+
 def test_roughness_is_one_on_average_over_all_orders() -> None:
     from itertools import permutations
 
@@ -273,6 +344,33 @@ def test_scores_are_flat_where_proposition_3_1_says_so_and_not_elsewhere(periodi
                     assert bool(stays[tau - 1].all())
                 seen.add(flat)
     assert seen == {True, False}
+
+
+def test_changes_of_scores_are_those_of_their_formulas() -> None:
+    torch.manual_seed(0)
+    classes = nn.Linear(64, 5)
+    nn.init.normal_(classes.weight)  # large enough for answers to change
+    net = nn.Sequential(nn.Conv2d(1, 64, 1), nn.ELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), classes).eval()
+    source, x = ChannelSource(net, {3: "1"}, {3: (2, 4, 8)}), torch.randn(30, 1, 4, 4)
+    order = [0, 3, 1, 2]
+    for axis, used in (("v3", None), ("v2", None), ("v2", order)):
+        stays, variation, change = flatness(source, x, 3, axis, order=used, batch=7)
+        dim, size = {"v2": (2, 4), "v3": (3, 8)}[axis]
+        place = [*range(size)] if used is None else used
+        with torch.no_grad():
+            array = net[:3](x).reshape(30, 2, 4, 8)
+            start = net(x).double()
+            for tau in range(1, size):
+                moved = torch.empty_like(array)
+                for k in range(size):  # the value at one place of the order goes τ places on
+                    moved.select(dim, place[(k + tau) % size]).copy_(array.select(dim, place[k]))
+                end = net[3:](moved[..., None, None].flatten(1, 3)).double()
+                assert torch.equal(stays[tau - 1], end.argmax(1) == start.argmax(1))
+                half = (end.softmax(1) - start.softmax(1)).abs().sum(1) / 2
+                torch.testing.assert_close(variation[tau - 1], half, rtol=1e-3, atol=1e-6)
+                a, b = (one - one.mean(1, keepdim=True) for one in (start, end))
+                apart = (a[:, None] - a).square().sum(2).mean()  # of two random images
+                torch.testing.assert_close(change[tau - 1], (b - a).square().sum(1) / apart, rtol=1e-3, atol=1e-6)
 
 
 def test_under_zeros_only_averaging_implies(periodic) -> None:
@@ -373,10 +471,23 @@ def test_deviations_of_several_attributes_add_up() -> None:
     assert found.deviation == pytest.approx(-math.sqrt(1.5))
     assert order_test([[0.0, 1.0, 2.0], [2.0, 1.0, 0.0]]).p == 1  # they cancel
     assert order_test([[1.0, 1.0, 1.0]]) == OrderTest(0.0, 1.0, 1.0)
+    assert order_test([[0.3, 0.1 + 0.2, 0.3]]) == OrderTest(0.0, 1.0, 1.0)  # they differ by rounding alone
     many = order_test([[0.0, *range(1, 20)]] * 8)  # 20^8 combinations: drawn
     assert many.p == pytest.approx(1 / 20_001)
-    with pytest.raises(ValueError, match="expected a value for the own order and for one shuffled order or more"):
-        order_test([[1.0]])
+    for values in ([[1.0]], [[1.0, 2.0], [1.0]], []):
+        with pytest.raises(ValueError, match="expected a value for the own order and for one shuffled order or more"):
+            order_test(values)
+
+
+def test_drawn_combinations_give_the_p_value_of_all() -> None:
+    values = [[1.0, *[0.0] * 6]] * 2 + [[*[0.0] * 6, 1.0]] * 4  # 7^6 = 117,649 combinations; one order stands out
+    drawn, sums = order_test(values), np.zeros(())
+    for one in values:
+        sums = np.add.outer(sums, (np.array(one) - np.mean(one)) / np.std(one))
+    exact = np.mean(np.abs(sums) >= abs(sums[0, 0, 0, 0, 0, 0]) - 1e-9)
+    assert drawn.p == pytest.approx(float(exact), abs=0.02)
+    assert order_test(values) == drawn
+    assert order_test(values, seed=1) != drawn
 
 
 def test_channels_of_an_ordinary_network_stand_beside_as_a_control(periodic) -> None:
