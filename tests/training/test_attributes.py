@@ -69,6 +69,7 @@ def test_a_tie_is_read_from_text() -> None:
         ("hue=v3@3:weight=nan", "weight: expected 0 or more; got nan"),
         ("hue=v3@3:range=30", "range: expected LOW..HIGH, as in -45..45; got '30'"),
         ("hue=v3@3:range=10..30", "range: expected a range that holds 0, which changes nothing; got 10 to 30"),
+        ("hue=v3@3:range=0..0", "range: expected a range that holds 0, which changes nothing; got 0 to 0"),
         ("blur=v3@3:range=-1..1", "range: expected amounts of blur of 0 or more; got -1 to 1"),
         ("scale=v3@3:period=0.5", "period: expected at least the width of the range, 1"),
         ("scale=v3@3:period=0", "period: expected a positive amount of scale; got 0"),
@@ -293,6 +294,51 @@ def test_translations_along_another_tied_attribute_compete() -> None:
     assert values["both"] > values["alone"] + 1
 
 
+def _loss_of_noise(*ties: AttributeTie, which: torch.Tensor) -> float:
+    """The loss of random arrays of x_2 and x_3, whose images drew these ties."""
+    loss, random = ArrayLoss(network(attribute_support=(3, 3), width=16), ties, 0.0, COLOUR), torch.Generator()
+    random.manual_seed(0)
+    for depth, sizes in ((2, (4, 8)), (3, (4, 8, 16))):
+        loss._kept[depth] = torch.randn(2 * len(which), *sizes, 2, 2, generator=random)
+    return float(loss.loss(which, torch.linspace(-0.3, 0.3, len(which), dtype=torch.float64))[0])
+
+
+def test_ties_count_by_their_weights() -> None:
+    def value(hue: float, brightness: float) -> float:
+        ties = (AttributeTie("hue", "v3", 3, hue), AttributeTie("brightness", "v2", 3, brightness))
+        return _loss_of_noise(*ties, which=torch.arange(20) % 2)
+
+    assert value(2, 2) == pytest.approx(2 * value(1, 1), rel=1e-4)
+    assert value(2, 1) + value(1, 2) == pytest.approx(3 * value(1, 1), rel=1e-4)
+
+
+@pytest.mark.parametrize("other", [AttributeTie("brightness", "v2", 3, 0.0), AttributeTie("brightness", "v1", 2)])
+def test_translations_of_weight_0_or_of_another_layer_do_not_compete(other) -> None:
+    hue, none = AttributeTie("hue", "v3", 3), torch.zeros(20, dtype=torch.int64)  # all images drew the first tie
+    assert _loss_of_noise(hue, other, which=none) == pytest.approx(_loss_of_noise(hue, which=none), rel=1e-4)
+
+
+def test_a_tie_asks_for_its_translation_among_others_in_the_mean_over_the_oldest_attribute_too() -> None:
+    ties = (AttributeTie("hue", "v3", 3), AttributeTie("brightness", "v2", 3))
+    loss, amounts = ArrayLoss(network(attribute_support=(3, 3), width=16), ties, 0.0, COLOUR), torch.full((20,), 90.0)
+    changed, arrays = torch.randn(2, 20, 4, 8, 16, 2, 2)
+    loss._kept[3] = torch.cat([changed, arrays])
+    total, _ = loss.loss(torch.zeros(20, dtype=torch.int64), amounts)
+    parts = [
+        translation_losses(changed, arrays, 3, amounts * 16 / 360, [2]),
+        translation_losses(changed.mean(1), arrays.mean(1), 2, amounts * 16 / 360, [1]),
+    ]
+    assert float(total) == pytest.approx(sum(float(entropy + 0.3 * error) for error, entropy in parts), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("sides", "kept"), [((64, 64), 8), ((32, 32), 8), ((16, 16), 16), ((8, 64), 8), ((20, 40), 10)]
+)
+def test_of_large_arrays_some_places_are_left_out(sides, kept) -> None:
+    loss = ArrayLoss(network(), as_ties(["hue=v3@3"]), 0.0, COLOUR)
+    assert loss._fewer_places(torch.zeros(2, 3, 4, *sides)).shape == (2, 3, 4, kept, sides[1])
+
+
 @pytest.mark.parametrize(("attribute", "sees"), [("v3", True), ("v1", False)])
 def test_changes_that_cancel_in_the_mean_over_the_oldest_attribute_are_an_error(attribute, sees) -> None:
     tie = AttributeTie("hue", attribute, 3)
@@ -310,6 +356,22 @@ def test_changes_that_cancel_in_the_mean_over_the_oldest_attribute_are_an_error(
     alike, cancelling = value(x), value(unlike)
     assert alike < value(x, noise=0.0) + 0.1  # the cross-entropy of random arrays is not 0
     assert (cancelling > alike + 1) is sees
+
+
+@pytest.mark.parametrize("readout", ["mean", "linear"])
+def test_the_penalty_is_on_ordered_attributes_of_what_each_layer_returns(readout) -> None:
+    model = network(classes=8, readout=readout, width=16, attribute_support=(3, 3))
+    loss, expected = ArrayLoss(model, (), 1.0, COLOUR), []
+    with torch.no_grad(), loss.watching():
+        model(torch.randn(6, 3, 8, 8))
+    for depth, array in sorted(loss._outputs.items()):
+        for axis in range(array.ndim - 3, 0, -1):  # the axes are (b, *v, u1, u2)
+            classes = readout == "mean" and depth == len(model.layers) and axis == array.ndim - 3
+            if array.shape[axis] >= 4 and not classes:
+                expected.append(float(roughness(array, axis)))
+    assert sorted(loss._outputs) == [1, 2, 3, 4]
+    assert len(expected) == (8 if readout == "linear" else 7)
+    assert float(loss.loss()[0]) == pytest.approx(sum(expected) / len(expected), rel=1e-5)
 
 
 def test_roughness_is_that_of_the_explorer() -> None:
