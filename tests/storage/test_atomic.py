@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from hcnn.storage.atomic import ensure_writable, write_atomically, write_json
+from hcnn.storage.atomic import ensure_writable, output_folder, write_atomically, write_json
 from hcnn.storage.checkpoints import save_checkpoint
 from hcnn.storage.log import append_line
 from hcnn.storage.safetensors import save_weights
@@ -52,6 +52,7 @@ def test_ensure_writable_on_a_full_and_on_a_read_only_disk(small_disk: Path) -> 
             pass
     with pytest.raises(OSError, match=r"No space left on device \(the output folder cannot be written\): '.*run'"):
         ensure_writable(small_disk / "run")
+    assert names(small_disk) == ["filler"]
     (small_disk / "filler").unlink()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(OSError, match=r"Read-only file system \(the output folder .*run'") as caught:
@@ -63,6 +64,21 @@ def test_ensure_writable_makes_folders_and_leaves_them_empty(tmp_path: Path) -> 
     assert ensure_writable(tmp_path / "a" / "b") == tmp_path / "a" / "b"
     assert ensure_writable(tmp_path / "a" / "b").is_dir()
     assert names(tmp_path / "a" / "b") == []
+
+
+def test_an_output_folder_goes_again_if_nothing_was_written_into_it(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+
+    def fail(kept: bool) -> None:
+        with output_folder(tmp_path / "mine" / "a" / "b") as folder:
+            if kept:
+                (folder / "result").write_text("half")
+            raise ZeroDivisionError
+
+    for kept in (False, True):
+        with pytest.raises(ZeroDivisionError):
+            fail(kept)
+        assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["mine", *(["a", "b", "result"] if kept else [])]
 
 
 @pytest.mark.parametrize("below", ["", "run", "run/one"])
