@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,13 @@ def test_only_runs_without_a_row_are_said_to_have_none(tmp_path, capsys) -> None
     lines = [line for line in capsys.readouterr().out.splitlines() if "no row for" in line]
     assert len(lines) == 1
     assert "other" in lines[0]
+
+
+def test_a_run_is_short_that_has_seen_fewer_images_than_ten_epochs_of_cifar() -> None:
+    row = replace(make_entries([])[0], accuracies=(90.0,), images=500_000)
+    assert row.run.startswith("full run: 500,000 images seen")
+    assert replace(row, images=499_999).run.startswith("short run, not a reproduction: 499,999 images seen")
+    assert replace(row, learned=5, computing=3).stored == replace(row, learned=3, computing=5).stored == 3
 
 
 def test_every_row_has_its_networks() -> None:
