@@ -59,7 +59,7 @@ def similar_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
         ['resnet20']
 
     """
-    return difflib.get_close_matches(name, [*known], n=count)
+    return difflib.get_close_matches(str(name), [*known], n=count)
 
 
 def printable(text: str) -> str:

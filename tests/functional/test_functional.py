@@ -172,6 +172,15 @@ def test_translate_and_marginal() -> None:
     torch.testing.assert_close(marginal(x, (0, 1)), x.mean())
     with pytest.raises(ValueError, match="translate: expected an axis between -2 and 1 of"):
         translate(x, 2, 1)
+    for axis in ("v1", 1.0):
+        with pytest.raises(ValueError, match=f"translate: expected an axis between -2 and 1 of .*; got {axis!r}"):
+            translate(x, axis, 1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"translate: expected a shift by a whole number of positions; got 1.5"):
+        translate(x, 1, 1.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="translate: expected a tensor; got a list"):
+        translate([1, 2], 0, 1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"marginal: expected different axes of \(3, 4\); got \(1, -1\)"):
+        marginal(x, (1, -1))
 
 
 BAD = [
@@ -180,6 +189,7 @@ BAD = [
     (dict(x=(2, 7, 6, 6), w=(4, 3, 3, 3), stride=2), r"do not divide the sizes \(7, 6, 6\)"),
     (dict(x=(2, 8, 6, 6), w=(4, 3, 3, 3), stride=(2, 1)), "expected 3 entries, one per axis; got 2"),
     (dict(x=(2, 8, 6, 6), w=(4, 3, 3, 3), stride=0), "expected positive integers; got"),
+    (dict(x=(2, 8, 6, 6), w=(4, 3, 3, 3), stride=2.0), "a positive integer, or one for each of 3 axes; got 2.0"),
     (
         dict(x=(2, 8, 6, 6), w=(4, 3, 3, 3), boundary="reflect"),
         "expected boundary 'zeros' or 'circular'; got 'reflect'",

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parameters_to_vector, parametrize, vector_to_parameters
+from torch.nn.utils import parameters_to_vector, parametrize, prune, vector_to_parameters
 
 import hcnn
 from hcnn.layers import AttributeConv
@@ -118,6 +118,15 @@ def test_folding_a_wrapped_layer_says_what_came(kind, name) -> None:
 class Doubled(nn.Module):
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         return 2 * weight
+
+
+def test_a_pruned_layer_folds_with_its_newest_weights() -> None:
+    model, x = hcnn.create_model("hcnn_digits").eval(), torch.randn(2, 1, 8, 8)
+    prune.l1_unstructured(model.layers[0], "weight", 0.5)
+    with torch.no_grad():
+        model.layers[0].get_parameter("weight_orig").add_(1)
+    folded = model.fold()
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-4, atol=1e-4)
 
 
 def test_a_parametrized_layer_folds() -> None:

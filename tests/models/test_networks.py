@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils import prune
 
 import hcnn
 from hcnn.layers import AttributeLayer
 from hcnn.models.configs import HierarchicalCNNConfig, MultiscaleHierarchicalCNNConfig
+from hcnn.models.factory import build
 from hcnn.models.summary import summarize
 from hcnn.testing import assert_invariant
 
@@ -53,8 +55,11 @@ def test_a_folded_network_costs_the_same(name) -> None:
 
 def test_costs_of_what_does_not_fit_are_refused() -> None:
     model = hcnn.create_model("hcnn_digits")
-    with pytest.raises(ValueError, match=r"expected 2 spatial sizes; got \(8,\)"):
+    with pytest.raises(ValueError, match=r"expected 2 spatial sizes of 1 or more; got \(8,\)"):
         model.layer_rows((8,))
+    for size in (8, (8, 0), (8, 8.5)):
+        with pytest.raises(ValueError, match="image_size: expected 2 spatial sizes of 1 or more; got"):
+            model.multiply_adds(size)  # type: ignore[arg-type]
     model.layers[2] = torch.nn.Sequential(model.layers[2])
     with pytest.raises(ValueError, match="layer 3: expected one of this package's layers, not wrapped; got Sequential"):
         model.multiply_adds((8, 8))
@@ -214,6 +219,8 @@ BAD_CONFIGS = [
     ({"downsample": 4}, "downsample: expected a tuple of whole numbers; got 4"),
     ({"downsample": (4.0,)}, r"downsample: expected a tuple of whole numbers; got \(4.0,\)"),
     ({"attribute_support": 3}, "attribute_support: expected a tuple of whole numbers; got 3"),
+    ({"classes": True}, "classes: expected a whole number; got True"),
+    ({"inner_elu": "no"}, "inner_elu: expected a truth value, True or False; got 'no'"),
 ]
 
 
@@ -231,6 +238,27 @@ def test_numbers_of_numpy_and_lists_are_taken_for_pythons() -> None:
     small = hcnn.model_config("resnet20_digits", depth=np.int32(8), downsample=[3])
     assert {hash(small), hash(config)}
     assert vars(small).keys() == dataclasses.asdict(small).keys()
+
+
+def test_what_is_no_configuration_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"config: expected the configuration of a network.*got {'width': 8}"):
+        build({"width": 8})  # type: ignore[call-overload]
+
+
+def test_what_cannot_be_an_array_is_refused() -> None:
+    """The readout would take any array for x_{J-1}, and answer with as many logits as its newest axis has values."""
+    model, x = _small("hcnn_digits")
+    _, arrays = model.eval()(x, return_arrays=True)
+    expected = r"expected x_6 \(b, v4, v5, v6, u1, u2\) with attributes of \(2, 4, 10\) values; got shape"
+    with pytest.raises(ValueError, match=expected):
+        model.forward_from(arrays[5].values, 6)
+    with pytest.raises(ValueError, match=r"expected x_5 as a tensor \(b, v3, .*; got a AttributeArray"):
+        model.forward_from(arrays[5], 5)  # type: ignore[arg-type]
+    for j in ("5", 1.5, 7):
+        with pytest.raises(ValueError, match="forward_from: expected j between 0 and 6; got"):
+            model.forward_from(x, j)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"layer 1: expected a tensor \(b, c, u1, u2\); got a ndarray"):
+        model(x.numpy())
 
 
 def test_bad_multiscale_configurations_are_explained() -> None:
@@ -293,3 +321,21 @@ def test_hooks_of_every_kind_see_documented_arrays_and_wrapped_layers_work(folde
     torch.testing.assert_close(model(x), logits)
     with pytest.raises(ValueError, match="layer 5 is a Sequential, which does not give its whole array"):
         model(x, return_arrays=True)
+
+
+def test_hooks_run_where_all_arrays_are_returned_too() -> None:
+    """Pruning sets a layer's weight in a hook; without it the arrays would be those of an older weight."""
+    model, x = _small("hcnn_digits")
+    model.eval()
+    prune.l1_unstructured(model.layers[0], "weight", 0.5)
+    with torch.no_grad():
+        model.layers[0].weight_orig.add_(1)
+    seen: list[torch.Tensor] = []
+    model.layers[2].register_forward_hook(lambda layer, inputs, out: seen.append(out))
+    model.layers[2].register_array_hook(seen.append)
+    logits, arrays = model(x, return_arrays=True)
+    assert len(seen) == 2
+    torch.testing.assert_close(seen[0], arrays[3].values)
+    torch.testing.assert_close(seen[1], arrays[3].values.mean(1))
+    torch.testing.assert_close(model(x), logits)
+    assert len(model.layers[2]._array_hooks) == 1

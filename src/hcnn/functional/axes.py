@@ -1,6 +1,7 @@
 """Axes: their names, boundaries, translation, marginals."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -55,7 +56,9 @@ def per_axis(value: int | Sequence[int], axes: int, what: str) -> tuple[int, ...
         (2, 2, 2)
 
     """
-    entries = (value,) * axes if isinstance(value, int) else tuple(value)
+    if not isinstance(value, Integral | Iterable):
+        raise ValueError(f"{what}: expected a positive integer, or one for each of {axes} axes; got {value!r}")
+    entries = (int(value),) * axes if isinstance(value, Integral) else tuple(value)
     if len(entries) != axes:
         raise ValueError(f"{what}: expected {axes} entries, one per axis; got {len(entries)}: {entries}")
     if any(not isinstance(entry, int) or entry < 1 for entry in entries):
@@ -115,7 +118,7 @@ def translate(x: Tensor, axis: int, shift: int, *, boundary: Boundary = "circula
         An array of the same shape.
 
     Raises:
-        ValueError: if the axis does not exist or the boundary is unknown.
+        ValueError: if the axis does not exist, the shift is not whole, or the boundary is unknown.
 
     Example:
         >>> translate(torch.tensor([1, 2, 3, 4]), 0, 1)
@@ -126,6 +129,8 @@ def translate(x: Tensor, axis: int, shift: int, *, boundary: Boundary = "circula
     """
     check_boundary(boundary, "translate")
     axis = _check_axis(x, axis, "translate")
+    if isinstance(shift, float):  # `hcnn.explore.shift` interpolates
+        raise ValueError(f"translate: expected a shift by a whole number of positions; got {shift}")
     if boundary == "circular":
         return x.roll(shift, axis)
     size = x.shape[axis]
@@ -147,20 +152,24 @@ def marginal(x: Tensor, axis: int | Sequence[int]) -> Tensor:
         An array without those axes.
 
     Raises:
-        ValueError: if an axis does not exist.
+        ValueError: if an axis does not exist or is named twice.
 
     Example:
         >>> marginal(torch.tensor([[1.0, 3.0], [5.0, 7.0]]), 0)
         tensor([3., 5.])
 
     """
-    axes = [axis] if isinstance(axis, int) else list(axis)
-    return x.mean([_check_axis(x, one, "marginal") for one in axes]) if axes else x
+    axes = [_check_axis(x, one, "marginal") for one in ([axis] if isinstance(axis, int | str) else axis)]
+    if len(set(axes)) != len(axes):
+        raise ValueError(f"marginal: expected different axes of {tuple(x.shape)}; got {axis}")
+    return x.mean(axes) if axes else x
 
 
 def _check_axis(x: Tensor, axis: int, where: str) -> int:
-    if not -x.ndim <= axis < x.ndim:
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{where}: expected a tensor; got a {type(x).__name__}")
+    if not isinstance(axis, Integral) or not -x.ndim <= axis < x.ndim:
         raise ValueError(
-            f"{where}: expected an axis between {-x.ndim} and {x.ndim - 1} of {tuple(x.shape)}; got {axis}"
+            f"{where}: expected an axis between {-x.ndim} and {x.ndim - 1} of {tuple(x.shape)}; got {axis!r}"
         )
     return axis % x.ndim

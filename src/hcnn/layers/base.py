@@ -140,7 +140,10 @@ def enter(x: Tensor, geometry: Geometry, dtype: torch.dtype) -> Tensor:
     Raises:
         ValueError: if axes, sizes or type do not fit.
     """
-    g, shape = geometry, tuple(x.shape)
+    g = geometry
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{g.label}: expected a tensor ({g.names}); got a {type(x).__name__}")
+    shape = tuple(x.shape)
     ndim = 1 + g.averaged + g.attributes + (g.channels is not None) + g.spatial
     if x.ndim != ndim:
         raise ValueError(f"{g.label}: expected {ndim} axes ({g.names}); got {x.ndim}: shape {shape}")
@@ -202,11 +205,16 @@ class AttributeLayer(nn.Module):
             hook(array)
         return marginal(array, 1) if self.average_oldest else array
 
+    @property
+    def hooked(self) -> bool:
+        """Whether hooks of any kind are registered that its forward pass runs."""
+        return bool(self._array_hooks or self._forward_pre_hooks or self._forward_hooks or self._backward_hooks)
+
     def register_array_hook(self, hook: Callable[[Tensor], None]) -> RemovableHandle:
         """Call a function with x_j, whole, in each forward pass. An ordinary forward hook sees what the layer returns.
 
         Args:
-            hook: takes x_j, (b, *v, *u).
+            hook: takes x_j, (b, *v, *u); what it returns is ignored.
 
         Returns:
             A handle, whose `remove` ends it.

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
 from torch.utils._pytree import tree_map_only
 
 from hcnn.functional import Method, conv_matrix
@@ -45,6 +46,9 @@ def fold_layer(layer: nn.Module, sizes: Sequence[int], where: str = "fold") -> "
     """
     if not isinstance(layer, AttributeConv | FactorizedConv):
         raise ValueError(f"{where}: expected an AttributeConv or FactorizedConv; got {_described(layer)}")
+    for hook in layer._forward_pre_hooks.values():
+        if isinstance(hook, BasePruningMethod):  # it sets the weight that the next forward pass would see
+            hook(layer, ())
     norm = in_double(layer.norm)
     outer_scale, outer_shift = scale_shift(norm, *running(norm))
     if isinstance(layer, AttributeConv):

@@ -1,6 +1,7 @@
 """A chain of attribute layers and a readout: what the paper's two networks are."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -102,8 +103,8 @@ class AttributeNetwork(FineTuning, Network):
             ValueError: if there is no such x_j.
 
         """
-        if not 1 <= j <= len(self.attribute_sizes):
-            raise ValueError(f"axes: expected a depth j from 1 to {len(self.attribute_sizes)}; got {j}")
+        if not isinstance(j, Integral) or not 1 <= j <= len(self.attribute_sizes):
+            raise ValueError(f"axes: expected a depth j from 1 to {len(self.attribute_sizes)}; got {j!r}")
         names = axis_names(len(self.attribute_sizes[j - 1]), self.config.spatial_axes, newest=j)
         return tuple(names.split(", "))
 
@@ -134,9 +135,14 @@ class AttributeNetwork(FineTuning, Network):
         Returns:
             As `forward`.
 
+        Raises:
+            ValueError: if there is no such j, or x is not of the axes and attribute sizes of x_j.
+
         """
-        if not 0 <= j <= len(self.layers):
-            raise ValueError(f"forward_from: expected j between 0 and {len(self.layers)}; got {j}")
+        if not isinstance(j, Integral) or not 0 <= j <= len(self.layers):
+            raise ValueError(f"forward_from: expected j between 0 and {len(self.layers)}; got {j!r}")
+        if j:
+            self._check_array(x, j)
         if x.shape[:1] == (0,) and not self.training:  # an empty batch has (no) answers, as in an exported file
             one = self.forward_from(x.new_zeros(1, *x.shape[1:]), j, return_arrays=return_arrays)
             if not return_arrays:
@@ -147,22 +153,38 @@ class AttributeNetwork(FineTuning, Network):
         arrays: dict[int, AttributeArray] = {}
         for index in range(j, len(self.layers)):
             if return_arrays:
-                x = self._array(index, x)
-                arrays[index + 1] = AttributeArray(x, self.axes(index + 1))
-                x = marginal(x, 1) if _averages_oldest(self.layers[index]) else x
+                array, x = self._array(index, x)
+                arrays[index + 1] = AttributeArray(array, self.axes(index + 1))
             else:
                 x = self.layers[index](x)
         return (self.readout(x), arrays) if return_arrays else self.readout(x)
 
-    def _array(self, index: int, x: Tensor) -> Tensor:
-        """x_j, j = index + 1, of what the layer before returns."""
+    def _check_array(self, x: Tensor, j: int) -> None:
+        """Refuse what cannot be x_j: the layers after it might take it for another array."""
+        sizes, names = self.attribute_sizes[j - 1], self.axes(j)
+        if not isinstance(x, Tensor):
+            raise ValueError(f"forward_from: expected x_{j} as a tensor ({', '.join(names)}); got a {type(x).__name__}")
+        if x.ndim != len(names) or tuple(x.shape[1 : 1 + len(sizes)]) != sizes:
+            raise ValueError(
+                f"forward_from: expected x_{j} ({', '.join(names)}) with attributes of {sizes} values; got shape "
+                f"{tuple(x.shape)}"
+            )
+
+    def _array(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x_j, j = index + 1, and what layer j returns: x_j, or its mean over the oldest attribute."""
         layer = self.layers[index]
         if not isinstance(layer, AttributeLayer):
             raise ValueError(
                 f"return_arrays: layer {index + 1} is a {type(layer).__name__}, which does not give its whole array; "
                 "expected one of this package's layers, not wrapped"
             )
-        return layer.compute(x, average_oldest=False)
+        if layer.hooked:  # hooks may set its weights, as those of pruning do, or want to see what it returns
+            kept: list[Tensor] = []
+            with layer.register_array_hook(kept.append):
+                x = layer(x)
+            return kept[-1], x
+        array = layer.compute(x, average_oldest=False)
+        return array, marginal(array, 1) if layer.average_oldest else array
 
     def invariant_shift(self, j: int, axis: str) -> int:
         """The smallest translation of x_j along an axis that leaves the logits unchanged (periodic network).

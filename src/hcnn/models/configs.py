@@ -112,7 +112,9 @@ class MultiscaleHierarchicalCNNConfig:
 
 
 def check_types(config: Any) -> None:
-    """Refuse numbers, and tuples of numbers, that are something else; NumPy's numbers count, and lists as tuples.
+    """Refuse numbers, tuples of numbers, and truth values that are something else.
+
+    NumPy's numbers count, and lists as tuples; truth values are no numbers.
 
     They become Python's numbers and tuples, so that equal configurations are equal, and can be written as JSON.
 
@@ -127,14 +129,18 @@ def check_types(config: Any) -> None:
         Traceback (most recent call last):
         ValueError: width: expected a whole number; got '8'
     """
-    known = {int: (Integral, "whole number"), float: (Real, "number")}
+    known: dict[Any, tuple[Any, str]] = {
+        int: (Integral, "whole number"),
+        float: (Real, "number"),
+        bool: (bool | np.bool_, "truth value, True or False"),
+    }
     hints = get_type_hints(type(config))
     for name, hint in ((field.name, hints[field.name]) for field in fields(config)):
         value, many = getattr(config, name), get_origin(hint) is tuple
         kind, what = known.get(get_args(hint)[0] if many else hint, (object, ""))
-        if many and not (isinstance(value, tuple | list) and all(isinstance(one, kind) for one in value)):
+        if many and not (isinstance(value, tuple | list) and all(_is_a(one, kind) for one in value)):
             raise ValueError(f"{name}: expected a tuple of {what}s; got {value!r}")
-        if not many and not isinstance(value, kind):
+        if not many and not _is_a(value, kind):
             raise ValueError(f"{name}: expected a {what}; got {value!r}")
         plain = tuple(map(_plain, value)) if many else _plain(value)
         object.__setattr__(config, name, plain)  # which is frozen
@@ -142,6 +148,10 @@ def check_types(config: Any) -> None:
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not (kind in (Integral, Real) and isinstance(value, bool))
 
 
 def _check_common(config: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from hcnn.layers import AttributeConv, AttributeLayer, FactorizedConv
-from hcnn.models.counts import LayerRow, ParameterCount
+from hcnn.models.counts import LayerRow, ParameterCount, check_image_size
 
 
 def attribute_counts(layers: Iterable[nn.Module], readout: nn.Module) -> ParameterCount:
@@ -38,9 +38,7 @@ def attribute_rows(
     Raises:
         ValueError: if the number of sizes is not the network's, or a layer is none of this package's.
     """
-    extent, before, rows = tuple(image_size), (config.channels,), []
-    if len(extent) != config.spatial_axes:
-        raise ValueError(f"expected {config.spatial_axes} spatial sizes; got {extent}")
+    extent, before, rows = check_image_size(image_size, config.spatial_axes), (config.channels,), []
     for j, (layer, axes, sizes) in enumerate(zip(layers, names, attribute_sizes, strict=True), start=1):
         if not isinstance(layer, AttributeLayer):
             raise ValueError(

@@ -1,7 +1,9 @@
 """What is counted of a network: its parameters, and the rows of its summary."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from numbers import Integral
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,24 @@ class Counted(Protocol):
     def count_parameters(self) -> ParameterCount:
         """The counts."""
         ...
+
+
+def check_image_size(image_size: Any, axes: int) -> tuple[int, ...]:
+    """The size of an image, if it has a positive size for each spatial axis.
+
+    Raises:
+        ValueError: if it has not.
+
+    Example:
+        >>> check_image_size(32, 2)
+        Traceback (most recent call last):
+        ValueError: image_size: expected 2 spatial sizes of 1 or more; got 32
+
+    """
+    sizes = tuple(image_size) if isinstance(image_size, Iterable) else ()
+    if len(sizes) != axes or not all(isinstance(one, Integral) and int(one) >= 1 for one in sizes):
+        raise ValueError(f"image_size: expected {axes} spatial sizes of 1 or more; got {image_size!r}")
+    return sizes
 
 
 def count_parameters(model: Counted) -> ParameterCount:

@@ -58,11 +58,18 @@ def build(config: NetworkConfig, *, method: Method = "auto") -> Network:
 
     Returns:
         The network, freshly initialized, in training mode.
+
+    Raises:
+        ValueError: if `config` is no configuration of a network.
     """
     if isinstance(config, HierarchicalCNNConfig):
         return HierarchicalCNN(config, method=method)
     if isinstance(config, MultiscaleHierarchicalCNNConfig):
         return MultiscaleHierarchicalCNN(config, method=method)
+    if type(config) not in NETWORKS:
+        raise ValueError(
+            f"config: expected the configuration of a network, such as a HierarchicalCNNConfig; got {config!r}"
+        )
     make: Callable[[Any], Baseline] = NETWORKS[type(config)]
     return make(config)
 

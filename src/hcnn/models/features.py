@@ -1,7 +1,7 @@
 """A network as a backbone: the arrays x_j at several depths, with their strides and channel counts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -46,8 +46,8 @@ class FeatureExtractor(nn.Module):
         if depths is None:
             depths = [j for j in range(1, last) if strides[j] > 1] + [last]
         known = range(1, len(model.layers) + 1)
-        if not depths or any(j not in known for j in depths):
-            raise ValueError(f"features: expected depths from 1 to {len(model.layers)}; got {tuple(depths)}")
+        if not isinstance(depths, Collection) or not depths or any(j not in known for j in depths):
+            raise ValueError(f"features: expected depths from 1 to {len(model.layers)}; got {depths!r}")
         self.depths = tuple(sorted(set(depths)))
         self.feature_info: list[dict[str, Any]] = [
             {

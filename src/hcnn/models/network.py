@@ -1,12 +1,13 @@
 """What every network of this package offers, the paper's and the baselines alike."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Self
 
 from torch import nn
 
 from hcnn.data.preprocessing import Preprocessing
-from hcnn.models.counts import LayerRow, ParameterCount
+from hcnn.models.counts import LayerRow, ParameterCount, check_image_size
 from hcnn.models.transfer import classifier_name, frozen_modules, replace_classifier
 
 
@@ -97,8 +98,8 @@ class Network(nn.Module):
             ['linear.weight', 'linear.bias']
 
         """
-        if not 0 <= depth <= len(self.stages):
-            raise ValueError(f"freeze: expected a depth from 0 to {len(self.stages)}; got {depth}")
+        if not isinstance(depth, Integral) or not 0 <= depth <= len(self.stages):
+            raise ValueError(f"freeze: expected a depth from 0 to {len(self.stages)}; got {depth!r}")
         self.frozen = depth
         self.requires_grad_(True)
         for module in frozen_modules(self, depth):
@@ -135,10 +136,14 @@ class Network(nn.Module):
         Returns:
             A count.
 
+        Raises:
+            ValueError: if these are not as many sizes as the network has spatial axes.
+
         Example:
             >>> from hcnn import create_model
             >>> create_model("resnet20_cifar10").multiply_adds((32, 32))
             40551040
 
         """
-        return sum(row.multiply_adds for row in self.layer_rows(image_size))
+        rows = self.layer_rows(check_image_size(image_size, self.config.spatial_axes))
+        return sum(row.multiply_adds for row in rows)

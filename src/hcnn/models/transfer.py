@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any, TypeVar
 
 import torch
@@ -32,7 +33,7 @@ def adapt(model: Model, *, classes: int | None = None, channels: int | None = No
         the old channels if their number changed, and the names "0", "1", … for new classes.
 
     Raises:
-        ValueError: if the network is folded, or a number is not positive.
+        ValueError: if the network is folded or none of this package's, or a number is not positive.
 
     Example:
         >>> from hcnn import create_model
@@ -41,11 +42,13 @@ def adapt(model: Model, *, classes: int | None = None, channels: int | None = No
         torch.Size([2, 5])
 
     """
+    if not hasattr(model, "config") or not hasattr(model, "preprocessing"):
+        raise ValueError(f"adapt: expected a network of this package, not wrapped; got a {type(model).__name__}")
     _refuse_folded(model, "adapt")
     changes = {key: value for key, value in {"classes": classes, "channels": channels}.items() if value is not None}
     for key, value in changes.items():
-        if value < 1:
-            raise ValueError(f"adapt: {key}: expected a positive number; got {value}")
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"adapt: {key}: expected a positive number; got {value!r}")
     make: Any = type(model)
     config: Any = model.config
     parameter = next(model.parameters())

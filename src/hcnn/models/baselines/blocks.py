@@ -110,12 +110,14 @@ class Baseline(Network):
             for name, module in layers.items()
         ]
         training = self.training
-        self.eval()
-        with FlopCounterMode(display=False) as counter:
-            self(next(self.parameters()).new_zeros(1, self.config.channels, *image_size))
-        self.train(training)
-        for handle in handles:
-            handle.remove()
+        try:
+            self.eval()
+            with FlopCounterMode(display=False) as counter:
+                self(next(self.parameters()).new_zeros(1, self.config.channels, *image_size))
+        finally:
+            self.train(training)
+            for handle in handles:
+                handle.remove()
         flops = {name.split(".", 1)[-1]: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
         inner = {
             name: sum(flops.get(f"{name}.{child}", 0) for child, _ in layers[name].named_children()) for name in layers
