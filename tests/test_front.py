@@ -209,6 +209,14 @@ def test_wrong_options_are_named_and_nothing_is_written(tmp_path, options, says)
     assert not [*tmp_path.iterdir()]
 
 
+def test_what_names_no_data_or_network_is_refused() -> None:
+    with pytest.raises(ValueError, match="data: expected the name of a data set or a path; got a list"):
+        hcnn.train(["digits"])  # type: ignore[arg-type]
+    for where in (None, ""):  # an empty path is not the current folder
+        with pytest.raises(ValueError, match=f"expected the path or the name of a trained network; got {where!r}"):
+            hcnn.load(where)  # type: ignore[arg-type]
+
+
 def test_wrong_images_are_named(trained, tmp_path) -> None:
     with pytest.raises(FileNotFoundError):
         trained.predict(tmp_path / "none.png")

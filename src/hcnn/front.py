@@ -87,7 +87,7 @@ class TrainedNetwork:
             FileNotFoundError: if a path does not exist.
 
         """
-        if not isinstance(top, int) or top < 1:
+        if not isinstance(top, int) or isinstance(top, bool) or top < 1:
             raise ValueError(f"top: expected 1 or more; got {top!r}")
         if isinstance(images, str | os.PathLike) and Path(images).is_dir():
             return list(self._several(find_images([Path(images)], None), top, channels))
@@ -183,6 +183,8 @@ def train(
     from hcnn.cli.train_options import from_keywords
     from hcnn.cli.train_plan import load_splits, prepare_process, run_settings
 
+    if not isinstance(data, str | os.PathLike):
+        raise ValueError(f"data: expected the name of a data set or a path; got a {type(data).__name__}")
     say = say or (lambda line: None)
     initial, init = None, options.get("init")
     if isinstance(init, TrainedNetwork | Network):

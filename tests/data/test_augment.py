@@ -351,6 +351,7 @@ def test_types_of_images_are_kept(dtype):
             {"mixup": float("nan")},
             r"Augmentation: expected mixup \(α of a Beta\) to be 0 or from 0.01 to 100; got nan",
         ),
+        ({"mixup": "0.2"}, r"Augmentation: expected mixup .* to be 0 or from 0.01 to 100; got '0.2'"),
         ({"cutmix": -0.1}, r"Augmentation: expected cutmix .* to be 0 or from 0.01 to 100; got -0.1"),
         ({"mixup": 101}, r"Augmentation: expected mixup .* to be 0 or from 0.01 to 100; got 101"),
         ({"fill": "wrap"}, r"Augmentation: expected fill 'zeros' or 'reflect'; got 'wrap'"),

@@ -316,6 +316,10 @@ def test_an_image_is_named_by_an_integer_of_any_kind(network) -> None:
                 ask(query)
     with pytest.raises(ValueError, match="moves: expected one translation or more"):
         explorer.neighbours(3, 5, [])
+    with pytest.raises(
+        ValueError, match=r"moves: expected a list of translations, such as \[{'v5': 1}\]; got {'v4': 1}"
+    ):
+        explorer.neighbours(3, 5, {"v4": 1})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="amounts: expected one or more; got none"):
         explorer.scores(3, 5, "v5", [])
 

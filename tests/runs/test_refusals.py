@@ -217,6 +217,10 @@ def test_a_file_where_the_folder_should_be_is_refused(tmp_path) -> None:
         (lambda: get_recipe("digits", lr="fast"), "lr: expected a positive number; got 'fast'"),
         (lambda: get_recipe("digits", epochs=True), "epochs: expected a whole number, 1 or more; got True"),
         (lambda: get_recipe("digits", precision="float16"), "precision: expected one of"),
+        (lambda: get_recipe("digits", nesterov="no"), "nesterov: expected True or False; got 'no'"),
+        (lambda: get_recipe("digits", image_sizes=24), "image_sizes: expected a tuple; got 24"),
+        (lambda: get_recipe("digits", augmentation={"translation": 1}), "augmentation: expected an Augmentation; got"),
+        (lambda: get_recipe("digits", attributes=[3]), r"attributes: expected ties, .* as in hue=v3@3.*; got \[3\]"),
         (lambda: DistillationConfig(hints=float("inf")), "hints: expected 0 or more; got inf"),
     ],
 )

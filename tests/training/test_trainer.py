@@ -124,6 +124,16 @@ def test_a_recipe_sets_the_momentum_of_the_statistics_or_leaves_it() -> None:
         ({"labels": torch.zeros(18, dtype=torch.int64)}, "at least two classes; all 18 are of class 'a'"),
         ({"images": torch.zeros(18, 1, 8, 8, dtype=torch.uint8)}, "all 18 have the same constant colour"),
         ({"images": torch.zeros(5, 1, 8, 8, dtype=torch.uint8), "labels": torch.arange(5) % 3}, "6 is more than the 5"),
+        (
+            {"labels": torch.arange(17) % 3},
+            r"labels: expected int64 \(18,\), one per image; got torch.int64 .* \(17,\)",
+        ),
+        ({"labels": torch.arange(18) % 4}, "labels: expected 0 to 2, as there are classes; got 0 to 3"),
+        ({"labels": torch.arange(18) % 3 - 1}, "labels: expected 0 to 2, as there are classes; got -1 to 1"),
+        ({"images": torch.zeros(18, 1, 8, 8).numpy()}, "images: expected a tensor; got a ndarray"),
+        ({"weights": torch.arange(18.0)}, "weights: expected positive, finite numbers"),
+        ({"recipe": "digits"}, r"recipe: expected a Recipe, such as get_recipe\('fast'\); got 'digits'"),
+        ({"seed": -1}, "seed: expected a whole number, 0 or more; got -1"),
     ],
 )
 def test_what_cannot_be_learned_is_refused(changed, message) -> None:
@@ -163,6 +173,16 @@ def test_parts_of_a_batch_are_equal_and_leave_no_image_unmixed(processes, accumu
 
 def test_one_part_of_odd_length_is_mixed_but_for_its_last_image() -> None:
     check_batch(replace(RECIPE, batch_size=5, augmentation=Augmentation(mixup=0.2)), 18, 1)
+
+
+def test_a_state_that_is_none_is_refused_and_changes_nothing() -> None:
+    trainer = make("hcnn_digits")
+    for state in ({}, dict(trainer.model.state_dict())):
+        with pytest.raises(ValueError, match=r"load_state: expected what `state` returns; without .*step"):
+            trainer.load_state(state)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        trainer.load_state({**make(hcnn.create_model("hcnn_digits", classes=3, width=4)).state(), "step": 2})
+    assert trainer.step == 0
 
 
 def test_trying_a_step_changes_nothing() -> None:

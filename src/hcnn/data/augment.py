@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hcnn.data.counter_random import beta_quantile, counter_uniform
+from hcnn.text import is_number
 
 Fill = Literal["zeros", "reflect"]
 Flip = Literal["none", "random", "alternating"]
@@ -64,7 +65,7 @@ class Augmentation:
                 )
         for name in ("mixup", "cutmix"):
             # Outside this range the distribution consists of spikes that the table of quantiles does not resolve.
-            if (value := getattr(self, name)) != 0 and not 0.01 <= value <= 100:
+            if not is_number(value := getattr(self, name)) or (value != 0 and not 0.01 <= value <= 100):
                 raise ValueError(
                     f"Augmentation: expected {name} (α of a Beta) to be 0 or from 0.01 to 100; got {value!r}"
                 )

@@ -109,6 +109,8 @@ class Explorer:
             ValueError: for an image, depth, attribute or k that does not exist, or no translation.
 
         """
+        if isinstance(moves, Mapping):
+            raise ValueError(f"moves: expected a list of translations, such as [{{'v{j}': 1}}]; got {moves!r}")
         if not len(moves):
             raise ValueError("moves: expected one translation or more, such as {}; got none")
         axes = {axis for move in moves for axis in move} if smooth is None else smooth

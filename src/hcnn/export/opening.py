@@ -1,5 +1,6 @@
 """Opening a trained network, however it was saved."""
 
+import os
 from pathlib import Path
 
 from hcnn.export.folded_weights import WEIGHTS as SAVED
@@ -24,6 +25,8 @@ def open_network(where: StrPath) -> Run:
         ValueError: if it is none of these, or damaged.
 
     """
+    if not isinstance(where, str | os.PathLike) or not os.fspath(where):
+        raise ValueError(f"expected the path or the name of a trained network; got {where!r}")
     where = Path(where)
     is_file = where.suffix == ".safetensors" and not where.is_dir()
     if where.is_file() and not is_file:

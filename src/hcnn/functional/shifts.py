@@ -53,8 +53,8 @@ def shift(arrays: Tensor, axis: int, amount: float) -> Tensor:
         True
 
     """
-    if not math.isfinite(amount):
-        raise ValueError(f"shift: expected a finite amount; got {amount}")
+    if isinstance(amount, str) or not math.isfinite(amount):
+        raise ValueError(f"shift: expected a finite amount; got {amount!r}")
     if float(amount).is_integer():
         return arrays.roll(int(amount), axis)
     size = arrays.shape[axis]

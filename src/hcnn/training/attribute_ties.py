@@ -141,7 +141,10 @@ def _pair(value: Any) -> tuple[float, float]:
 
 
 def as_ties(ties: "AttributeTie | str | Sequence[AttributeTie | str]") -> tuple[AttributeTie, ...]:
-    """Ties from one or several ties or their texts; a ValueError where two are of one property or on one attribute.
+    """Ties from one or several ties or their texts.
+
+    Raises:
+        ValueError: if one is something else, or two are of one property or on one attribute.
 
     Example:
         >>> [str(one) for one in as_ties(["hue=v3@3", AttributeTie("rotation", "v2", 3)])]
@@ -151,6 +154,8 @@ def as_ties(ties: "AttributeTie | str | Sequence[AttributeTie | str]") -> tuple[
 
     """
     ties = [ties] if isinstance(ties, str | AttributeTie) else ties
+    if not isinstance(ties, Sequence) or not all(isinstance(one, str | AttributeTie) for one in ties):
+        raise ValueError(f"attributes: expected ties, each an AttributeTie or a text {_FORM}; got {ties!r}")
     found = tuple(AttributeTie.parse(one) if isinstance(one, str) else one for one in ties)
     for place, one in enumerate(found):
         for other in found[:place]:

@@ -39,6 +39,29 @@ def check_batch(recipe: Recipe, images: int, processes: int) -> None:
         )
 
 
+def check_labels(images: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
+    """Refuse labels that are not those of the images.
+
+    Args:
+        images: (n, c, *u).
+        labels: int64 (n,).
+        classes: names of the classes.
+
+    Raises:
+        ValueError: if they are no tensors, not one whole number per image, or not below the number of classes.
+    """
+    for name, value in (("images", images), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name}: expected a tensor; got a {type(value).__name__}")
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"labels: expected int64 ({len(images)},), one per image; got {labels.dtype} of shape {tuple(labels.shape)}"
+        )
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or highest >= len(classes):
+        raise ValueError(f"labels: expected 0 to {len(classes) - 1}, as there are classes; got {lowest} to {highest}")
+
+
 def check_learnable(images: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
     """Refuse training images from which nothing can be learned.
 

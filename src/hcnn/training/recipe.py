@@ -85,6 +85,14 @@ class Recipe:
         if not (is_number(self.lr) and self.lr > 0):
             raise ValueError(f"lr: expected a positive number; got {self.lr!r}")
         object.__setattr__(self, "attributes", as_ties(self.attributes))
+        if not isinstance(self.augmentation, Augmentation):
+            raise ValueError(f"augmentation: expected an Augmentation; got {self.augmentation!r}")
+        for name in ("nesterov", "compile", "channels_last"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}: expected True or False; got {getattr(self, name)!r}")
+        for name in ("milestones", "factors", "image_sizes", "image_sizes_until"):
+            if not isinstance(getattr(self, name), tuple | list):
+                raise ValueError(f"{name}: expected a tuple; got {getattr(self, name)!r}")
         for name in ("warmup", "momentum", "label_smoothing", "ema", "attribute_warmup"):
             if not (is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1):
                 raise ValueError(f"{name}: expected a number in [0, 1); got {getattr(self, name)!r}")

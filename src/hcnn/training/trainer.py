@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import takewhile
+from numbers import Integral
 from typing import Any, Protocol
 
 import torch
@@ -27,7 +28,7 @@ from hcnn.training.cuda_graph import CapturedStep
 from hcnn.training.device import settle_precision
 from hcnn.training.distributed import average_gradients, rank_and_size
 from hcnn.training.evaluate import parameter_type
-from hcnn.training.first_step import check_batch, check_learnable, prepare_network, try_step
+from hcnn.training.first_step import check_batch, check_labels, check_learnable, prepare_network, try_step
 from hcnn.training.optimizers import RecipeOptimizer, WeightAverage
 from hcnn.training.progress import Diverged, Progress, Steps
 from hcnn.training.recipe import Recipe, image_size, learning_rate
@@ -66,8 +67,8 @@ class Trainer:
 
     Raises:
         ValueError: if there are fewer images than one batch, the batch cannot be divided evenly, or into pairs for
-            mixup and CutMix, the images show one class only or do not fit the network, or no CUDA graph can be
-            recorded.
+            mixup and CutMix, the labels or weights are not those of the images, the images show one class only or do
+            not fit the network, or no CUDA graph can be recorded.
     """
 
     def __init__(
@@ -90,10 +91,17 @@ class Trainer:
                 f"graph: expected one process on a CUDA device; got {1 if group is None else group.size()} on "
                 f"{images.device}"
             )
+        if not isinstance(recipe, Recipe):
+            raise ValueError(f"recipe: expected a Recipe, such as get_recipe('fast'); got {recipe!r}")
+        if not isinstance(seed, Integral) or seed < 0:
+            raise ValueError(f"seed: expected a whole number, 0 or more; got {seed!r}")
         self.rank, self.processes = rank_and_size(group)
         check_batch(recipe, len(images), self.processes)
         if weights is not None and (weights.shape != labels.shape or distillation is not None):
             raise ValueError(f"weights: expected {tuple(labels.shape)} without a teacher; got {tuple(weights.shape)}")
+        if weights is not None and not bool((weights.isfinite() & (weights > 0)).all()):
+            raise ValueError("weights: expected positive, finite numbers; leave out the images whose weight is 0")
+        check_labels(images, labels, preprocessing.classes)
         if not part:
             check_learnable(images, labels, preprocessing.classes)
         self.weights = weights
@@ -150,14 +158,23 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Resume from `state`."""
-        self.step = int(state["step"])
+        """Resume from `state`.
+
+        Args:
+            state: what `state` returned, of a trainer made in the same way.
+
+        Raises:
+            ValueError: if it is something else.
+        """
+        if missing := sorted(self.state().keys() - state.keys()):
+            raise ValueError(f"load_state: expected what `state` returns; without {', '.join(missing)}")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._captured = CapturedStep(self._compute)  # the optimizer's state has moved
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.sums.copy_(state["sums"])
+        self.step = int(state["step"])
         if self.distillation:
             self.distillation.regressors.load_state_dict(state["regressors"])
 
