@@ -115,6 +115,8 @@ def test_the_block_explains_what_does_not_fit() -> None:
         AttributeBlock((8,), support=())
     with pytest.raises(ValueError, match=r"a support for each attribute but the first of \(2, 4\); got \(3, 3\)"):
         AttributeBlock((2, 4), support=(3, 3))
+    with pytest.raises(ValueError, match="expected a support for each attribute, as a tuple; got 3"):
+        AttributeBlock((2, 4), support=3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"expected \(b, c, u1, u2\) with c = 8 channels.*got shape \(1, 9, 4, 4\)"):
         AttributeBlock((2, 4), support=(3,))(torch.ones(1, 9, 4, 4))
 

@@ -196,6 +196,9 @@ def test_checks_that_cannot_fail_are_refused() -> None:
         assert_invariant(lambda x: x, torch.ones(1, 4), 1)
     with pytest.raises(ValueError, match="constant along axis 1"):
         assert_covariant(lambda x: x * 0, torch.randn(1, 4), 1)
+    for shift, stride in ((0, 1), (-1, 1), (2, 2)):  # the last one turns the whole axis once
+        with pytest.raises(ValueError, match=f"expected a positive shift that moves x; got {shift} with stride"):
+            assert_covariant(lambda x: x, torch.randn(1, 4), 1, shift=shift, stride=stride)
     with pytest.raises(AssertionError, match="not invariant along axis 1"):
         assert_invariant(lambda x: x, torch.randn(1, 4), 1)
 

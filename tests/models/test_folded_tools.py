@@ -1,5 +1,6 @@
 """Folded networks under the tools of others: savers, optimizers, tracers; and what folding refuses."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -95,6 +96,36 @@ def test_the_graph_that_tensorboard_draws(folded) -> None:
     drawn, _ = draw(model, x)
     kind = "FoldedConv[3]" if folded else "FactorizedConv[3]"
     assert any(kind in node.name for node in drawn.node)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # PyTorch's own, in forward mode
+@pytest.mark.parametrize("boundary", ["zeros", "circular"])
+def test_second_derivatives_and_forward_mode_in_float64_and_what_is_said_elsewhere(boundary) -> None:
+    torch.manual_seed(0)
+    config = hcnn.model_config("hcnn_digits", boundary=boundary, width=4, depth=4, downsample=())
+    model = hcnn.HierarchicalCNN(config, method="dense").eval()
+    x = torch.randn(2, 1, 4, 4)
+
+    def scores(model: nn.Module, x: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda factor: model(x * factor).square().sum()
+
+    at = torch.tensor(1.0)
+    for derivative in (
+        lambda: torch.func.jvp(scores(model, x), (at,), (at,)),
+        lambda: torch.autograd.functional.hessian(scores(model, x), at),
+    ):
+        with pytest.raises(
+            NotImplementedError, match=r"expected first derivatives by backward passes; .* folded float64"
+        ):
+            derivative()
+    folded, wide, at = model.double().fold(), x.double(), at.double()
+    f = scores(folded, wide)
+    step = 1e-4
+    slope = (f(at + step) - f(at - step)) / (2 * step)
+    bend = (f(at + step) - 2 * f(at) + f(at - step)) / step**2
+    torch.testing.assert_close(torch.func.jvp(f, (at,), (torch.ones_like(at),))[1], slope, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.func.hessian(f)(at), bend, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(torch.autograd.functional.hessian(f, at), bend, rtol=1e-3, atol=1e-3)
 
 
 def wrapped(kind: str, layer: nn.Module) -> nn.Module:

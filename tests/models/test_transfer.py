@@ -220,8 +220,8 @@ def test_pretrained_weights_with_names_of_timm() -> None:
         (lambda: small().freeze(9), "expected a depth from 0 to 5; got 9"),
         (lambda: small().freeze(1.5), "freeze: expected a depth from 0 to 5; got 1.5"),
         (lambda: adapt(torch.nn.Sequential(small()), classes=3), "of this package, not wrapped; got a Sequential"),
-        (lambda: hcnn.FeatureExtractor(small(), 3), "expected depths from 1 to 5; got 3"),
-        (lambda: create_model(None), "unknown model None; known are"),
+        (lambda: hcnn.FeatureExtractor(small(), 3), "expected depths from 1 to 5; got 3"),  # type: ignore[arg-type]
+        (lambda: create_model(None), "unknown model None; known are"),  # type: ignore[call-overload]
         (
             lambda: parameter_groups(torch.nn.Sequential(small()), 1, layer_decay=0.5),
             "layer_decay: expected a network of this package, not wrapped; got Sequential",

@@ -33,7 +33,7 @@ def define_operator(
         keep: which results the backward pass needs, by number.
 
     Returns:
-        The operator, to be called with positional arguments. It has no second derivatives.
+        The operator, to be called with positional arguments. It has no second derivatives and none in forward mode.
 
     Example:
         >>> def double(x: Tensor) -> Tensor:
@@ -53,6 +53,12 @@ def define_operator(
 
     backward_operator, gradients = _opaque(f"{name}_backward", backward, like_inputs)
 
+    def refuse(ctx: Any, *grad_inputs: Any) -> Any:
+        raise NotImplementedError(
+            f"hcnn::{name}: expected first derivatives by backward passes; second ones, and those in forward mode, are "
+            "not implemented. A folded float64 network without an inner ELU whose layers have method='dense' has both"
+        )
+
     class Gradient(_Mapped):
         """The backward pass, which has no gradient in turn."""
 
@@ -64,9 +70,7 @@ def define_operator(
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             """Keep nothing."""
 
-        @staticmethod
-        def backward(ctx: Any, *grads: Any) -> Any:
-            raise NotImplementedError(f"hcnn::{name}: second derivatives are not implemented")
+        backward = jvp = staticmethod(refuse)
 
     class Operator(_Mapped):
         @staticmethod
@@ -86,6 +90,8 @@ def define_operator(
             plain = not (torch.is_grad_enabled() or is_transformed())
             return gradients_of(backward if plain else Gradient.apply, ctx, grads)
 
+        jvp = staticmethod(refuse)
+
     class Plain(torch.autograd.Function):
         """As `Operator`, for calls outside of `torch.func`: PyTorch then has no signature to look up at each call."""
 
@@ -95,7 +101,7 @@ def define_operator(
             Operator.setup_context(ctx, inputs, output)
             return output
 
-        backward = Operator.backward
+        backward, jvp = Operator.backward, staticmethod(refuse)
 
     def gradients_of(run: Callable[..., Any], ctx: Any, grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
         saved = iter(ctx.saved_tensors)

@@ -58,6 +58,9 @@ class AttributeBlock(nn.Module):
         inner_elu: bool = False,
     ) -> None:
         super().__init__()
+        for name, given in (("sizes of the attributes", attributes), ("a support for each attribute", support)):
+            if not isinstance(given, Sequence):
+                raise ValueError(f"AttributeBlock: expected {name}, as a tuple; got {given!r}")
         self.attributes = tuple(attributes)
         if len(self.attributes) < 2 or self.attributes[0] < 1:
             raise ValueError(f"AttributeBlock: expected sizes of two or more attributes; got {self.attributes}")
