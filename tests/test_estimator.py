@@ -279,6 +279,8 @@ def test_wrong_input_is_explained(digits, fitted) -> None:
         _tiny().fit(X[:, :, :0], y)
     with pytest.raises(ValueError, match="network: channels and classes follow from the data; got classes"):
         _tiny(network={"classes": 3}).fit(X, y)
+    with pytest.raises(ValueError, match="network: expected a dict of settings, or None; got 'hcnn_digits'"):
+        _tiny(network="hcnn_digits").fit(X, y)
     with pytest.raises(ValueError, match=r"y: expected labels of at least two classes; all 5 are 'cat'"):
         _tiny().fit(X[:5], ["cat"] * 5)
     with pytest.raises(ValueError, match="expected training images that differ; all 10 have the same constant colour"):

@@ -38,7 +38,8 @@ def assert_covariant(
 
     Raises:
         AssertionError: if the law does not hold; it names the axis and the difference.
-        ValueError: if nothing is left to compare, or the output does not depend on the position along the axis.
+        ValueError: if the shift is not positive or leaves x as it is, nothing is left to compare, or the output does
+            not depend on the position along the axis.
 
     Example:
         >>> from hcnn.layers import AttributeConv
@@ -47,9 +48,15 @@ def assert_covariant(
 
     """
     target = axis if output_axis is None else output_axis
+    moved = translate(x, axis, shift * stride, boundary=boundary)
+    if shift < 1 or torch.equal(moved, x):
+        raise ValueError(
+            f"assert_covariant: expected a positive shift that moves x; got {shift} with stride {stride} along axis "
+            f"{axis} of {x.shape[axis]} values"
+        )
     with torch.no_grad():
         expected = translate(layer(x), target, shift, boundary=boundary)
-        actual = layer(translate(x, axis, shift * stride, boundary=boundary))
+        actual = layer(moved)
     size, outputs, reach = x.shape[axis], expected.shape[target], support // 2
     if boundary == "zeros":
         inside = [o for o in range(outputs) if shift * stride + reach <= stride * o and stride * o + reach < size]

@@ -1,6 +1,6 @@
 """`HCNNClassifier`: fitting, predicting, and the settings of a scikit-learn estimator."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
@@ -272,6 +272,8 @@ class HCNNClassifier(FittedNetwork):
 
     def _config(self, images: Tensor, classes: int, initial: Initial | None) -> HierarchicalCNNConfig:
         recipe = recipe_for(self.recipe, self._changes(), images)
+        if not isinstance(self.network, Mapping | None):
+            raise ValueError(f"network: expected a dict of settings, or None; got {self.network!r}")
         periodic = {"boundary": "circular"} if recipe.attributes else {}
         changes = {**periodic, **(self.network or {})}
         return network_config(self.model, changes, tuple(images.shape[1:]), classes, initial)
