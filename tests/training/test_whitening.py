@@ -60,6 +60,8 @@ def test_what_cannot_be_whitened_is_refused() -> None:
         whitening_filters(smooth_images(1, 2, 12), 4, (3, 3))
     with pytest.raises(ValueError, match=r"first convolution has a weight \(filters, 3, \*support\); Linear has none"):
         start_by_whitening(nn.Linear(4, 4), smooth_images(3, 12, 12))
+    with pytest.raises(ValueError, match="first_layer: expected 'random', as the first layer is frozen"):
+        start_by_whitening(nn.Conv2d(3, 4, 3).requires_grad_(False), smooth_images(3, 12, 12))
 
 
 def test_images_in_the_order_of_their_classes_all_count() -> None:

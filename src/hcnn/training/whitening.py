@@ -59,11 +59,13 @@ def start_by_whitening(model: nn.Module, images: Tensor) -> None:
         images: standardized (n, c, *u).
 
     Raises:
-        ValueError: if there is no such module.
+        ValueError: if there is no such module, or its weight is frozen.
     """
     for module in model.modules():
         weight = getattr(module, "weight", None)
         if isinstance(weight, nn.Parameter) and weight.ndim == images.ndim and weight.shape[1] == images.shape[1]:
+            if not weight.requires_grad:
+                raise ValueError("first_layer: expected 'random', as the first layer is frozen; got 'whitening'")
             start = whitening_filters(images, len(weight), tuple(weight.shape[2:]))
             weight.copy_(start * (weight.norm() / start.norm()))
             return
