@@ -114,9 +114,8 @@ class MultiscaleHierarchicalCNNConfig:
 def check_types(config: Any) -> None:
     """Refuse numbers, tuples of numbers, and truth values that are something else.
 
-    NumPy's numbers count, and lists as tuples; truth values are no numbers.
-
-    They become Python's numbers and tuples, so that equal configurations are equal, and can be written as JSON.
+    NumPy's numbers count as numbers and lists as tuples, but truth values do not count as numbers. All become Python's
+    own numbers and tuples, so that equal configurations are equal and can be written as JSON.
 
     Args:
         config: a configuration, a dataclass.
