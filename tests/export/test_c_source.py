@@ -14,6 +14,7 @@ from torch import Tensor
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.export import CSource, PlainNetwork, c_source, export_c
 from hcnn.export.escape import c_identifier
+from hcnn.export.integer.chain import chain_of
 from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.models.configs import HierarchicalCNNConfig
 from hcnn.models.factory import build
@@ -178,6 +179,20 @@ def test_multiply_adds_of_the_c_file_are_counted_exactly(standard) -> None:
     pairs = 2 + 3  # two outputs along v1: the first filter reaches over the border, the second does not
     second = 20 * pairs * 2 * 9
     assert source.multiply_adds == first + second
+
+
+def test_a_periodic_image_that_a_filter_wraps_around_twice_is_refused(standard) -> None:
+    config = HierarchicalCNNConfig(
+        channels=1, classes=2, width=4, depth=4, attribute_support=(3, 3), spatial_support=5, boundary="circular",
+        downsample=(1, 2),
+    )  # fmt: skip
+    network, message = build(config).eval(), r"a periodic image of \(1, 1\) is too small for a filter of \(5, 5\)"
+    with pytest.raises(ValueError, match=message):
+        PlainNetwork(network, standard)(torch.zeros(1, 1, 4, 4))
+    with pytest.raises(ValueError, match=message):
+        c_source(PlainNetwork(network, standard), standard, (4, 4))
+    with pytest.raises(ValueError, match=message):
+        chain_of(network, standard, (4, 4)).arrays(torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
 
 
 def test_c_refuses_volumes(settled, standard) -> None:

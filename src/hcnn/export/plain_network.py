@@ -143,7 +143,7 @@ class PlainLayer(nn.Module):
             x = sum(parts[1:], parts[0]) / self.averaged
         padding = self.margins
         if self.circular:
-            x, padding = _wrap(x, self.margins), (0,) * len(self.margins)
+            x, padding = wrap(x, self.margins), (0,) * len(self.margins)
         if not self.plus:
             return F.elu(conv(x, self.matrix(), self.bias, self.stride, padding))
         h, shift = self.h.repeat(self.inputs, *[1] * (self.h.ndim - 1)), self.shift.repeat(self.inputs)
@@ -155,11 +155,24 @@ def _split(layer: FoldedConv | FoldedPlusConv, convolved: Sequence[int]) -> list
     return [n // s for n, s in zip(convolved, layer.geometry.attribute_stride, strict=True)]
 
 
-def _wrap(x: Tensor, margins: Sequence[int]) -> Tensor:
-    """Extend the last axes periodically with slices, whose sizes stay symbolic when traced."""
+def wrap(x: Tensor, margins: Sequence[int]) -> Tensor:
+    """Extend the last axes periodically with slices, whose sizes stay symbolic when traced.
+
+    Raises:
+        ValueError: if an axis is shorter than its margin, half of a filter.
+
+    Example:
+        >>> wrap(torch.tensor([1, 2, 3]), [1])
+        tensor([3, 1, 2, 3, 1])
+    """
     for offset, margin in enumerate(reversed(margins), start=1):
         if margin:
             axis, size = x.ndim - offset, x.shape[-offset]
+            if isinstance(size, int) and size < margin:  # a symbol where it is traced, after it has run
+                raise ValueError(
+                    f"export: a periodic image of {tuple(x.shape[-len(margins) :])} is too small for a filter of "
+                    f"{tuple(2 * one + 1 for one in margins)}"
+                )
             x = torch.cat([x.narrow(axis, size - margin, margin), x, x.narrow(axis, 0, margin)], axis)
     return x
 

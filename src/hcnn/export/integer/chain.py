@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hcnn.data.preprocessing import FloatPreprocessing, Preprocessing
-from hcnn.export.plain_network import flatten_taps
+from hcnn.export.plain_network import flatten_taps, wrap
 from hcnn.layers.folded import FoldedConv
 from hcnn.layers.normalization import in_double, running, scale_shift
 from hcnn.models.attribute_network import AttributeNetwork, Readout
@@ -130,8 +130,7 @@ class Chain:
         matrix, margins = torch.from_numpy(layer.matrix()), [k // 2 for k in layer.support]
         x = arrays[layer.source]
         if layer.circular:
-            x = nn.functional.pad(x, (margins[1], margins[1], margins[0], margins[0]), mode="circular")
-            margins = [0, 0]
+            x, margins = wrap(x, margins), [0, 0]
         y = nn.functional.conv2d(x, matrix, torch.from_numpy(layer.bias.ravel()), layer.step, margins)
         if layer.residual is not None:
             y = y + arrays[layer.residual]
