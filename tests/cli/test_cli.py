@@ -87,7 +87,7 @@ def test_summary_and_models(capsys) -> None:
     assert "344,640" in out
     assert cli.main(["models"]) == 0
     lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
-    assert lines["hcnn_small_cifar10"][1:] == ["8", "32", "12", "10", "86,192", "24,030", "63M", "82.25%"]
+    assert lines["hcnn_small_cifar10"][1:] == ["8", "32", "12", "10", "86,192", "24,030", "63M", "86.26%"]
     assert lines["resnet20_cifar10"][-2:] == ["41M", "-"]
 
 

@@ -23,7 +23,7 @@ def pretrained_record(name: str) -> dict[str, Any]:
 
     Example:
         >>> round(pretrained_record("hcnn_small_cifar10")["result"]["test_accuracy"], 4)
-        0.8225
+        0.8626
 
     """
     return json.loads(pretrained_file(f"{name}.json").read_text(encoding="utf-8"))
