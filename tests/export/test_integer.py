@@ -105,7 +105,7 @@ def elu(values: Array) -> Array:
     """In units of 2^-10, from the value of the exponential at the nearest 64th below 0."""
     nearest = np.minimum((-values + 8) // 16, 255)
     x = np.where(nearest == 255, -5.0, -nearest / 64)
-    return np.where(values > 0, values, np.round((np.exp(x) - 1) * 1024).astype(np.int64))
+    return np.where(values > 0, values, np.round((np.exp(np.minimum(x, 0)) - 1) * 1024).astype(np.int64))
 
 
 def numpy_convolution(layer: IntegerConvolution, x: Array, added: Array | None) -> Array:
