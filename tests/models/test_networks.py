@@ -54,12 +54,15 @@ def test_a_folded_network_costs_the_same(name) -> None:
 
 
 def test_costs_of_what_does_not_fit_are_refused() -> None:
-    model = hcnn.create_model("hcnn_digits")
+    model, baseline = hcnn.create_model("hcnn_digits"), hcnn.create_model("resnet20_digits")
     with pytest.raises(ValueError, match=r"expected 2 spatial sizes of 1 or more; got \(8,\)"):
         model.layer_rows((8,))
     for size in (8, (8, 0), (8, 8.5)):
         with pytest.raises(ValueError, match="image_size: expected 2 spatial sizes of 1 or more; got"):
             model.multiply_adds(size)  # type: ignore[arg-type]
+        for cost in (baseline.multiply_adds, baseline.layer_rows):
+            with pytest.raises(ValueError, match="image_size: expected 2 spatial sizes of 1 or more; got"):
+                cost(size)  # type: ignore[arg-type]
     model.layers[2] = torch.nn.Sequential(model.layers[2])
     with pytest.raises(ValueError, match="layer 3: expected one of this package's layers, not wrapped; got Sequential"):
         model.multiply_adds((8, 8))

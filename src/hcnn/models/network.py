@@ -7,7 +7,7 @@ from typing import Any, Self
 from torch import nn
 
 from hcnn.data.preprocessing import Preprocessing
-from hcnn.models.counts import LayerRow, ParameterCount, check_image_size
+from hcnn.models.counts import LayerRow, ParameterCount
 from hcnn.models.transfer import classifier_name, frozen_modules, replace_classifier
 
 
@@ -145,5 +145,4 @@ class Network(nn.Module):
             40551040
 
         """
-        rows = self.layer_rows(check_image_size(image_size, self.config.spatial_axes))
-        return sum(row.multiply_adds for row in rows)
+        return sum(row.multiply_adds for row in self.layer_rows(image_size))

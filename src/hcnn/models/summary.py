@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from hcnn.models.counts import LayerRow, check_image_size
+from hcnn.models.counts import LayerRow
 from hcnn.models.network import Network
 
 
@@ -26,4 +26,4 @@ def summarize(model: Network, image_size: Sequence[int]) -> list[LayerRow]:
         (97650, 1.93)
 
     """
-    return model.layer_rows(check_image_size(image_size, model.config.spatial_axes))
+    return model.layer_rows(image_size)

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hcnn.functional.dtypes import autocast_dtype
 from hcnn.layers.normalization import batch_statistics, merge_moments, scale_shift, update_running
 from hcnn.models.configs import check_types
-from hcnn.models.counts import LayerRow, ParameterCount
+from hcnn.models.counts import LayerRow, ParameterCount, check_image_size
 from hcnn.models.network import Network
 
 _NORMALIZATIONS = (nn.BatchNorm2d, nn.LayerNorm)
@@ -91,7 +91,7 @@ class Baseline(Network):
     def multiply_adds(self, image_size: Sequence[int]) -> int:
         """As `Network.multiply_adds`: half of the floating-point operations that PyTorch counts without contents."""
         network = copy.deepcopy(self).inference().to("meta")
-        image = next(network.parameters()).new_zeros(1, self.config.channels, *image_size)
+        image = _blank(network, image_size)
         with FlopCounterMode(display=False) as counter:
             network(image)
         return counter.get_total_flops() // 2
@@ -113,7 +113,7 @@ class Baseline(Network):
         try:
             self.eval()
             with FlopCounterMode(display=False) as counter:
-                self(next(self.parameters()).new_zeros(1, self.config.channels, *image_size))
+                self(_blank(self, image_size))
         finally:
             self.train(training)
             for handle in handles:
@@ -195,3 +195,9 @@ def initialize_class_maps(model: nn.Module) -> None:
         assert conv.bias is not None
         nn.init.normal_(conv.weight, std=math.prod(conv.weight.shape[1:]) ** -0.5)
         nn.init.constant_(conv.bias, float(conv is convolutions[-1]))
+
+
+def _blank(network: Network, image_size: Sequence[int]) -> Tensor:
+    """One image without contents, of the type and on the device of a network's parameters."""
+    size = check_image_size(image_size, network.config.spatial_axes)
+    return next(network.parameters()).new_zeros(1, network.config.channels, *size)
