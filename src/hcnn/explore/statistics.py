@@ -151,8 +151,8 @@ def roughness(arrays: Tensor, axis: int) -> Tensor:
         axis: dimension of the attribute, of 4 values or more (with 3 all pairs are neighbours).
 
     Returns:
-        float64 (2, n): per image, both sums divided by their means over images, numerator first; `roughness_ratio`
-        of their means is the number.
+        float64 (2, n): for each image the sum over neighbours, and the mean of the sums over all distances. The
+        roughness of some images is the ratio of the means over them.
 
     """
     x = arrays.double()

@@ -14,8 +14,8 @@ from hcnn.layers.plain import AttributeConv, convolve
 class HueConv(AttributeConv):
     r"""A convolution of colour images with one filter in K colours: ``x_1(u, v_1) = ρ(x * w R_{v_1}^{-1})``.
 
-    R_v turns colours about the grey axis by 360° v / K (`hcnn.functional.hue.hue_matrices`). All values of v_1 share
-    one filter and one normalization.
+    R_v turns colours about the grey axis by 360° v / K, from red towards blue and at equal luminance
+    (`hcnn.functional.hue.hue_matrices`). All values of v_1 share one filter and one normalization.
 
     Law: turning the hue of x by ``360° τ / K`` translates x_1 by τ along v_1, exactly for whole τ and whatever the
     weights, in training and in eval mode. The turn must act on x as it does on pixels, so images are standardized with

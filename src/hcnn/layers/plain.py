@@ -15,7 +15,8 @@ class AttributeConv(AttributeLayer):
     r"""Convolution along (u, v) with plain filters, normalization, ELU: ``x_j = ρ(x_{j-1} * w_{v_j})``, eq. (4).
 
     With `channels` it also sums over an axis of unordered channels, which makes it the first layer of eq. (3).
-    Law: see `hcnn.layers`. Sizes along v and u are divided by the strides.
+    Law: see `hcnn.layers`. Sizes along v and u are divided by the strides; those along u
+    are rounded up.
 
     Args:
         filters: K, the number of values of the new attribute.

@@ -34,10 +34,10 @@ def translation_losses(
     """How far a change of images is from a translation of their arrays, and how hard that is to tell from others.
 
     The relative equivariance error is ``Σ ‖x_j(P_a x) - T_{v,τ} x_j(x)‖² / Σ ‖x_j(P_a x) - mean‖²``, sums over images,
-    which is 1 where the translated array says no more than the mean array. The second is the mean over images of a
-    cross-entropy over translations s, ``-log p(0)`` with ``p(s) ∝ exp(-D(s) / (t · mean of D))``, D as in
-    `translation_distances` and t = 0.5. Unlike the error it is large for arrays that do not vary along v, at any scale:
-    the log of the number of translations.
+    which is 1 where the translated array says no more than the mean array (of all images, whatever their weight). The
+    second is the mean over images of a cross-entropy over translations s, ``-log p(0)`` with
+    ``p(s) ∝ exp(-D(s) / (t · mean of D))``, D as in `translation_distances` and t = 0.5. Unlike the error it is large
+    for arrays that do not vary along v, at any scale: the log of the number of translations.
 
     Args:
         changed: arrays of changed images, (n, …).

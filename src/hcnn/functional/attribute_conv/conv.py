@@ -38,9 +38,9 @@ def attribute_conv(
     """Convolve an array along space and along its attributes with K filters, whose index is a new attribute.
 
     ``y(v', k, u') = Σ_{t, d} w_k(t, d) x(s v' + t - p, s u' + d - p)``, paper eq. (2) and (4), with the filter
-    centred on position s·v' ("same" output; sizes divided by the strides). Taps outside meet zeros or, on a
-    periodic axis, wrap around, adding up where the support is longer than the axis. (As everywhere in deep
-    learning the filter is not mirrored; eq. (2) with w(-t).)
+    centred on position s·v' ("same" output; sizes divided by the strides, those of u rounded up). Taps outside meet
+    zeros or, on a periodic axis, wrap around, adding up where the support is longer than the axis. (As everywhere in
+    deep learning the filter is not mirrored; eq. (2) with w(-t).)
 
     Law: translating x by ``s · τ`` along an axis of stride s translates y by τ along that axis, exactly if
     periodic, and up to the border with zeros.
