@@ -100,6 +100,19 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
+def test_the_interval_holds_the_share_itself() -> None:
+    """Where all or none succeed, one end is the share: rounding left 3e-17 and 0.9999999999999999."""
+    for count in range(1, 60):
+        assert wilson_interval(0, count)[0] == 0
+        assert wilson_interval(count, count)[1] == 1
+        for hits in range(count + 1):
+            low, high = wilson_interval(hits, count)
+            assert low <= hits / count <= high
+    for hits, count in ((11, 10), (-1, 10), (5, 0), (0, -1)):
+        with pytest.raises(ValueError, match=f"expected between 0 and {count} successes; got {hits}"):
+            wilson_interval(hits, count)
+
+
 @pytest.mark.parametrize(
     ("logits", "labels", "says"),
     [
@@ -109,11 +122,18 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
         (torch.zeros(2, 3), torch.zeros(3, dtype=torch.long), r"labels \(n,\); got \(2, 3\) and \(3,\)"),
         (torch.zeros(2, 3), torch.tensor([0, 3]), "labels from 0 to 2"),
         (torch.zeros(2, 3), torch.tensor([0, -1]), "labels from 0 to 2"),
+        (torch.zeros(2, 3), torch.tensor([0.0, 1.9]), "labels that are integers; got torch.float32"),
+        (np.zeros((2, 3)), [0, 1], "expected tensors of logits and labels; got a ndarray and a list"),
     ],
 )
 def test_what_does_not_fit_is_refused(logits, labels, says) -> None:
     with pytest.raises(ValueError, match=says):
         evaluate(logits, labels, NAMES)
+
+
+def test_classes_have_names() -> None:
+    with pytest.raises(ValueError, match="expected the names of the classes; got None"):
+        evaluate(*sample(), None)  # type: ignore[arg-type]
 
 
 def test_files_hold_what_was_measured_and_names_stay_names(tmp_path) -> None:

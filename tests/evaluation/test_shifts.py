@@ -1,6 +1,7 @@
 """Changed images: each change does what its name says, more at larger strengths, and alike for every network."""
 
 import json
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -76,6 +77,13 @@ def test_grey_images_have_no_hue() -> None:
         shift_images(smooth(), "fog", 1)
     with pytest.raises(ValueError, match="expected uint8 images"):
         shift_images(smooth().float(), "blur", 1)
+    with pytest.raises(ValueError, match="blur: expected a tensor of images; got a NoneType"):
+        shift_images(None, "blur", 1)  # type: ignore[arg-type]
+    for strength in ("strong", math.nan):
+        with pytest.raises(ValueError, match=f"blur: expected a strength that is a finite number; got {strength!r}"):
+            shift_images(smooth(), "blur", strength)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="expected tensors of images and labels; got a list and a list"):
+        measure_shifts(torch.nn.Identity(), [smooth()], [0])  # type: ignore[arg-type]
 
 
 def test_scores_and_files(tmp_path) -> None:

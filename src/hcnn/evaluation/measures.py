@@ -119,7 +119,7 @@ def evaluate(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Evaluati
         The measures.
 
     Raises:
-        ValueError: if the shapes do not fit, there are no images, or logits are not finite.
+        ValueError: if the shapes or types do not fit, there are no images, or logits are not finite.
 
     Example:
         >>> logits = torch.tensor([[4.0, 0.0], [3.0, 0.0], [0.0, 1.0]])
@@ -130,6 +130,13 @@ def evaluate(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Evaluati
         1
 
     """
+    if not isinstance(logits, Tensor) or not isinstance(labels, Tensor):
+        raise ValueError(
+            f"evaluate: expected tensors of logits and labels; got a {type(logits).__name__} and a "
+            f"{type(labels).__name__}"
+        )
+    if not isinstance(classes, Sequence):
+        raise ValueError(f"evaluate: expected the names of the classes; got {classes!r}")
     if logits.ndim != 2 or logits.shape[1] != len(classes) or labels.shape != logits.shape[:1]:
         raise ValueError(
             f"evaluate: expected logits (n, {len(classes)}) and labels (n,); got {tuple(logits.shape)} and "
@@ -137,6 +144,8 @@ def evaluate(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Evaluati
         )
     if not len(logits):
         raise ValueError("evaluate: expected at least one image; got none")
+    if labels.is_floating_point():
+        raise ValueError(f"evaluate: expected labels that are integers; got {labels.dtype}")
     if not logits.isfinite().all():
         raise ValueError("evaluate: expected finite logits; got NaN or Inf")
     logits, labels = logits.double().cpu(), labels.long().cpu()
@@ -182,17 +191,24 @@ def wilson_interval(successes: int, count: int, z: float = 1.959964) -> tuple[fl
     Returns:
         Its lower and upper end.
 
+    Raises:
+        ValueError: if there are more successes than attempts, or fewer than none.
+
     Example:
         >>> [round(end, 4) for end in wilson_interval(9, 10)]
         [0.5958, 0.9821]
 
     """
+    if not 0 <= successes <= count:
+        raise ValueError(f"wilson_interval: expected between 0 and {count} successes; got {successes}")
     if not count:
         return 0.0, 1.0
     share, spread = successes / count, z * z / count
     middle = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    low = middle - half if successes else 0.0  # an end that is 0 or 1 is not left to rounding
+    high = middle + half if successes < count else 1.0
+    return low, high
 
 
 def _bins(confidence: Tensor, right: Tensor) -> tuple[Bin, ...]:

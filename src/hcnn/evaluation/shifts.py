@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hcnn.data.image_changes import change
 from hcnn.evaluation.measures import wilson_interval
+from hcnn.text import is_number
 
 SEED = 0  # of positions, directions and noise: every network sees the same images
 
@@ -89,7 +90,7 @@ def shift_images(images: Tensor, name: str, strength: float) -> Tensor:
         uint8 (n, c, h, w).
 
     Raises:
-        ValueError: for an unknown change, or images of another kind.
+        ValueError: for an unknown change, images of another kind, or a strength that is not a number.
 
     Example:
         >>> images = torch.full((2, 3, 8, 8), 128, dtype=torch.uint8)
@@ -99,6 +100,10 @@ def shift_images(images: Tensor, name: str, strength: float) -> Tensor:
     """
     if name not in SHIFTS:
         raise ValueError(f"shift: expected one of {', '.join(SHIFTS)}; got {name!r}")
+    if not isinstance(images, Tensor):
+        raise ValueError(f"{name}: expected a tensor of images; got a {type(images).__name__}")
+    if not is_number(strength):
+        raise ValueError(f"{name}: expected a strength that is a finite number; got {strength!r}")
     if images.ndim != 4 or images.dtype != torch.uint8 or images.shape[1] not in (1, 3):
         raise ValueError(
             f"{name}: expected uint8 images (n, c, h, w) with 1 or 3 channels; got {images.dtype} of "
@@ -139,6 +144,11 @@ def measure_shifts(
         ValueError: if there are no images, or not one label for each.
 
     """
+    if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
+        raise ValueError(
+            f"measure_shifts: expected tensors of images and labels; got a {type(images).__name__} and a "
+            f"{type(labels).__name__}"
+        )
     if not len(images) or labels.shape != images.shape[:1]:
         raise ValueError(
             f"measure_shifts: expected images, and as many labels; got {len(images)} and {tuple(labels.shape)}"
