@@ -11,6 +11,7 @@ import torch
 from torch.nn.utils import prune
 
 import hcnn
+from hcnn import HierarchicalCNN, MultiscaleHierarchicalCNN
 from hcnn.layers import AttributeLayer
 from hcnn.models.configs import HierarchicalCNNConfig, MultiscaleHierarchicalCNNConfig
 from hcnn.models.factory import build
@@ -208,7 +209,7 @@ def test_state_holds_parameters_and_statistics_only() -> None:
 
 
 BAD_CONFIGS = [
-    ({"width": 6}, "K = 6 is too small for depth J = 12.*multiple of 4"),
+    ({"width": 6}, "K = 6 does not fit depth J = 12.*multiple of 4"),
     ({"attribute_support": (7, 10)}, r"two odd supports \(k1, k2\); got \(7, 10\)"),
     ({"boundary": "reflect"}, "expected boundary|expected 'zeros' or 'circular'; got 'reflect'"),
     ({"depth": 2}, "expected J >= 3; got 2"),
@@ -246,6 +247,11 @@ def test_numbers_of_numpy_and_lists_are_taken_for_pythons() -> None:
 def test_what_is_no_configuration_is_refused() -> None:
     with pytest.raises(ValueError, match=r"config: expected the configuration of a network.*got {'width': 8}"):
         build({"width": 8})  # type: ignore[call-overload]
+    given: Any = HierarchicalCNNConfig  # the class, in place of one of them, has its defaults for attributes
+    with pytest.raises(ValueError, match="HierarchicalCNN: expected a HierarchicalCNNConfig; got <class"):
+        HierarchicalCNN(given)
+    with pytest.raises(ValueError, match=r"MultiscaleHierarchicalCNN: expected a Multi.*Config; got Hierarchical.*\("):
+        MultiscaleHierarchicalCNN(given())
 
 
 def test_what_cannot_be_an_array_is_refused() -> None:
@@ -262,6 +268,8 @@ def test_what_cannot_be_an_array_is_refused() -> None:
             model.forward_from(x, j)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"layer 1: expected a tensor \(b, c, u1, u2\); got a ndarray"):
         model(x.numpy())
+    with pytest.raises(ValueError, match=r"layer 1: expected a tensor \(b, c, u1, u2\); got a NoneType"):
+        model(None)
 
 
 def test_bad_multiscale_configurations_are_explained() -> None:

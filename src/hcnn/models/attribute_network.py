@@ -143,7 +143,8 @@ class AttributeNetwork(FineTuning, Network):
             raise ValueError(f"forward_from: expected j between 0 and {len(self.layers)}; got {j!r}")
         if j:
             self._check_array(x, j)
-        if x.shape[:1] == (0,) and not self.training:  # an empty batch has (no) answers, as in an exported file
+        # An empty batch has (no) answers, as in an exported file. What is no tensor is refused by the first layer.
+        if isinstance(x, Tensor) and x.shape[:1] == (0,) and not self.training:
             one = self.forward_from(x.new_zeros(1, *x.shape[1:]), j, return_arrays=return_arrays)
             if not return_arrays:
                 return one[:0]

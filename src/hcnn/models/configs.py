@@ -58,7 +58,7 @@ class HierarchicalCNNConfig:
         need = 4 if self.depth > 3 else 2
         if self.width < need or self.width % need:
             raise ValueError(
-                f"width: K = {self.width} is too small for depth J = {self.depth}: attributes of K, K/2 and K/4 values "
+                f"width: K = {self.width} does not fit depth J = {self.depth}: attributes of K, K/2 and K/4 values "
                 f"need a multiple of {need}"
             )
         if self.readout not in ("mean", "linear"):

@@ -33,6 +33,8 @@ class HierarchicalCNN(AttributeNetwork):
     """
 
     def __init__(self, config: HierarchicalCNNConfig, *, method: Method = "auto") -> None:
+        if not isinstance(config, HierarchicalCNNConfig):
+            raise ValueError(f"HierarchicalCNN: expected a HierarchicalCNNConfig; got {config!r}")
         c, K = config, config.width
         k1, k2 = c.attribute_support
         layers: list[nn.Module] = []

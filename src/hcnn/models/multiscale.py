@@ -30,6 +30,8 @@ class MultiscaleHierarchicalCNN(AttributeNetwork):
     """
 
     def __init__(self, config: MultiscaleHierarchicalCNNConfig, *, method: Method = "auto") -> None:
+        if not isinstance(config, MultiscaleHierarchicalCNNConfig):
+            raise ValueError(f"MultiscaleHierarchicalCNN: expected a MultiscaleHierarchicalCNNConfig; got {config!r}")
         c = config
         layers: list[nn.Module] = []
         sizes: list[tuple[int, ...]] = []
