@@ -13,6 +13,7 @@ import torch
 from hcnn.data import archives, cifar, datasets
 from hcnn.data.datasets import load
 from hcnn.data.image_set import ImageSet, Splits, from_arrays
+from hcnn.data.preprocessing import Preprocessing
 from hcnn.data.splits import epoch_order, fewer, set_aside, stratified_split
 
 
@@ -417,3 +418,17 @@ def test_object_arrays_are_never_unpickled(tmp_path):
     with pytest.raises(ValueError, match=r"a.npz: expected plain arrays, no pickles; array 'images' was refused"):
         load(tmp_path / "a.npz")
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ((0.5, (0.25,), (8, 8), ("a",)), r"mean: expected a tuple; got 0\.5"),
+        (((0.5,), None, (8, 8), ("a",)), "std: expected a tuple; got None"),
+        (((0.5,), (0.25,), 8, ("a",)), "size: expected a tuple; got 8"),
+        (((0.5,), (0.25,), (8, 8), None), "classes: expected a tuple; got None"),
+    ],
+)
+def test_a_number_is_no_standardization(given, says):
+    with pytest.raises(ValueError, match=says):
+        Preprocessing(*given)

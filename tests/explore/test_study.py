@@ -474,9 +474,9 @@ def test_deviations_of_several_attributes_add_up() -> None:
     assert order_test([[0.3, 0.1 + 0.2, 0.3]]) == OrderTest(0.0, 1.0, 1.0)  # they differ by rounding alone
     many = order_test([[0.0, *range(1, 20)]] * 8)  # 20^8 combinations: drawn
     assert many.p == pytest.approx(1 / 20_001)
-    for values in ([[1.0]], [[1.0, 2.0], [1.0]], []):
+    for values in ([[1.0]], [[1.0, 2.0], [1.0]], [], [1.0, 2.0]):
         with pytest.raises(ValueError, match="expected a value for the own order and for one shuffled order or more"):
-            order_test(values)
+            order_test(values)  # type: ignore[arg-type]
 
 
 def test_drawn_combinations_give_the_p_value_of_all() -> None:

@@ -106,6 +106,11 @@ def test_configurations_that_are_none_are_refused_by_field(change, message, expo
     assert "\n" not in str(error.value)
 
 
+def test_what_is_no_path_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected the path of folded weights; got None"):
+        load_folded(None)  # type: ignore[arg-type]
+
+
 def test_loading_leaves_the_global_random_state_alone(exported) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()

@@ -37,3 +37,10 @@ def test_the_plain_network_says_what_the_network_says(name, compact, settled) ->
 def test_a_network_in_double_is_refused(settled) -> None:
     with pytest.raises(ValueError, match=r"expected a float32 network on the CPU; got torch\.float64 on cpu"):
         PlainNetwork(settled("zeros").double())
+
+
+def test_what_is_no_attribute_network_is_refused(settled) -> None:
+    with pytest.raises(ValueError, match="export: expected an attribute network; got a Linear"):
+        PlainNetwork(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="export: expected a Preprocessing; got a tuple"):
+        PlainNetwork(settled("zeros"), ((0.5,), (0.25,)))  # type: ignore[arg-type]

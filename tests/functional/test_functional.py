@@ -1,7 +1,9 @@
 """The functional core against nested sums, in float64."""
 
 import itertools
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -181,6 +183,34 @@ def test_translate_and_marginal() -> None:
         translate([1, 2], 0, 1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"marginal: expected different axes of \(3, 4\); got \(1, -1\)"):
         marginal(x, (1, -1))
+    for axis in (None, 1.0):
+        with pytest.raises(ValueError, match=rf"marginal: expected an axis between -2 and 1 of \(3, 4\); got {axis}"):
+            marginal(x, axis)  # type: ignore[arg-type]
+
+
+def test_what_has_no_patches_is_refused() -> None:
+    x = torch.randn(2, 6, 6)
+    for support in (3, None, "33", (), (2, 2), (3, -1), (3.0, 3.0)):
+        with pytest.raises(ValueError, match=re.escape(f"odd supports, one per spatial axis; got {support!r}")):
+            patch_moments(x, support)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="patch_moments: expected a tensor; got a NoneType"):
+        patch_moments(None, (3, 3))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"at least one entry along each axis; got \(0, 6, 6\)"):
+        patch_moments(x[:0], (3, 3))
+
+
+def test_what_is_no_tensor_is_explained() -> None:
+    x, weight = torch.randn(2, 8, 6, 6), torch.randn(4, 3, 3, 3)
+    given: list[tuple[Any, str]] = [
+        ((None, weight), "x as a tensor; got a NoneType"),
+        ((x, weight.numpy()), "weight as a tensor; got a ndarray"),
+        ((x, weight, [0.0] * 4), "bias as a tensor; got a list"),
+    ]
+    for arguments, says in given:
+        with pytest.raises(ValueError, match=f"attribute_conv: expected {says}"):
+            attribute_conv(*arguments)
+    with pytest.raises(ValueError, match=r"expected 1, 2 or 3 spatial axes; got 2\.0"):
+        attribute_conv(x, weight, spatial=2.0)  # type: ignore[arg-type]
 
 
 BAD = [

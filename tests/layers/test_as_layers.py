@@ -111,6 +111,8 @@ def test_the_block_is_covariant_along_its_attributes() -> None:
 def test_the_block_explains_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match=r"attributes that divide the next one; got \(3, 4\)"):
         AttributeBlock((3, 4), support=(3,))
+    with pytest.raises(ValueError, match=r"sizes of two or more attributes; got \(2, '4'\)"):
+        AttributeBlock((2, "4"), support=(3,))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"two or more attributes; got \(8,\)"):
         AttributeBlock((8,), support=())
     with pytest.raises(ValueError, match=r"a support for each attribute but the first of \(2, 4\); got \(3, 3\)"):

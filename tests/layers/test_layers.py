@@ -268,6 +268,8 @@ def test_bad_arguments_are_explained_at_construction(make, says) -> None:
 
 
 def test_bad_geometry_is_explained() -> None:
+    with pytest.raises(ValueError, match="AttributeConv: expected odd, positive spatial supports; got None"):
+        AttributeConv(3, spatial_support=None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"FactorizedConv: expected odd, positive attribute supports; got \(4,\)"):
         FactorizedConv(3, 4, attribute_support=(4,))
     with pytest.raises(ValueError, match="AttributeConv: stride: expected 3 entries, one per axis; got 2"):

@@ -106,6 +106,7 @@ def test_gradients_reach_the_sound() -> None:
         ({"bins": 80}, r"reach 9589\.17 Hz; expected at most half the sample rate, 4000 Hz"),
         ({"bins": 0}, "bins: expected a positive number; got 0"),
         ({"lowest": math.nan}, "lowest: expected a positive number; got nan"),
+        ({"bins": "24"}, "bins: expected a positive number; got '24'"),
         ({"width": -0.1}, r"width: expected a positive number; got -0\.1"),
         ({"boundary": "reflect"}, "LogFrequency: expected boundary 'zeros' or 'circular'; got 'reflect'"),
     ],
@@ -121,5 +122,7 @@ def test_bad_sounds_are_explained() -> None:
         bank(torch.randn(2, 100))
     with pytest.raises(ValueError, match=r"expected \(b, samples\) or \(b, c, samples\).*got shape \(800,\)"):
         bank(torch.randn(800))
+    with pytest.raises(ValueError, match=r"LogFrequency: expected a tensor \(b, samples\); got a list"):
+        bank([0.0] * 800)
     with pytest.raises(ValueError, match=r"floating-point samples; got torch.int16 of shape \(1, 800\)"):
         bank(torch.zeros(1, 800, dtype=torch.int16))

@@ -1,5 +1,6 @@
 """Trained networks with other classes and channels, as backbones, frozen in part, and their parameter groups."""
 
+import math
 from typing import Any
 
 import pytest
@@ -217,6 +218,7 @@ def test_pretrained_weights_with_names_of_timm() -> None:
         (lambda: small().fold().reset_classifier(3), "a folded network has no layers to train"),
         (lambda: small().reset_classifier(0), "classes: expected a positive number; got 0"),
         (lambda: small().reset_classifier("3"), "classes: expected a positive number; got '3'"),
+        (lambda: small().reset_classifier(None), "classes: expected the number of new classes; got None"),
         (lambda: small().freeze(9), "expected a depth from 0 to 5; got 9"),
         (lambda: small().freeze(1.5), "freeze: expected a depth from 0 to 5; got 1.5"),
         (lambda: adapt(torch.nn.Sequential(small()), classes=3), "of this package, not wrapped; got a Sequential"),
@@ -227,6 +229,14 @@ def test_pretrained_weights_with_names_of_timm() -> None:
             "layer_decay: expected a network of this package, not wrapped; got Sequential",
         ),
         (lambda: parameter_groups(small(), 1, layer_decay=2), "layer_decay: expected a number above 0"),
+        (lambda: parameter_groups(small(), 1, layer_decay="2"), "layer_decay: expected a number above 0.*; got '2'"),  # type: ignore
+        (lambda: parameter_groups(small(), None), "lr: expected a number of 0 or more; got None"),  # type: ignore
+        (lambda: parameter_groups(small(), -1), "lr: expected a number of 0 or more; got -1"),
+        (lambda: parameter_groups(small(), 1, weight_decay=math.nan), "weight_decay: expected a number of 0 or more"),
+        (lambda: parameter_groups(None, 1), "parameter_groups: expected a network; got a NoneType"),  # type: ignore
+        (lambda: hcnn.FeatureExtractor(None), "expected an attribute network; got a NoneType"),  # type: ignore
+        (lambda: hcnn.count_parameters(torch.nn.Linear), "network of this package; got the class Linear"),  # type: ignore
+        (lambda: hcnn.count_parameters(torch.nn.Linear(2, 2)), "network of this package; got a Linear"),  # type: ignore
         (lambda: hcnn.FeatureExtractor(small(), (0,)), "expected depths from 1 to 5"),
         (lambda: create_model("hcnn_cifar10", out_indices=(1,)), "only with features_only"),
         (lambda: create_model("hcnn_cifar10", classes=3, num_classes=4), "num_classes and classes are the same"),

@@ -137,6 +137,11 @@ def test_only_regular_files_are_opened(folder) -> None:
         load_run(folder)
 
 
+def test_what_is_no_path_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected the path of a run folder; got None"):
+        load_run(None)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("value", [float("nan"), 1.5, "high", None, True, [1]])
 def test_accuracies_in_a_result_are_fractions(folder, value) -> None:
     result = json.loads((folder / "result.json").read_text())

@@ -59,6 +59,7 @@ def test_a_tie_is_read_from_text() -> None:
     ("text", "message"),
     [
         ("hue", "attribute: expected PROPERTY=ATTRIBUTE@DEPTH, as in hue=v3@3"),
+        (3, "range=-45..45:weight=0.5; got 3"),
         ("hue=v3", "expected PROPERTY=ATTRIBUTE@DEPTH"),
         ("hew=v3@3", "attribute 'hew=v3@3': property: unknown 'hew'; did you mean hue"),
         ("hue=v0@3", "attribute: expected v1, v2, …; got 'v0'"),
@@ -78,6 +79,11 @@ def test_a_tie_is_read_from_text() -> None:
 def test_what_is_no_tie_is_refused_by_the_name_of_its_field(text, message) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         AttributeTie.parse(text)
+
+
+def test_a_property_is_named_by_a_word() -> None:
+    with pytest.raises(ValueError, match=r"property: unknown \['hue'\]"):
+        AttributeTie(["hue"], "v3", 3)  # type: ignore[arg-type]
 
 
 def test_two_ties_are_of_two_properties_on_two_attributes() -> None:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -30,6 +30,9 @@ class Preprocessing:
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std", "size", "classes"):
+            if not isinstance(value := getattr(self, name), Collection):
+                raise ValueError(f"{name}: expected a tuple; got {value!r}")
         if len(self.mean) != len(self.std) or not all(math.isfinite(one) for one in (*self.mean, *self.std)):
             raise ValueError(f"mean and std: expected one number per channel each; got {self.mean} and {self.std}")
         if not all(one > 0 for one in self.std):

@@ -51,7 +51,7 @@ def order_test(values: Sequence[Sequence[float]], *, seed: int = 0) -> OrderTest
         OrderTest(deviation=-1.2..., p=0.037..., smallest=0.037...)
 
     """
-    if not values or any(len(one) < 2 for one in values):
+    if not values or any(np.ndim(one) != 1 or len(one) < 2 for one in values):
         raise ValueError("order_test: expected a value for the own order and for one shuffled order or more, each time")
     scores = [_standardized(one) for one in values]
     count = math.prod(map(len, scores))

@@ -1,6 +1,7 @@
 """Folded weights as safetensors: the smallest file that this package can read."""
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -64,6 +65,8 @@ def load_folded(path: StrPath) -> tuple[AttributeNetwork, Preprocessing]:
         ValueError: if it is something else, or damaged.
 
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"expected the path of folded weights; got {path!r}")
     path = Path(path)
     path = path / WEIGHTS if path.is_dir() else path
     state, metadata = load_weights(path)

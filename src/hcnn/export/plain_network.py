@@ -189,7 +189,7 @@ class PlainNetwork(nn.Module):
         images (b, channels, *u) -> logits (b, classes).
 
     Raises:
-        ValueError: if the network is on another device than the CPU, or not in float32.
+        ValueError: if it is no attribute network, is on another device than the CPU, or not in float32.
 
     Example:
         >>> from hcnn import create_model
@@ -210,6 +210,10 @@ class PlainNetwork(nn.Module):
         self, model: AttributeNetwork, preprocessing: Preprocessing | None = None, *, compact: bool = True
     ) -> None:
         super().__init__()
+        if not isinstance(model, AttributeNetwork):
+            raise ValueError(f"export: expected an attribute network; got a {type(model).__name__}")
+        if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
+            raise ValueError(f"export: expected a Preprocessing; got a {type(preprocessing).__name__}")
         first = next(model.parameters())
         if first.device.type != "cpu" or first.dtype != torch.float32:
             raise ValueError(f"export: expected a float32 network on the CPU; got {first.dtype} on {first.device}")

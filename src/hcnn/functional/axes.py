@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from numbers import Integral
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -159,7 +159,8 @@ def marginal(x: Tensor, axis: int | Sequence[int]) -> Tensor:
         tensor([3., 5.])
 
     """
-    axes = [_check_axis(x, one, "marginal") for one in ([axis] if isinstance(axis, int | str) else axis)]
+    given: Iterable[Any] = axis if isinstance(axis, Iterable) and not isinstance(axis, str) else [axis]
+    axes = [_check_axis(x, one, "marginal") for one in given]
     if len(set(axes)) != len(axes):
         raise ValueError(f"marginal: expected different axes of {tuple(x.shape)}; got {axis}")
     return x.mean(axes) if axes else x

@@ -1,7 +1,7 @@
 """What all layers share: the geometry of their axes, the check of what comes in, and x_j for those who ask for it."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from numbers import Integral
@@ -68,9 +68,9 @@ class Geometry:
     ) -> "Geometry":
         """The geometry of a layer's arguments, or a ValueError that names the layer."""
         for what, support in (("attribute", attribute_support), ("spatial", spatial_support)):
-            found = support if isinstance(support, int) else tuple(support)
-            if isinstance(found, int) or any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in found):
-                raise ValueError(f"{label}: expected odd, positive {what} supports; got {found}")
+            found = tuple(support) if isinstance(support, Iterable) else support
+            if not isinstance(found, tuple) or any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in found):
+                raise ValueError(f"{label}: expected odd, positive {what} supports; got {found!r}")
         if len(spatial_support) not in (1, 2, 3):
             raise ValueError(f"{label}: expected 1, 2 or 3 spatial axes; got support {tuple(spatial_support)}")
         check_boundary(boundary, label)

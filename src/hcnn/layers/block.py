@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from numbers import Integral
 
 from torch import Tensor, nn
 
@@ -62,7 +63,7 @@ class AttributeBlock(nn.Module):
             if not isinstance(given, Sequence):
                 raise ValueError(f"AttributeBlock: expected {name}, as a tuple; got {given!r}")
         self.attributes = tuple(attributes)
-        if len(self.attributes) < 2 or self.attributes[0] < 1:
+        if len(self.attributes) < 2 or any(not isinstance(n, Integral) or n < 1 for n in self.attributes):
             raise ValueError(f"AttributeBlock: expected sizes of two or more attributes; got {self.attributes}")
         if any(after % before for before, after in pairwise(self.attributes)):
             raise ValueError(f"AttributeBlock: expected attributes that divide the next one; got {self.attributes}")

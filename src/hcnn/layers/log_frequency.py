@@ -5,6 +5,7 @@ log-frequency, and a transposition is a translation along v_1. So the layers of 
 """
 
 import math
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -115,8 +116,8 @@ class LogFrequency(nn.Module):
         check_boundary(boundary, "LogFrequency")
         given = {"sample_rate": sample_rate, "lowest": lowest, "bins": bins, "bins_per_octave": bins_per_octave}
         for name, value in {**given, "hop": hop, "width": 1.0 if width is None else width}.items():
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"LogFrequency: {name}: expected a positive number; got {value}")
+            if not (isinstance(value, Real) and math.isfinite(value) and float(value) > 0):
+                raise ValueError(f"LogFrequency: {name}: expected a positive number; got {value!r}")
         highest = lowest * 2 ** ((bins - 1) / bins_per_octave)
         if highest > sample_rate / 2:
             raise ValueError(
@@ -136,6 +137,8 @@ class LogFrequency(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, samples) -> (b, v1, u), or (b, c, samples) -> (b, v1, c, u)."""
+        if not isinstance(x, Tensor):
+            raise ValueError(f"LogFrequency: expected a tensor (b, samples); got a {type(x).__name__}")
         shape = tuple(x.shape)
         if x.ndim not in (2, 3) or 0 in shape or shape[-1] % self.hop:
             raise ValueError(

@@ -89,10 +89,16 @@ def count_parameters(model: Counted) -> ParameterCount:
     Returns:
         The counts.
 
+    Raises:
+        ValueError: if it is none of these.
+
     Example:
         >>> from hcnn import create_model
         >>> count_parameters(create_model("hcnn_cifar10"))
         ParameterCount(trained=344640, composed=97650, normalization=340, logit_scale=1)
 
     """
+    if isinstance(model, type) or not hasattr(model, "count_parameters"):
+        what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise ValueError(f"count_parameters: expected a network of this package; got {what}")
     return model.count_parameters()

@@ -25,7 +25,7 @@ class FeatureExtractor(nn.Module):
         x (b, channels, *u) -> a list of (b, c, *u'), one for each depth.
 
     Raises:
-        ValueError: if a depth does not exist.
+        ValueError: if it is no attribute network, or a depth does not exist.
 
     Example:
         >>> import torch
@@ -40,6 +40,8 @@ class FeatureExtractor(nn.Module):
 
     def __init__(self, model: AttributeNetwork, depths: Sequence[int] | None = None) -> None:
         super().__init__()
+        if not isinstance(model, AttributeNetwork):
+            raise ValueError(f"features: expected an attribute network; got a {type(model).__name__}")
         self.model = model
         strides = [_spatial_stride(layer, model.config.spatial_axes) for layer in model.layers]
         last = len(model.layers) - 1

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import torch
@@ -115,6 +115,8 @@ def replace_classifier(model: Any, classes: int) -> None:
         ValueError: if the network is folded, or the number is not positive.
 
     """
+    if classes is None:  # which `adapt` takes for the classes there are
+        raise ValueError("classes: expected the number of new classes; got None")
     adapted = adapt(model, classes=classes)
     for name in class_entries(model):
         path, _, leaf = name.rpartition(".")
@@ -159,7 +161,8 @@ def parameter_groups(
         Groups with "params", "lr" and "weight_decay"; parameters that are frozen are left out.
 
     Raises:
-        ValueError: if `layer_decay` does not lie in (0, 1], or is not 1 for a module without stages.
+        ValueError: if `layer_decay` does not lie in (0, 1], or is not 1 for a module without stages; if a rate or a
+            decay is negative, or the model is no module.
 
     Example:
         >>> from hcnn import create_model
@@ -168,8 +171,13 @@ def parameter_groups(
         [0.003125, 0.00625, 0.0125, 0.025, 0.05, 0.1]
 
     """
-    if not 0 < layer_decay <= 1:
-        raise ValueError(f"layer_decay: expected a number above 0, at most 1; got {layer_decay}")
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"parameter_groups: expected a network; got a {type(model).__name__}")
+    for name, value in (("lr", lr), ("weight_decay", weight_decay)):
+        if not isinstance(value, Real | Tensor) or not value >= 0:
+            raise ValueError(f"{name}: expected a number of 0 or more; got {value!r}")
+    if not isinstance(layer_decay, Real) or not 0 < layer_decay <= 1:
+        raise ValueError(f"layer_decay: expected a number above 0, at most 1; got {layer_decay!r}")
     network: Any = model if hasattr(model, "stages") else getattr(model, "model", model)  # of a `FeatureExtractor`
     stages: Sequence[str] = getattr(network, "stages", ())
     if layer_decay < 1 and not stages:

@@ -1,5 +1,6 @@
 """Loading the network and the records of a run folder."""
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ def load_run(folder: Path) -> Run:
     Raises:
         ValueError: if the folder, its configuration or its weights are missing, damaged, or do not fit each other.
     """
+    if not isinstance(folder, str | os.PathLike):
+        raise ValueError(f"expected the path of a run folder; got {folder!r}")
     folder = Path(folder)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():

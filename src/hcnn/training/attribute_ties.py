@@ -55,7 +55,7 @@ class AttributeTie:
 
     def __post_init__(self) -> None:
         known = {**SIGNAL_PROPERTIES, **PROPERTIES}
-        if self.property not in known:
+        if not isinstance(self.property, str) or self.property not in known:
             raise ValueError(f"property: unknown {self.property!r}; {suggest_name(str(self.property), known)}")
         own = known[self.property]
         if not re.fullmatch(r"v[1-9]\d{0,3}", str(self.attribute), re.ASCII):
@@ -95,7 +95,7 @@ class AttributeTie:
             AttributeTie(property='blur', attribute='v2', depth=3, weight=2.0, range=(0.0, 1.0), period=2.0)
 
         """
-        match = _TEXT.fullmatch(text.strip())
+        match = _TEXT.fullmatch(text.strip()) if isinstance(text, str) else None
         if match is None:
             raise ValueError(f"attribute: expected {_FORM}; got {text!r}")
         more: dict[str, Any] = {}

@@ -73,8 +73,11 @@ def attribute_conv(
         torch.Size([2, 4, 8, 5, 32, 32])
 
     """
-    if spatial not in CONVOLUTIONS:
-        raise ValueError(f"attribute_conv: expected 1, 2 or 3 spatial axes; got {spatial}")
+    for name, one in (("x", x), ("weight", weight), *((("bias", bias),) if bias is not None else ())):
+        if not isinstance(one, Tensor):
+            raise ValueError(f"attribute_conv: expected {name} as a tensor; got a {type(one).__name__}")
+    if not isinstance(spatial, int) or spatial not in CONVOLUTIONS:
+        raise ValueError(f"attribute_conv: expected 1, 2 or 3 spatial axes; got {spatial!r}")
     check_boundary(boundary, "attribute_conv")
     check_method(method, "attribute_conv")
     attributes = weight.ndim - 1 - channel_axis - spatial

@@ -1,6 +1,7 @@
 """Mean and covariance of all spatial patches of an array, and which form computes them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 from torch import Tensor
 
@@ -26,7 +27,7 @@ def patch_moments(x: Tensor, support: Sequence[int], *, boundary: Boundary = "ze
         mean (P,) and covariance (P, P) with ``P = prod(support)``, patches flattened in row-major order.
 
     Raises:
-        ValueError: if a support is even, x has too few axes, or the boundary is unknown.
+        ValueError: if a support is even, x is no tensor, empty or has too few axes, or the boundary is unknown.
 
     Example:
         >>> import torch
@@ -39,9 +40,14 @@ def patch_moments(x: Tensor, support: Sequence[int], *, boundary: Boundary = "ze
 
     """
     check_boundary(boundary, "patch_moments")
-    axes = len(support)
-    if axes < 1 or any(k % 2 == 0 for k in support):
-        raise ValueError(f"patch_moments: expected odd supports, one per spatial axis; got {tuple(support)}")
+    sizes = tuple(support) if isinstance(support, Iterable) else ()
+    if not sizes or any(not isinstance(k, Integral) or k < 1 or k % 2 == 0 for k in sizes):
+        raise ValueError(f"patch_moments: expected odd supports, one per spatial axis; got {support!r}")
+    axes = len(sizes)
+    if not isinstance(x, Tensor):
+        raise ValueError(f"patch_moments: expected a tensor; got a {type(x).__name__}")
+    if 0 in tuple(x.shape):
+        raise ValueError(f"patch_moments: expected at least one entry along each axis; got {tuple(x.shape)}")
     if x.ndim < axes:
         raise ValueError(f"patch_moments: support {tuple(support)} expects {axes} spatial axes; got {tuple(x.shape)}")
     if tuple(support) == (3, 3):
