@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -153,3 +154,31 @@ def test_refusals_leave_nothing(tmp_path, whole) -> None:
     ):
         tune(whole[0], settings(lr=0.1), DATA, trials=5, resume=True)
     assert (whole[0] / "tune.json").read_bytes() == before
+
+
+def test_a_search_of_an_earlier_version_is_resumed(whole, tmp_path) -> None:
+    folder = tmp_path / "search"
+    shutil.copytree(whole[0], folder)
+    known = json.loads((folder / "tune.json").read_text(encoding="utf-8"))
+    for part, newer in (("recipe", "topography"), ("model", "first_attribute")):
+        del known["begun"][part][newer]
+    del known["begun"]["recipe"]["augmentation"]["cutmix"]
+    known["scores"] = known["scores"][:4]  # of the first round
+    known["scores"][2]["settings"]["lr"] = 0.125  # such trials it drew
+    known["scores"][2]["accuracy"] = 1.0
+    (folder / "tune.json").write_text(json.dumps(known), encoding="utf-8")
+    shutil.rmtree(folder / "rung-2")
+    shutil.rmtree(folder / "rung-3")
+    tune(folder, settings(), DATA, trials=4, resume=True)
+    config = json.loads((folder / "rung-2" / "trial-2" / "config.json").read_text(encoding="utf-8"))
+    assert config["recipe"]["lr"] == 0.125
+
+
+def test_a_search_is_not_resumed_without_its_validation_images(whole, tmp_path) -> None:
+    folder = tmp_path / "search"
+    shutil.copytree(whole[0], folder)
+    known = json.loads((folder / "tune.json").read_text(encoding="utf-8"))
+    known["begun"] |= {"validation_data": "elsewhere", "validation_sha256": "0" * 64}
+    (folder / "tune.json").write_text(json.dumps(known), encoding="utf-8")
+    with pytest.raises(ValueError, match="holds another search: its validation_data"):
+        tune(folder, settings(), DATA, trials=4, resume=True)

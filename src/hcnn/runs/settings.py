@@ -118,16 +118,7 @@ def check_same_run(folder: Path, known: dict[str, Any], config: dict[str, Any]) 
     Raises:
         ValueError: says what differs.
     """
-    recipe = known.get("recipe")
-    if isinstance(recipe, dict):  # an earlier version wrote fewer fields, which acted as their defaults do now
-        known = {**known, "recipe": {**_as_json(asdict(Recipe())), **recipe}}
-    model = known.get("model")
-    if isinstance(model, dict) and "first_attribute" in config["model"]:
-        known = {**known, "model": {"first_attribute": "learned", **model}}
-    absent = dict.fromkeys(("teaching", "init", "validation_data", "validation_sha256"))
-    different = differences(known, {**absent, **config})
-    # The same weights from another place, and the same images in spite of others (earlier versions did not record it).
-    different = {name: pair for name, pair in different.items() if name not in ("init.source", "on_bad")}
+    different = run_differences(known, config)
     more = "recipe.epochs" in different
     if more:
         before, now = known["recipe"].get("epochs"), config["recipe"]["epochs"]
@@ -140,6 +131,36 @@ def check_same_run(folder: Path, known: dict[str, Any], config: dict[str, Any]) 
             f"{folder} holds another run: its {describe_differences(different)} differ{allowed}; give another --output"
         )
     return known["recipe"]["epochs"] if more else None
+
+
+def run_differences(known: dict[str, Any], config: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What makes the run of a config.json, `known`, another one than that of `config`; see `differences`.
+
+    Not counted are the place that the initial network came from, for its weights are compared, and whether damaged
+    images were skipped, for the others are compared and earlier versions did not record it.
+    """
+    absent = dict.fromkeys(("teaching", "init", "validation_data", "validation_sha256"))
+    found = differences(_completed(known, config), {**absent, **config})
+    return {name: pair for name, pair in found.items() if name not in ("init.source", "on_bad")}
+
+
+def _completed(known: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """A config.json with the settings that an earlier version did not write, which acted as their defaults do now."""
+    defaults = {"recipe": _as_json(asdict(Recipe())), "teaching": _as_json(asdict(DistillationConfig()))}
+    if "first_attribute" in config["model"]:
+        defaults["model"] = {"first_attribute": "learned"}
+    filled = {name: _filled(known[name], one) for name, one in defaults.items() if isinstance(known.get(name), dict)}
+    return {**known, **filled}
+
+
+def _filled(known: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """A dict with what it lacks of another, in nested dicts too."""
+    nested = {key: value for key, value in known.items() if isinstance(value, dict)}
+    return {
+        **defaults,
+        **known,
+        **{key: _filled(value, defaults[key]) for key, value in nested.items() if isinstance(defaults.get(key), dict)},
+    }
 
 
 def differences(known: Any, config: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from hcnn.data.image_set import Splits
 from hcnn.runs.initial import fit_run_preprocessing
-from hcnn.runs.settings import RunSettings, check_fit, describe_differences, differences, run_config
+from hcnn.runs.settings import RunSettings, check_fit, describe_differences, run_config, run_differences
 from hcnn.runs.train import train_run
 from hcnn.storage.atomic import write_atomically, write_json
 from hcnn.storage.records import read_object
@@ -111,14 +111,15 @@ def tune(
     data = replace(data, test=None)
     check_fit(settings, data)
     find_device(settings.device)
-    plan = plan_trials(settings, trials, len(data.train), fixed)
+    plan = dict(enumerate(plan_trials(settings, trials, len(data.train), fixed)))
     begun = {
         "trials": trials,
         "fixed": sorted(fixed),
         **run_config(settings, data, fit_run_preprocessing(settings.network, settings.initial, data.train)),
     }
     scores = _known_scores(folder, begun, resume=resume)
-    going, rung, rungs = list(range(len(plan))), 1, rounds(len(plan))
+    plan |= {one.trial: one.settings for one in scores}  # an earlier version may have drawn others
+    going, rung, rungs = sorted(plan), 1, rounds(len(plan))
     while True:
         epochs = max(1, round(settings.recipe.epochs / SHARE ** (rungs - rung)))
         here = []
@@ -282,7 +283,7 @@ def _known_scores(folder: Path, begun: dict[str, Any], *, resume: bool) -> list[
         return []
     known = read_object(path)
     before = known.get("begun")
-    if different := differences(before if isinstance(before, dict) else {}, begun):
+    if different := run_differences(before if isinstance(before, dict) else {}, begun):
         told = describe_differences(different)
         raise ValueError(f"{folder} holds another search: its {told} differ; give another --output")
     try:
