@@ -153,6 +153,24 @@ def test_pickles_and_copies_hold_arrays_and_settings_only(digits, fitted) -> Non
     assert not hasattr(clone(fitted), "weights_")
 
 
+def test_a_pickle_of_an_earlier_version_has_the_defaults_of_newer_settings(digits, fitted) -> None:
+    X, y = digits
+    older = copy.deepcopy(fitted)
+    for name in ("attributes", "init", "freeze"):
+        del older.__dict__[name]
+    del older.network_config_["first_attribute"]
+    older = pickle.loads(pickle.dumps(older))
+    assert older.get_params() == fitted.get_params()
+    assert np.array_equal(older.predict(X[:20]), fitted.predict(X[:20]))
+    assert older.partial_fit(X[:50], y[:50]).n_iter_ == fitted.n_iter_ + 1
+
+
+def test_numbers_of_numpy_are_numbers(digits) -> None:
+    X, y = digits[0][:60], digits[1][:60]
+    first = _tiny(epochs=np.int64(1), batch_size=np.int32(16), lr=np.float64(0.1)).fit(X, y)
+    assert np.array_equal(first.predict(X), _tiny(epochs=1, batch_size=16, lr=0.1).fit(X, y).predict(X))
+
+
 def test_equal_seeds_give_equal_weights_and_leave_the_global_state(digits) -> None:
     X, y = digits[0][:100], digits[1][:100]
     torch.manual_seed(5)

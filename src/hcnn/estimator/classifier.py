@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, Self
 
@@ -133,6 +134,12 @@ class HCNNClassifier(FittedNetwork):
         self.warm_start = warm_start
         self.random_state = random_state
         self.device = device
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickle. One of an earlier version lacks newer settings, which then acted as their defaults do."""
+        settings = signature(HCNNClassifier.__init__).parameters.values()
+        defaults = {one.name: one.default for one in settings if one.default is not Parameter.empty}
+        super().__setstate__({**defaults, **state})
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The settings by name; `deep` adds those of the network, as ``network__width``."""
@@ -268,6 +275,8 @@ class HCNNClassifier(FittedNetwork):
     def _changes(self, *, keep: bool = False) -> dict[str, Any]:
         """What differs from the recipe; `keep` if training starts from weights that are to stay as they are."""
         given = {name: getattr(self, name) for name in ("epochs", "batch_size", "lr", "attributes")}
+        # Searches draw NumPy's numbers, which a recipe, being plain data, does not hold.
+        given = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
         return given | ({"first_layer": "random"} if keep else {})
 
     def _config(self, images: Tensor, classes: int, initial: Initial | None) -> HierarchicalCNNConfig:
@@ -302,7 +311,8 @@ class HCNNClassifier(FittedNetwork):
         return images, labels
 
     def _check_same_network(self, config: HierarchicalCNNConfig) -> None:
-        changed = [name for name, value in asdict(config).items() if self.network_config_[name] != value]
+        known = asdict(HierarchicalCNNConfig(**self.network_config_))  # fields that are newer have their defaults
+        changed = [name for name, value in asdict(config).items() if known[name] != value]
         if changed:
             raise ValueError(f"network: expected that of the fit before, whose weights are kept; {changed} differ")
 
