@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hcnn.data import regular_files
 from hcnn.data.datasets import load
-from hcnn.data.image_files import SUFFIXES, read_image
+from hcnn.data.image_files import SUFFIXES, decode, read_image
 
 Pixels = np.ndarray
 
@@ -80,6 +80,32 @@ def test_a_reduced_copy_is_no_page_of_its_own():
     buffer = io.BytesIO()
     frames[0].save(buffer, "TIFF", save_all=True, append_images=frames[1:])
     assert torch.equal(read_image(buffer.getvalue(), size=8, channels=3), torch.tensor(noise(8, 8)).permute(2, 0, 1))
+
+
+def test_headers_of_many_pages_are_not_read():
+    """Each takes some fifty bytes and a tenth of a millisecond: a file of a few megabytes would take half a minute."""
+    data = bytearray(encode(Image.fromarray(noise(8, 8)), "TIFF"))
+    first = struct.unpack_from("<I", data, 4)[0]
+    place = first + 2 + 12 * struct.unpack_from("<H", data, first)[0]  # of the number that says where the next one is
+    for _ in range(70):
+        data += bytes(len(data) % 2)
+        struct.pack_into("<I", data, place, len(data))
+        data += struct.pack("<H", 4)
+        data += b"".join(
+            struct.pack("<HHII", tag, 4, 1, value) for tag, value in ((254, 1), (256, 4), (257, 4), (273, 8))
+        )
+        data += bytes(4)
+        place = len(data) - 4
+    with pytest.raises(ValueError, match="expected at most 64 reduced copies; got more"):
+        read_image(bytes(data), size=8, channels=3)
+
+
+def test_too_little_memory_is_no_fault_of_the_image():
+    def use(image: Image.Image) -> None:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        decode(encode(noise(8, 8)), use)
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
@@ -220,7 +246,7 @@ def test_of_an_opened_file_the_present_frame_is_read_and_pages_are_refused():
     assert torch.equal(read_image(opened, size=8, channels=1), torch.tensor(noise(8, 8, 1, seed=2))[None])
     opened = Image.open(io.BytesIO(several("TIFF", 3)))
     opened.seek(1)
-    with pytest.raises(ValueError, match="expected a single page; got 3"):
+    with pytest.raises(ValueError, match="expected a single page; got several"):
         read_image(opened, size=8, channels=3)
     assert opened.tell() == 1
 
@@ -267,7 +293,7 @@ UNFIT = [
     (encode(Image.new("RGBA", (8, 8), (1, 2, 3, 128))), r"expected opaque pixels; some are transparent"),
     (encode(Image.new("P", (8, 8)), transparency=0), r"expected opaque pixels; some are transparent"),
     (encode(Image.fromarray(np.full((8, 8), 7, np.uint16)), transparency=7), r"expected opaque pixels; some are"),
-    (several("TIFF", 3), r"expected a single page; got 3"),
+    (several("TIFF", 3), r"expected a single page; got several"),
     (png(8193, 8192), r"expected at most 67,108,864 pixels; got 8193 × 8192"),
     (png(10_000, 10_000), r"expected at most 67,108,864 pixels; got 10000 × 10000"),
     (png(60_000, 60_000), r"expected at most 67,108,864 pixels; .*3600000000"),

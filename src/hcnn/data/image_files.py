@@ -36,6 +36,7 @@ _GREY = ("1", "L", "LA")
 _DEEP_GREY = ("I;16", "I;16B", "I;16L")
 _COLOUR = ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _ORIENTATION, _WIDTH, _HEIGHT, _BITS, _SUBFILE = 0x0112, 256, 257, 258, 254  # TIFF tags, the first one EXIF's too
+_COPIES = 64  # reduced ones that a TIFF file may hold; a pyramid of them has about a dozen
 _TURNS = {
     2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
     8: "ROTATE_90",
@@ -109,7 +110,7 @@ def decode(data: "bytes | Image", use: "Callable[[Image], T]") -> T:
             if image.format == "TIFF":
                 _expect_one_page(image)
             return use(image)
-        except _Unfit:
+        except (_Unfit, MemoryError):  # too little memory is no fault of the image
             raise
         except Image.DecompressionBombError as error:
             raise _Unfit(f"expected at most {MAX_PIXELS:,} pixels; {error}") from error
@@ -134,14 +135,23 @@ def _is_grey(image: "Image") -> bool:
 
 
 def _expect_one_page(image: Any) -> None:
-    """Refuse a TIFF file of several pages, which are pictures of equal rank; reduced copies do not count."""
-    pages, present = 1, image.tell()
-    for page in range(1, image.n_frames):
-        image.seek(page)
-        pages += not image.tag_v2.get(_SUBFILE, 0) & 1
-    image.seek(present)
-    if pages > 1:
-        raise _Unfit(f"expected a single page; got {pages}")
+    """Refuse a TIFF file of several pages, which are pictures of equal rank; reduced copies do not count.
+
+    A small file can hold the headers of very many pages, so no more are read than need be.
+    """
+    present, copies = image.tell(), 0
+    try:
+        for page in range(1 + _COPIES):
+            image.seek(page)
+            copies += page > 0 and bool(image.tag_v2.get(_SUBFILE, 0) & 1)
+            if copies < page:
+                raise _Unfit("expected a single page; got several")
+        image.seek(1 + _COPIES)
+        raise _Unfit(f"expected at most {_COPIES} reduced copies; got more")
+    except EOFError:  # there is no such page
+        pass
+    finally:
+        image.seek(present)
 
 
 def header(image: Any) -> tuple[tuple[int, int], bool]:
