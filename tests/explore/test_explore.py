@@ -97,6 +97,13 @@ def test_arrays_on_disk_equal_those_in_memory_and_are_found_again(network, tmp_p
         again.at(7)
 
 
+def test_arrays_that_find_no_room_on_the_disk_are_refused_at_once(network, small_disk) -> None:
+    images = _images(6000)
+    with pytest.raises(OSError, match=r"No space left on device while making room for [\d,]+ bytes: .*\.npy"):
+        build_arrays(small_disk / "arrays", network, images, fit_preprocessing(images))
+    assert [path.name for path in (small_disk / "arrays").iterdir()] == [".lock"]
+
+
 def test_a_killed_computation_goes_on_where_it_stopped(tmp_path) -> None:
     script = f"""
 import os, sys, torch, hcnn

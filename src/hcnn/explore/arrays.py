@@ -8,6 +8,9 @@ A folder of arrays holds::
     near-….npy     nearest distances of unshifted images, computed when first needed (`hcnn.explore.neighbours`)
 """
 
+import errno
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +24,7 @@ from hcnn.data.image_set import ImageSet
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.explore.sources import AttributeSource, Position, Source
 from hcnn.models.attribute_network import AttributeNetwork
-from hcnn.storage.atomic import StrPath, ensure_writable, write_json
+from hcnn.storage.atomic import StrPath, ensure_writable, name_failure, write_json
 from hcnn.storage.records import read_object
 from hcnn.storage.run_lock import RunLock
 
@@ -251,7 +254,12 @@ def _open(folder: Path, origin: dict[str, Any], mode: Any) -> dict[str, Any]:
     for name, shape in shapes.items():
         path = folder / name
         if mode == "w+":
-            files[name] = np.lib.format.open_memmap(path, mode, np.float32, shape)
+            try:
+                files[name] = _create(path, shape)
+            except OSError:
+                for made in shapes:
+                    (folder / made).unlink(missing_ok=True)
+                raise
             continue
         try:
             files[name] = np.lib.format.open_memmap(path, mode)
@@ -263,3 +271,20 @@ def _open(folder: Path, origin: dict[str, Any], mode: Any) -> dict[str, Any]:
             found = f"{files[name].dtype} of shape {files[name].shape}"
             raise ValueError(f"{path}: expected float32 of shape {shape}; got {found}. Delete {folder} to start again")
     return files
+
+
+def _create(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A mapped array of zeros, with all its room on the disk taken at once.
+
+    The file would be sparse, and a disk that is full when its pages are written ends the process by a signal.
+    """
+    array = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    if sys.platform == "linux":
+        size = path.stat().st_size
+        try:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # file systems that cannot do it
+                raise name_failure(error, f"while making room for {size:,} bytes", path) from error
+    return array
