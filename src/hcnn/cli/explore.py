@@ -1,6 +1,7 @@
 """`hcnn figure` and `hcnn explore`: pictures and numbers about the attributes of a run."""
 
 from argparse import Namespace
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def _network_page(explorer: Explorer, title: str) -> str:
     known = explorer.base if explorer.held_out is None else explorer.held_out
     known = known.subset(spread(len(known), _PAGE_IMAGES))
     text, _ = network_page(
-        explorer.run.model,
+        deepcopy(explorer.run.model).cpu(),  # where exports compute; arrays may come from another device
         known.images,
         explorer.run.preprocessing,
         labels=known.labels,
