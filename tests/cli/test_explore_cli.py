@@ -66,7 +66,7 @@ def test_bad_requests_for_figures_are_explained(run, tmp_path, capsys) -> None:
     np.savez(tmp_path / "other.npz", images=images, labels=labels)
     message = _error(capsys, "figure", 3, run, "--data", tmp_path / "other.npz")
     assert "holds arrays of another origin: data_sha256" in message
-    assert "--queries: expected 2 or more; got 1" in _error(capsys, "explore", run, "--queries", 1)
+    assert "queries: expected 2 images or more; got 1" in _error(capsys, "explore", run, "--queries", 1)
     with pytest.raises(SystemExit) as stop:
         cli.main(["figure", "5", str(run)])
     assert stop.value.code == 2
@@ -86,7 +86,7 @@ def test_bad_requests_for_figures_are_explained(run, tmp_path, capsys) -> None:
         (("figure", 3, "RUN", "--depth", 9), "new/new/figure.png", "depth: expected one of"),
         (("figure", 3, "RUN"), "script.py/figure.png", "script.py: Not a directory"),
         (("explore", "RUN"), "other", "rows.csv: the file exists and hcnn did not write it; give another --output"),
-        (("explore", "RUN", "--seed", -1), "new", "--seed: expected 0 or more; got -1"),
+        (("explore", "RUN", "--seed", -1), "new", "seed: expected 0 or more; got -1"),
         (("explore", "RUN", "--control", "nowhere"), "new", "nowhere is not a finished run"),
         (("explore", "RUN", "--arrays", "script.py"), "new/new", "script.py: Not a directory"),
     ],

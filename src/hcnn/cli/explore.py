@@ -68,18 +68,13 @@ def explore(options: Namespace, console: Console) -> None:
     from hcnn.explore.study import StudySettings, run_study
     from hcnn.explore.study_figures import draw_study
 
-    for name, least in (("queries", 2), ("changed", 2), ("flat", 2), ("orders", 1)):
-        if getattr(options, name) < least:
-            raise ValueError(f"--{name}: expected {least} or more; got {getattr(options, name)}")
-    if options.seed < 0:
-        raise ValueError(f"--seed: expected 0 or more; got {options.seed}")
+    settings = StudySettings(options.queries, options.changed, options.flat, options.orders, seed=options.seed)
     set_threads(options.threads)
     find_device(options.device)
     others = _controls(options, load_named(options.run))  # before anything is computed or written
     output = options.output or (options.run if options.run.is_dir() else Path()) / "explore"
     with results_in(output, STUDY):
         explorer = open_with_progress(options, console, folder=options.arrays, device=options.device)
-        settings = StudySettings(options.queries, options.changed, options.flat, options.orders, seed=options.seed)
         with status(console, "measuring") as update:
             study = run_study(
                 explorer, settings=settings, controls=_sources(others, explorer, options.device), say=update

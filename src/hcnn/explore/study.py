@@ -61,8 +61,9 @@ class StudySettings:
         for name in ("queries", "changed", "flat"):  # distances are compared with those of two random images
             if getattr(self, name) < 2:
                 raise ValueError(f"{name}: expected 2 images or more; got {getattr(self, name)}")
-        if self.orders < 1:
-            raise ValueError(f"orders: expected 1 or more; got {self.orders}")
+        for name, least in (("orders", 1), ("resamples", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected {least} or more; got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
