@@ -121,14 +121,15 @@ def _controls(options: Namespace, explored: Run) -> dict[str, Run]:
     """The further runs, which must have been trained on the same data."""
     controls: dict[str, Run] = {}
     for path in options.control:
-        if path.name in ("trained", "untrained", *controls):
-            raise ValueError(
-                f"--control: expected runs of different names; got {path.name} twice, or as a reserved name"
-            )
+        name = path.resolve().name  # that of . and .. is another
+        if name in ("trained", "untrained"):
+            raise ValueError(f"--control: expected a run of another name; {name} names a network of every study")
+        if name in controls:
+            raise ValueError(f"--control: expected runs of different names; got {name} twice")
         run = load_run(path)
         if run.preprocessing != explored.preprocessing:
             raise ValueError(f"--control: {path} was trained on other data than {options.run}")
-        controls[path.name] = run
+        controls[name] = run
     return controls
 
 
