@@ -102,3 +102,11 @@ def test_bench_refuses_wrong_options(capsys, tmp_path) -> None:
         assert cli.main(["bench", *options, "--output", str(tmp_path / "out")]) == 2
         assert message in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "out").exists()
+
+
+def test_bench_writes_over_no_file_of_others(capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("hcnn.bench.run_suite", lambda **options: pytest.fail("measured first"))
+    (tmp_path / "bench.md").write_text("mine", encoding="utf-8")
+    assert cli.main(["bench", "--quick", "--output", str(tmp_path)]) == 2
+    assert "bench.md: the file exists and hcnn did not write it; give another --output" in capsys.readouterr().err
+    assert (tmp_path / "bench.md").read_text(encoding="utf-8") == "mine"

@@ -1,7 +1,7 @@
 """Peak memory of one training step, measured in a process of its own, above the memory that it used before."""
 
 import json
-import resource
+import mmap
 import subprocess
 import sys
 import threading
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hcnn.bench.case import Case, prepare
+
+STATM = Path("/proc/self/statm")  # the memory of this process, in pages; Linux alone has it
 
 
 def peak_of_step(case: dict[str, Any]) -> float:
@@ -32,8 +34,7 @@ def peak_of_step(case: dict[str, Any]) -> float:
 
 
 def _resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
-    return pages * resource.getpagesize()
+    return int(STATM.read_text(encoding="utf-8").split()[1]) * mmap.PAGESIZE
 
 
 def _main() -> None:

@@ -12,7 +12,7 @@ import torch
 
 from hcnn.bench.case import Case, prepare
 from hcnn.bench.machine import measure_limits
-from hcnn.bench.memory import peak_of_step
+from hcnn.bench.memory import STATM, peak_of_step
 from hcnn.bench.throughput import compared_networks, measure_networks
 from hcnn.bench.timing import throughput, time_steps
 from hcnn.functional import native_available, native_description
@@ -120,7 +120,8 @@ def run_suite(
     """Measure everything in one run.
 
     Args:
-        quick: use small batches and few sizes, and skip memory; this checks that it works and measures nothing.
+        quick: use small batches and few sizes, and skip memory, which is measured on Linux only; this checks that it
+            works and measures nothing.
         device: type of the device.
         rounds: how often each step is timed.
         say: called with a description of each measurement.
@@ -152,7 +153,7 @@ def run_suite(
         for train in (False, True):
             rows = race(group, train=train, rounds=rounds, device=device)
             record["methods"] += [{**row, "dense_multiply_adds": macs} for row in rows]
-        if not quick and device == "cpu":
+        if not quick and device == "cpu" and STATM.exists():
             chosen = [case for case in group if case.two_step or (case.method == "auto" and case.native)]
             for case in chosen:
                 record["memory"].append({**asdict(case), "bytes": peak_of_step(asdict(case))})

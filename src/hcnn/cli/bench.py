@@ -4,8 +4,9 @@ from argparse import Namespace
 
 from rich.console import Console
 
+from hcnn.cli.outputs import BENCH, results_in
 from hcnn.cli.terminal import say
-from hcnn.storage.atomic import ensure_writable, write_atomically, write_json
+from hcnn.storage.atomic import write_atomically, write_json
 from hcnn.training.device import find_device
 
 
@@ -18,21 +19,21 @@ def bench(options: Namespace, console: Console) -> None:
     if options.device not in ("cpu", "cuda"):
         raise ValueError(f"--device: expected cpu or cuda; got {options.device}")
     find_device(options.device)
-    folder = ensure_writable(options.output)
-    record = run_suite(
-        quick=options.quick,
-        device=options.device,
-        rounds=options.rounds,
-        say=lambda text: say(console, f"timing {text}"),
-    )
-    write_json(folder / "bench.json", record)
-    text = report.markdown(record)
-    write_atomically(folder / "bench.md", text.encode())
-    console.print(text)
-    try:
-        drawn = report.pictures(record, folder)
-    except ImportError as error:
-        say(console, f"no plots: {error}")
-        drawn = []
+    with results_in(options.output, BENCH) as folder:
+        record = run_suite(
+            quick=options.quick,
+            device=options.device,
+            rounds=options.rounds,
+            say=lambda text: say(console, f"timing {text}"),
+        )
+        write_json(folder / "bench.json", record)
+        text = report.markdown(record)
+        write_atomically(folder / "bench.md", text.encode())
+        console.print(text)
+        try:
+            drawn = report.pictures(record, folder)
+        except ImportError as error:
+            say(console, f"no plots: {error}")
+            drawn = []
     for path in (folder / "bench.json", folder / "bench.md", *drawn):
         say(console, f"wrote {path}")

@@ -24,6 +24,7 @@ STUDY = {
     **dict.fromkeys(("consistency.png", "smoothness.png", "flatness.png", "properties.png"), PNG),
     **dict.fromkeys(("figure-3.png", "figure-4.png"), PNG),
 }
+BENCH = {"bench.json": _OBJECT, "bench.md": b"Measured on ", "roofline.png": PNG, "growth.png": PNG}
 COMPARISON = {"comparison.md": b"# Comparison\n", "comparison.csv": b"system,", "comparison.png": PNG}
 
 
