@@ -111,8 +111,16 @@
       at("strip").dataset.drawn = asked;  // what is shown now
       if (two && drawn !== pair) {
         drawn = pair;
-        const cells = await ask("/api/grid?" + new URLSearchParams({ image: state.image, depth: state.depth }));
-        if (drawn === pair) hcnnView.grid(at("grid"), page, cells, view.label);
+        try {
+          const cells = await ask("/api/grid?" + new URLSearchParams({ image: state.image, depth: state.depth }));
+          if (drawn === pair) hcnnView.grid(at("grid"), page, cells, view.label);
+        } catch (error) {
+          if (drawn === pair) {  // nothing stands for another image, and it is asked for again
+            drawn = "";
+            at("grid").replaceChildren();
+          }
+          throw error;
+        }
       }
     } catch (error) { if (mine === number) say(error.message); }
   }
