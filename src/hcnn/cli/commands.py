@@ -328,7 +328,7 @@ COMMANDS: dict[str, Command] = {
         "hcnn explore runs/demo --queries 200",
         _explore,
         "explore:explore",
-        "\nWrites report.html, study.json, three CSV tables and figures, and prints the findings. The arrays are "
+        "\nWrites report.html, study.json, four CSV tables and figures, and prints the findings. The arrays are "
         "computed once and kept in the run folder.",
     ),
     "serve": Command(

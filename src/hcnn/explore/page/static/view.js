@@ -1,4 +1,4 @@
-// Draws a view of hcnn.page.views; the report and the live page share it. Text goes in as text, never as HTML.
+// Draws a view of hcnn.explore.page.views; the report and the live page share it. Text goes in as text, never as HTML.
 "use strict";
 const hcnnView = (() => {
   function make(name, attributes = {}, ...children) {
