@@ -62,6 +62,23 @@ def check_labels(images: Tensor, labels: Tensor, classes: Sequence[str]) -> None
         raise ValueError(f"labels: expected 0 to {len(classes) - 1}, as there are classes; got {lowest} to {highest}")
 
 
+def check_weights(weights: Tensor, labels: Tensor) -> None:
+    """Refuse weights that are not those of the images.
+
+    Args:
+        weights: (n,).
+        labels: (n,).
+
+    Raises:
+        ValueError: if they are no tensor, not one positive, finite number per image.
+    """
+    if not isinstance(weights, Tensor) or weights.shape != labels.shape:
+        got = tuple(weights.shape) if isinstance(weights, Tensor) else f"a {type(weights).__name__}"
+        raise ValueError(f"weights: expected a tensor {tuple(labels.shape)}, one per image; got {got}")
+    if not bool((weights.isfinite() & (weights > 0)).all()):
+        raise ValueError("weights: expected positive, finite numbers; leave out the images whose weight is 0")
+
+
 def check_learnable(images: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
     """Refuse training images from which nothing can be learned.
 

@@ -28,7 +28,14 @@ from hcnn.training.cuda_graph import CapturedStep
 from hcnn.training.device import settle_precision
 from hcnn.training.distributed import average_gradients, rank_and_size
 from hcnn.training.evaluate import parameter_type
-from hcnn.training.first_step import check_batch, check_labels, check_learnable, prepare_network, try_step
+from hcnn.training.first_step import (
+    check_batch,
+    check_labels,
+    check_learnable,
+    check_weights,
+    prepare_network,
+    try_step,
+)
 from hcnn.training.optimizers import RecipeOptimizer, WeightAverage
 from hcnn.training.progress import Diverged, Progress, Steps
 from hcnn.training.recipe import Recipe, image_size, learning_rate
@@ -97,11 +104,11 @@ class Trainer:
             raise ValueError(f"seed: expected a whole number, 0 or more; got {seed!r}")
         self.rank, self.processes = rank_and_size(group)
         check_batch(recipe, len(images), self.processes)
-        if weights is not None and (weights.shape != labels.shape or distillation is not None):
-            raise ValueError(f"weights: expected {tuple(labels.shape)} without a teacher; got {tuple(weights.shape)}")
-        if weights is not None and not bool((weights.isfinite() & (weights > 0)).all()):
-            raise ValueError("weights: expected positive, finite numbers; leave out the images whose weight is 0")
         check_labels(images, labels, preprocessing.classes)
+        if weights is not None:
+            check_weights(weights, labels)
+            if distillation is not None:
+                raise ValueError("weights: expected none beside a teacher, whose loss has no weights of images")
         if not part:
             check_learnable(images, labels, preprocessing.classes)
         self.weights = weights
