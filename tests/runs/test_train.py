@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from contextlib import closing
 from pathlib import Path
@@ -301,6 +302,50 @@ def test_a_killed_worker_makes_the_group_restart_from_the_checkpoint(tmp_path) -
     assert done.returncode == 0, done.stdout[-3000:]
     assert "resuming from" in done.stdout.replace("\n", " ")
     assert (tmp_path / "run" / "result.json").exists()
+
+
+FAILING = """
+    import os
+    import sys
+    from dataclasses import replace
+    from pathlib import Path
+    from hcnn.data.datasets import load
+    from hcnn.models.registry import model_config
+    from hcnn.runs import recorder, settings, train
+    from hcnn.training.progress import Diverged
+    from hcnn.training.recipe import Recipe
+
+    def fail(self, *others, **named):
+        raise Diverged("the logits contain NaN")
+
+    network = model_config("hcnn_digits", width=4, rank=2, depth=4, downsample=())
+    data = load("digits")
+    data = replace(data, train=data.train.subset(range(0, 1437, 20)), test=data.test.subset(range(0, 360, 20)))
+    settled = settings.RunSettings(network, Recipe(epochs=1, batch_size=8), "digits")
+    for method in ("save", "finish", "finish"):  # the third finds a run begun
+        kept = getattr(recorder.Recorder, method)
+        setattr(recorder.Recorder, method, fail)
+        try:
+            train.train_run(Path(sys.argv[1], method), settled, data)
+        except Exception as error:
+            with Path(sys.argv[1], f"rank-{os.environ['RANK']}").open("a") as file:
+                print(f"{type(error).__name__}: {error}", file=file)
+        setattr(recorder.Recorder, method, kept)
+"""
+
+
+def test_what_fails_in_the_first_process_fails_in_all(tmp_path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(FAILING), encoding="utf-8")
+    command = [*DISTRIBUTED, str(script), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "rank-1").read_text().splitlines() == [
+        "ValueError: process 0: the logits contain NaN",
+        "ValueError: process 0: the logits contain NaN",
+        f"ValueError: process 0: {tmp_path / 'finish'} already holds an unfinished run; add --resume to resume it, or "
+        "give another --output",
+    ]
 
 
 @pytest.mark.slow

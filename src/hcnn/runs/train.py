@@ -12,7 +12,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -50,7 +50,7 @@ from hcnn.storage.safetensors import shortened
 from hcnn.storage.state_tree import flatten_state, unflatten_state
 from hcnn.training.best_epoch import BestEpoch
 from hcnn.training.device import find_device
-from hcnn.training.distributed import process_group, rank_and_size, share
+from hcnn.training.distributed import failing_together, process_group, rank_and_size, share
 from hcnn.training.progress import Diverged, Progress
 from hcnn.training.recipe import learning_rate
 from hcnn.training.trainer import Trainer
@@ -100,7 +100,8 @@ def train_run(
     device = find_device(settings.device)
     with process_group(device) as group, StopRequest() as stop, ExitStack() as stack:
         rank, processes = rank_and_size(group)
-        first = check_run(folder, settings, data, resume=resume) if rank == 0 else None
+        with failing_together(group, device):
+            first = check_run(folder, settings, data, resume=resume) if rank == 0 else None
         found = share({"result": first and first.result, "precision": first and first.precision}, group, device)
         if found["result"] is not None:
             return found["result"]
@@ -122,25 +123,26 @@ def train_run(
             )
         state: dict[str, Any] | None = None
         seconds = 0.0
-        if first is not None:  # nothing is written before this line
-            check_room(folder, trainer, best=data.validation is not None)
-            if settings.initial and settings.initial.network is None and load_newest(folder)[0] is None:
-                raise ValueError(
-                    f"{folder}: no checkpoint to resume from; to start anew, {settings.initial.source} is needed"
-                )
-            folder = ensure_writable(folder)
-            stack.enter_context(RunLock(folder))
-            if _known_config(folder) != first.known:
-                raise ValueError(f"{folder}: another run has begun there in the meantime")
-            if first.known is None:
-                write_json(folder / CONFIG, first.config)
-                (folder / TIMING).unlink(missing_ok=True)
-            for note in (first.note, graph_hint(settings, device, processes)):
-                if note:
-                    say(note)
-            state, seconds = _newest(folder, trainer, say)
-            if first.epochs_before is not None:
-                _extend(folder, trainer, first, say)
+        with failing_together(group, device):
+            if first is not None:  # nothing is written before this line
+                check_room(folder, trainer, best=data.validation is not None)
+                if settings.initial and settings.initial.network is None and load_newest(folder)[0] is None:
+                    raise ValueError(
+                        f"{folder}: no checkpoint to resume from; to start anew, {settings.initial.source} is needed"
+                    )
+                folder = ensure_writable(folder)
+                stack.enter_context(RunLock(folder))
+                if _known_config(folder) != first.known:
+                    raise ValueError(f"{folder}: another run has begun there in the meantime")
+                if first.known is None:
+                    write_json(folder / CONFIG, first.config)
+                    (folder / TIMING).unlink(missing_ok=True)
+                for note in (first.note, graph_hint(settings, device, processes)):
+                    if note:
+                        say(note)
+                state, seconds = _newest(folder, trainer, say)
+                if first.epochs_before is not None:
+                    _extend(folder, trainer, first, say)
         if group is not None:  # all processes start from rank 0's weights, to the bit
             trainer.load_state(share(state or trainer.state(), group, device))
         best = BestEpoch()
@@ -152,13 +154,17 @@ def train_run(
                 for progress in trainer.run():
                     trainer.stop_requested = stop.number is not None
                     stopping = progress.stop or (group is None and trainer.stop_requested)
-                    if recorder:
-                        progress = recorder.after_step(progress, stopping=stopping)
+                    # Where all processes know that rank 0 measures and saves; between, it saves when time has passed.
+                    together = progress.epoch_done or stopping
+                    with failing_together(group, device) if together else nullcontext():
+                        if recorder:
+                            progress = recorder.after_step(progress, stopping=stopping)
                     if on_step and rank == 0:
                         on_step(progress)
                     if stopping:
                         raise Interrupted(stop.number or 15, (recorder and recorder.last) or folder)
-            result = recorder.finish(processes) if recorder else {}
+            with failing_together(group, device):
+                result = recorder.finish(processes) if recorder else {}
         except Diverged as error:
             last = recorder.last if recorder else None
             raise Diverged(f"{error}; last good checkpoint: {last or 'none'}; lower --lr") from None

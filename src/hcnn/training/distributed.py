@@ -93,3 +93,28 @@ def share(obj: Any, group: dist.ProcessGroup | None, device: torch.device) -> An
     data = message.cpu().numpy().tobytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return unflatten_state(safetensors.torch.load(data), json.loads(header["__metadata__"]["tree"]))
+
+
+@contextmanager
+def failing_together(group: dist.ProcessGroup | None, device: torch.device) -> Iterator[None]:
+    """Let every process fail where rank 0 does, in a block in which rank 0 has work of its own.
+
+    Without it, the others would wait for a message of rank 0 that never comes. Every process must enter the block.
+
+    Args:
+        group: None changes nothing.
+        device: of the messages, as for `share`.
+
+    Raises:
+        ValueError: on other ranks, with the text of the error that rank 0 raises.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as raised:
+        error = raised
+    text = share(None if error is None else str(error), group, device)
+    if error is not None:
+        raise error
+    if text is not None:
+        raise ValueError(f"process 0: {text}")
