@@ -81,12 +81,19 @@ def test_labels_may_be_text(tmp_path) -> None:
             {"images": images(2), "labels": ["a", "b"], "test_images": images(1), "test_labels": ["c"]},
             "test_labels: expected labels among a, b; got c",
         ),
-        ({"x_train": images(2), "y_train": [0, 1, 1]}, "y_train: expected a label for each of the 2 images; got 3"),
+        (
+            {"x_train": images(2), "y_train": [0, 1, 1]},
+            r"y_train: expected a label for each image of x_train, whose shape is \(2, 8, 8\); got 3",
+        ),
         ({"x_train": images(2), "y_train": [0, 0.5]}, "y_train: expected whole numbers or text; got float64"),
         ({"x_train": images(2), "y_train": [0, -1]}, "y_train: expected labels from 0; got -1"),
         (
             {"images": images(2), "labels": [0, 2], "classes": ["a", "b"]},
             "labels: expected labels from 0 to 1, for 2 classes; got 2",
+        ),
+        (
+            {"images": 5, "labels": [0]},
+            r"labels: expected a label for each image of images, whose shape is \(\); got 1",
         ),
         ({"images": images(2), "labels": [0, 1], "channels": "third"}, "channels: expected 'first', .*; got 'third'"),
     ],

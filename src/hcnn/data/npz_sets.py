@@ -96,9 +96,10 @@ def _image_set(
         raise ValueError(
             f"{path}: {names[1]}: expected one label for each image, (n,) or (n, 1); got shape {labels.shape}"
         )
-    if len(labels) != len(images):
+    if labels.shape != images.shape[:1]:
         raise ValueError(
-            f"{path}: {names[1]}: expected a label for each of the {len(images):,} images; got {len(labels):,}"
+            f"{path}: {names[1]}: expected a label for each image of {names[0]}, whose shape is {images.shape}; got "
+            f"{len(labels):,}"
         )
     if labels.dtype.kind not in "iuUS":
         raise ValueError(f"{path}: {names[1]}: expected whole numbers or text; got {labels.dtype}")
