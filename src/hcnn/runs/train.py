@@ -89,7 +89,7 @@ def train_run(
 
     Raises:
         ValueError: if the folder holds another run, or device, data, network, recipe, teacher and initial network do
-            not fit together.
+            not fit together; in the other processes of a group for whatever the first one raises.
         RunFolderBusy: if another process is training in the folder.
         OSError: if the folder cannot be written, or the disk has no room for the checkpoints.
         Diverged: if the loss, the weights or the logits become NaN or infinite; names the last good checkpoint.
