@@ -180,13 +180,12 @@ def evaluate(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Evaluati
     )
 
 
-def wilson_interval(successes: int, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's interval of a share: close to its nominal 95 % for few images too.
+def wilson_interval(successes: int, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share: close to its nominal level for few images too.
 
     Args:
         successes: how many.
         count: out of how many; with none the interval is (0, 1).
-        z: quantile of the normal distribution.
 
     Returns:
         Its lower and upper end.
@@ -203,6 +202,7 @@ def wilson_interval(successes: int, count: int, z: float = 1.959964) -> tuple[fl
         raise ValueError(f"wilson_interval: expected between 0 and {count} successes; got {successes}")
     if not count:
         return 0.0, 1.0
+    z = 1.959964  # quantile of the normal distribution
     share, spread = successes / count, z * z / count
     middle = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / (4 * count))

@@ -81,7 +81,7 @@ def figure3(
     save(figure, path)
 
 
-def figure4(explorer: Explorer, path: Path, *, query: int | None = None, depths: Sequence[int] | None = None) -> None:
+def figure4(explorer: Explorer, path: Path, *, query: int | None = None) -> None:
     """Draw the images nearest to translated arrays, depth by shift; paper, figure 4.
 
     Rows are depths, columns shifts τ along v_{j-1}.
@@ -90,14 +90,13 @@ def figure4(explorer: Explorer, path: Path, *, query: int | None = None, depths:
         explorer: the run with its database.
         path: the PNG to write.
         query: an image of the database; the first of its class 0 if None.
-        depths: rows; all depths if None.
 
     Raises:
-        ValueError: for an image or depth that does not exist.
+        ValueError: for an image that does not exist.
         ImportError: without matplotlib.
 
     """
-    depths = explorer.depths if depths is None else depths
+    depths = explorer.depths
     query = default_queries(explorer, 1)[0] if query is None else query
     columns = 1 + max(len(_taus(explorer, j, f"v{j - 1}")) for j in depths)
     plot = pyplot()

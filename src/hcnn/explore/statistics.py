@@ -41,9 +41,9 @@ class Bootstrap:
         """Means over queries in each resample: (..., n) -> (..., resamples)."""
         return values.double() @ self.weights.T
 
-    def interval(self, samples: Tensor, level: float = 0.95) -> tuple[float, float]:
-        """The central interval of (resamples,) numbers."""
-        outside = (1 - level) / 2
+    def interval(self, samples: Tensor) -> tuple[float, float]:
+        """The central 95 % of (resamples,) numbers."""
+        outside = (1 - 0.95) / 2
         low, high = torch.quantile(samples, torch.tensor([outside, 1 - outside], dtype=samples.dtype)).tolist()
         return low, high
 

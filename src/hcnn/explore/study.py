@@ -104,7 +104,6 @@ def run_study(
     *,
     settings: StudySettings | None = None,
     controls: Mapping[str, Source] | None = None,
-    folder: Path | None = None,
     say: Say = lambda text: None,
 ) -> Study:
     """Measure everything for a network and its controls.
@@ -116,7 +115,6 @@ def run_study(
         explorer: the run with its database.
         settings: the extent.
         controls: further networks by name, such as baselines; "untrained" is added.
-        folder: the folder for the arrays of the controls; beside those of the run if None.
         say: called with a description of each step.
 
     Returns:
@@ -132,7 +130,7 @@ def run_study(
     seen = explorer.run.preprocessing.standardize(seen.to(device))
     untrained = AttributeSource(untrained_like(explorer.run.model, seen, seed=s.seed))
     sources: dict[str, Source] = {"trained": explorer.source, "untrained": untrained, **(controls or {})}
-    folder = folder or explorer.arrays.folder
+    folder = explorer.arrays.folder  # where the arrays of the controls go too
     asked, where = _asked(explorer, s.queries, s.seed)
     bases, questions = {}, {}
     for name, source in sources.items():

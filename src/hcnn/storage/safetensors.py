@@ -116,8 +116,9 @@ def _unsound(name: str, expected: Tensor | Sequence[int], given: Tensor) -> tupl
     return "", ""
 
 
-def shortened(items: Sequence[str], most: int = 8) -> str:
-    """The items, separated by commas; of a long list the first ``most`` and the number of the others."""
+def shortened(items: Sequence[str]) -> str:
+    """The items, separated by commas; of a long list the first eight and the number of the others."""
+    most = 8
     rest = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(items[:most]) + rest
 

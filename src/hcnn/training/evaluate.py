@@ -34,6 +34,16 @@ def parameter_type(model: nn.Module) -> torch.dtype:
     return next(types, torch.float32)
 
 
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor, *, flip: bool = False) -> float:
-    """Fraction of standardized images that are classified correctly."""
-    return (predict_logits(model, images, flip=flip).argmax(1) == labels).float().mean().item()
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Fraction of standardized images that are classified correctly.
+
+    Args:
+        model: maps (b, c, *u) to logits.
+        images: (n, c, *u), as `predict_logits` takes them.
+        labels: int64 (n,).
+
+    Example:
+        >>> accuracy(nn.Flatten(), torch.tensor([[[9.0, 0.0]], [[9.0, 0.0]]]), torch.tensor([0, 1]))
+        0.5
+    """
+    return (predict_logits(model, images).argmax(1) == labels).float().mean().item()

@@ -11,6 +11,7 @@ from hcnn.explore.page.views import View
 from hcnn.text import printable
 
 _SIDE, _GAP, _TEXT = 64, 6, 96
+_FRAME = 600  # ms
 _INK = "#1c2430"
 
 
@@ -54,7 +55,7 @@ def view_png(explorer: Explorer, query: Query, view: View) -> bytes:
     return buffer.getvalue()
 
 
-def walk_gif(explorer: Explorer, query: Query, view: View, *, seconds: float = 0.6) -> bytes:
+def walk_gif(explorer: Explorer, query: Query, view: View) -> bytes:
     """The nearest image after each whole translation, one per frame, beside the query; returns the bytes of a GIF."""
     from PIL import Image, ImageDraw
 
@@ -71,5 +72,5 @@ def walk_gif(explorer: Explorer, query: Query, view: View, *, seconds: float = 0
         pen.text((_GAP, _SIDE + 30), f"{printable(explorer.base.classes[label])[:14]} {distance:.2f}", fill=_INK)
         frames.append(frame)
     buffer = io.BytesIO()
-    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=int(1000 * seconds), loop=0)
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=_FRAME, loop=0)
     return buffer.getvalue()

@@ -4,7 +4,7 @@ import base64
 import html
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ _OWN = """<h2>Your own image</h2>
 <p class="note">The network of this report runs here, on your device. You can also drop or paste a picture anywhere.</p>
 <iframe id="own" title="Your own image: the network of this report" srcdoc="{page}"></iframe>"""
 _SIDE = 64  # pixels of a small picture at most
+_NEIGHBOURS = 5  # of a row
 _FIGURES = {
     "consistency.png": "How often the nearest image has the query's class, by depth, without and with a translation. "
     "If the order of an attribute means something, the solid line leaves the band of the dashed one: shuffled orders.",
@@ -45,23 +46,13 @@ def static(name: str) -> str:
     return resources.files("hcnn.explore.page").joinpath("static", name).read_text(encoding="utf-8")
 
 
-def write_report(
-    explorer: Explorer,
-    study: Study,
-    folder: Path,
-    *,
-    queries: Sequence[int] | None = None,
-    k: int = 5,
-    network_page: str | None = None,
-) -> Path:
-    """Write report.html into a folder that holds the figures of a study.
+def write_report(explorer: Explorer, study: Study, folder: Path, *, network_page: str | None = None) -> Path:
+    """Write report.html, with views of an image of each of four classes, into a folder that holds a study's figures.
 
     Args:
         explorer: the run with its database.
         study: the results.
         folder: the folder with the study's PNGs; those that are there become part of the report.
-        queries: images whose views become part of it; one of each of four classes if None.
-        k: neighbours per row.
         network_page: an HTML page that runs the network in a browser (`hcnn.export.html_file.network_page`), which
             becomes part of the report, so that it answers for a reader's own image.
 
@@ -71,12 +62,12 @@ def write_report(
     Raises:
         ValueError: if the file would be larger than 20 MB.
     """
-    queries = default_queries(explorer) if queries is None else queries
+    queries = default_queries(explorer)
     views: dict[str, View] = {}
     for query in queries:
         for j in explorer.depths:
             axis = f"v{j - 1}"
-            one = view(explorer, query, j, {axis: 1}, axis, k=k)
+            one = view(explorer, query, j, {axis: 1}, axis, k=_NEIGHBOURS)
             one["rows"] = [row for row in one["rows"] if row["kind"] != "now"]
             views[f"{query}/{j}"] = one
     shown = set(queries)

@@ -38,9 +38,7 @@ def describe(explorer: Explorer) -> View:
     }
 
 
-def view(
-    explorer: Explorer, query: Query, j: int, move: Mapping[str, float], axis: str, *, k: int = 6, seed: int = 0
-) -> View:
+def view(explorer: Explorer, query: Query, j: int, move: Mapping[str, float], axis: str, *, k: int = 6) -> View:
     """The neighbours of an image along one attribute, with controls and class scores.
 
     Rows: "now", at `move` itself; "shift" for every whole τ along `axis`, the other attributes as in `move`;
@@ -53,7 +51,6 @@ def view(
         move: amount per attribute; attributes that are not named are not translated.
         axis: the attribute along which the rows are translated.
         k: neighbours per row.
-        seed: random seed for the random order.
 
     Returns:
         Plain values for JSON. ``found`` holds for each row (image, class, distance, near enough); ``far`` is the
@@ -77,7 +74,7 @@ def view(
         start, own = explorer.arrays_of(query[None])[1][j], -1
     moved = space.moved(start, [here, *({**rest, axis: tau} for tau in taus)])[0]
     rows: list[View] = [{"kind": "now", "tau": here[axis]}, *({"kind": "shift", "tau": tau} for tau in taus)]
-    orders = shifts.shuffled_orders(sizes[axis], 1, seed)
+    orders = shifts.shuffled_orders(sizes[axis], 1)
     if orders:
         unmoved = space.moved(start, [rest])[0]
         moved = torch.cat([moved, _shuffled(unmoved, space.dim(axis), orders[0], here[axis])])
