@@ -11,6 +11,7 @@ import torch
 import hcnn
 from hcnn import cli
 from hcnn.data import datasets
+from hcnn.data.preprocessing import Preprocessing
 from hcnn.data.splits import fewer
 from hcnn.models.baselines import BASELINES, HyperNetwork
 from hcnn.models.baselines.blocks import BatchNorm
@@ -97,15 +98,36 @@ def test_cifar100(name) -> None:
 
 
 def test_multiply_adds_agree_with_the_summary() -> None:
-    for name in ("resnet20_cifar10", "densenet_bc40_cifar10", "compact_cifar10", "tiniest_cifar10", "hcnn_digits"):
+    names = "resnet20_cifar10", "densenet_bc40_cifar10", "compact_cifar10", "tiniest_cifar10"
+    for name in (*names, "hcnn_digits", "hypernetwork_digits"):
         model = hcnn.create_model(name)
-        side = 8 if name == "hcnn_digits" else 32
+        side = 8 if name.endswith("digits") else 32
         expected = sum(row.multiply_adds for row in summarize(model, (side, side)))
         found = model.multiply_adds((side, side))
         assert found == expected, name
 
 
+@pytest.mark.parametrize("name", ["resnet8_digits", "hypernetwork_digits"])
+def test_whoever_counts_changes_nothing(name) -> None:
+    model = hcnn.create_model(name)
+    model.get_submodule("norm").eval()  # as in fine-tuning
+    modes, state = [module.training for module in model.modules()], torch.get_rng_state()
+    counted = [(hcnn.count_parameters(model), summarize(model, (8, 8)), model.multiply_adds((8, 8))) for _ in range(2)]
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), state)
+    assert counted[0] == counted[1]
+
+
 # ---------------------------------------------------------------------------------------------- hypernetwork
+
+
+def test_a_generated_network_takes_over_type_preprocessing_and_outputs() -> None:
+    model = hcnn.create_model("hypernetwork_digits", depth=10).double().eval()
+    model.preprocessing = Preprocessing((0.3,), (0.4,), (8, 8), tuple("0123456789"))
+    x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+    made = model.inference()
+    torch.testing.assert_close(made(x), model(x), rtol=1e-12, atol=1e-12)
+    assert made.preprocessing == model.preprocessing
 
 
 def test_a_hypernetwork_keeps_its_kernels_for_inference_until_something_changes() -> None:

@@ -84,8 +84,8 @@ class Baseline(Network):
     def count_parameters(self) -> ParameterCount:
         """The counts of `hcnn.count_parameters`."""
         norms = sum(p.numel() for m in self.modules() if isinstance(m, _NORMALIZATIONS) for p in m.parameters())
-        trained, computing = (sum(p.numel() for p in one.parameters()) - norms for one in (self, self.inference()))
-        return ParameterCount(trained, computing, norms, 0)
+        trained = sum(p.numel() for p in self.parameters()) - norms
+        return ParameterCount(trained, trained, norms, 0)
 
     @torch.no_grad()
     def multiply_adds(self, image_size: Sequence[int]) -> int:
@@ -99,25 +99,18 @@ class Baseline(Network):
     @torch.no_grad()
     def layer_rows(self, image_size: Sequence[int]) -> list[LayerRow]:
         """One row per module with parameters of its own, in the order in which they compute."""
+        network = copy.deepcopy(self).eval().to("meta")  # this one keeps its modes
         shapes: dict[str, tuple[int, ...]] = {}
         layers = {
             name: module
-            for name, module in self.named_modules()
+            for name, module in network.named_modules()
             if any(True for _ in module.parameters(recurse=False)) and not isinstance(module, _NORMALIZATIONS)
         }
-        handles = [
+        for name, module in layers.items():
             module.register_forward_hook(lambda *given, name=name: shapes.update({name: tuple(given[-1].shape[1:])}))
-            for name, module in layers.items()
-        ]
-        training = self.training
-        try:
-            self.eval()
-            with FlopCounterMode(display=False) as counter:
-                self(_blank(self, image_size))
-        finally:
-            self.train(training)
-            for handle in handles:
-                handle.remove()
+        image = _blank(network, image_size)
+        with FlopCounterMode(display=False) as counter:
+            network(image)
         flops = {name.split(".", 1)[-1]: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
         inner = {
             name: sum(flops.get(f"{name}.{child}", 0) for child, _ in layers[name].named_children()) for name in layers

@@ -1,6 +1,7 @@
 """A small network that generates the kernels of a wide residual network (Ha, Dai, Le 2016)."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -9,8 +10,10 @@ from torch import Tensor, nn
 
 from hcnn.functional.dtypes import exactly
 from hcnn.layers.kept import Kept
+from hcnn.layers.randomness import drawn_from
 from hcnn.models.baselines.blocks import BaselineConfig
 from hcnn.models.baselines.wide_resnet import WideResNet, WideResNetConfig, check_wide
+from hcnn.models.counts import LayerRow, ParameterCount
 
 BASIC = 16  # every generated kernel is tiled from kernels of 16 inputs and 16 outputs
 
@@ -128,6 +131,15 @@ class HyperNetwork(WideResNet):
         self.config = config
         self.generator = generator
 
+    def count_parameters(self) -> ParameterCount:
+        """As `Baseline.count_parameters`; the generated network computes."""
+        return replace(super().count_parameters(), composed=self.generated().count_parameters().trained)
+
+    def layer_rows(self, image_size: Sequence[int]) -> list[LayerRow]:
+        """As `Baseline.layer_rows`; the multiply-adds are those of the generated network."""
+        work = {row.name: row.multiply_adds for row in self.generated().layer_rows(image_size)}
+        return [replace(row, multiply_adds=work.get(row.name, 0)) for row in super().layer_rows(image_size)]
+
     def inference(self) -> WideResNet:
         """The generated network."""
         return self.generated()
@@ -135,8 +147,9 @@ class HyperNetwork(WideResNet):
     @torch.no_grad()
     def generated(self) -> WideResNet:
         """The wide residual network that this one generates, in eval mode, with weights of its own."""
-        c = self.config
-        plain = WideResNet(WideResNetConfig(c.channels, c.classes, c.depth, c.width, c.downsample))
+        c, parameter = self.config, next(self.parameters())
+        with drawn_from(torch.Generator()):  # the weights are replaced; the global random state is left alone
+            plain = WideResNet(WideResNetConfig(c.channels, c.classes, c.depth, c.width, c.downsample))
         state = {
             name: value
             for name, value in self.state_dict().items()
@@ -145,5 +158,6 @@ class HyperNetwork(WideResNet):
         for name, module in self.named_modules():
             if isinstance(module, GeneratedConv):
                 state[f"{name}.weight"] = module.kernel()
-        plain.load_state_dict(state)
-        return plain.to(next(self.parameters()).device).eval()
+        plain.to(parameter.device, parameter.dtype).load_state_dict(state)
+        plain.preprocessing = self.preprocessing
+        return plain.eval()
