@@ -1,5 +1,6 @@
 """Folded networks under the tools of others: savers, optimizers, tracers; and what folding refuses."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector, parametrize, prune, vector_to_parameters
 
 import hcnn
-from hcnn.layers import AttributeConv
+from hcnn.layers import AttributeConv, FactorizedConv
 from hcnn.layers.folded import fold_layer
 
 NETWORKS = [
@@ -158,6 +159,23 @@ def test_a_pruned_layer_folds_with_its_newest_weights() -> None:
         model.layers[0].get_parameter("weight_orig").add_(1)
     folded = model.fold()
     torch.testing.assert_close(folded(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["weight_norm", "spectral_norm"])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_layer_whose_weights_hooks_normalize_folds_with_its_newest_weights(name, training) -> None:
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch prefers its parametrizations
+        layer = getattr(nn.utils, name)(FactorizedConv(4, 9, attribute_support=(3,), stride=(2, 1, 1)), "h")
+    x = torch.randn(2, 8, 5, 5)
+    layer(x)
+    layer.train(training)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))  # as an optimizer does after the last forward pass
+        folded = fold_layer(layer, (8,))
+        torch.testing.assert_close(folded(x), layer.eval()(x), rtol=1e-4, atol=1e-4)
 
 
 def test_a_parametrized_layer_folds() -> None:

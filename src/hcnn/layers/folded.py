@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_map_only
 
 from hcnn.functional import Method, conv_matrix
@@ -46,9 +48,7 @@ def fold_layer(layer: nn.Module, sizes: Sequence[int], where: str = "fold") -> "
     """
     if not isinstance(layer, AttributeConv | FactorizedConv):
         raise ValueError(f"{where}: expected an AttributeConv or FactorizedConv; got {_described(layer)}")
-    for hook in layer._forward_pre_hooks.values():
-        if isinstance(hook, BasePruningMethod):  # it sets the weight that the next forward pass would see
-            hook(layer, ())
+    _set_newest_weights(layer)
     norm = in_double(layer.norm)
     outer_scale, outer_shift = scale_shift(norm, *running(norm))
     if isinstance(layer, AttributeConv):
@@ -67,6 +67,15 @@ def fold_layer(layer: nn.Module, sizes: Sequence[int], where: str = "fold") -> "
     if geometry.boundary == "circular":  # constant along v'
         bias = bias.reshape(-1, bias.shape[-1])[0]
     return _folded(layer, weight, bias)
+
+
+def _set_newest_weights(layer: nn.Module) -> None:
+    """Set the weights that the next forward pass in eval mode would set, by the hooks of `torch.nn.utils`."""
+    for hook in layer._forward_pre_hooks.values():
+        if isinstance(hook, BasePruningMethod | WeightNorm):
+            hook(layer, ())
+        elif isinstance(hook, SpectralNorm):  # called in training mode, it would take a step of its power iteration
+            setattr(layer, hook.name, hook.compute_weight(layer, do_power_iteration=False))
 
 
 def _described(layer: nn.Module) -> str:
