@@ -342,11 +342,15 @@ def test_hooks_run_where_all_arrays_are_returned_too() -> None:
     with torch.no_grad():
         model.layers[0].weight_orig.add_(1)
     seen: list[torch.Tensor] = []
+    arrived: list[torch.Tensor] = []
     model.layers[2].register_forward_hook(lambda layer, inputs, out: seen.append(out))
     model.layers[2].register_array_hook(seen.append)
+    model.layers[1].register_full_backward_pre_hook(lambda layer, grads: arrived.append(grads[0]))
     logits, arrays = model(x, return_arrays=True)
     assert len(seen) == 2
     torch.testing.assert_close(seen[0], arrays[3].values)
     torch.testing.assert_close(seen[1], arrays[3].values.mean(1))
     torch.testing.assert_close(model(x), logits)
+    logits.sum().backward()
+    assert [grad.shape for grad in arrived] == [arrays[2].values.shape]
     assert len(model.layers[2]._array_hooks) == 1

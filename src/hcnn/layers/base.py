@@ -208,7 +208,8 @@ class AttributeLayer(nn.Module):
     @property
     def hooked(self) -> bool:
         """Whether hooks of any kind are registered that its forward pass runs."""
-        return bool(self._array_hooks or self._forward_pre_hooks or self._forward_hooks or self._backward_hooks)
+        forward = self._array_hooks or self._forward_pre_hooks or self._forward_hooks
+        return bool(forward or self._backward_pre_hooks or self._backward_hooks)
 
     def register_array_hook(self, hook: Callable[[Tensor], None]) -> RemovableHandle:
         """Call a function with x_j, whole, in each forward pass. An ordinary forward hook sees what the layer returns.
