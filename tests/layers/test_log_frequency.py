@@ -104,7 +104,9 @@ def test_gradients_reach_the_sound() -> None:
     ("options", "message"),
     [
         ({"bins": 80}, r"reach 9589\.17 Hz; expected at most half the sample rate, 4000 Hz"),
-        ({"bins": 0}, "bins: expected a positive number; got 0"),
+        ({"bins": 0}, "LogFrequency: bins: expected a whole number of at least 1; got 0"),
+        ({"bins": 24.5}, r"LogFrequency: bins: expected a whole number of at least 1; got 24\.5"),
+        ({"hop": 2.5}, r"LogFrequency: hop: expected a whole number of at least 1; got 2\.5"),
         ({"lowest": math.nan}, "lowest: expected a positive number; got nan"),
         ({"bins": "24"}, "bins: expected a positive number; got '24'"),
         ({"width": -0.1}, r"width: expected a positive number; got -0\.1"),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hcnn.functional import Boundary, check_boundary
 from hcnn.functional.dtypes import exactly
+from hcnn.layers.base import check_number
 
 
 def log_frequency_filters(
@@ -86,8 +87,8 @@ class LogFrequency(nn.Module):
         x (b, samples) -> (b, v1, samples / hop), or (b, c, samples) -> (b, v1, c, samples / hop).
 
     Raises:
-        ValueError: at construction for a bank that reaches beyond half the sample rate or for values that are not
-            positive; in forward for shapes and types that do not fit.
+        ValueError: at construction for a bank that reaches beyond half the sample rate, for values that are not
+            positive, and for bins or a hop that are no whole numbers; in forward for shapes and types that do not fit.
 
     Example:
         >>> bank = LogFrequency(8000, lowest=100, bins=48, bins_per_octave=12, hop=160)
@@ -114,8 +115,10 @@ class LogFrequency(nn.Module):
     ) -> None:
         super().__init__()
         check_boundary(boundary, "LogFrequency")
-        given = {"sample_rate": sample_rate, "lowest": lowest, "bins": bins, "bins_per_octave": bins_per_octave}
-        for name, value in {**given, "hop": hop, "width": 1.0 if width is None else width}.items():
+        check_number(bins, 1, "LogFrequency: bins")
+        check_number(hop, 1, "LogFrequency: hop")
+        given = {"sample_rate": sample_rate, "lowest": lowest, "bins_per_octave": bins_per_octave}
+        for name, value in {**given, "width": 1.0 if width is None else width}.items():
             if not (isinstance(value, Real) and math.isfinite(value) and float(value) > 0):
                 raise ValueError(f"LogFrequency: {name}: expected a positive number; got {value!r}")
         highest = lowest * 2 ** ((bins - 1) / bins_per_octave)
