@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,8 +24,9 @@ from hcnn.functional import (
     native_available,
     native_description,
     native_disabled,
+    native_supports,
 )
-from hcnn.functional.attribute_conv.native import native_weight
+from hcnn.functional.attribute_conv.native import conv_sizes, native_weight
 from hcnn.functional.attribute_conv.native_cost import native_multiply_adds
 from hcnn.functional.attribute_conv.native_plan import native_plan
 from hcnn.functional.native import library
@@ -336,6 +338,24 @@ def test_what_does_not_fit_is_explained() -> None:
         )
     with pytest.raises(ValueError, match="no native kernels for 'vax'"), library.instruction_set("vax"):
         pass
+
+
+def test_the_arrays_of_a_geometry_live_as_long_as_what_points_to_them() -> None:
+    told = conv_sizes(torch.zeros(1, 4, 5, 5), (3, 3), 4, [4], [3], [1, 1, 1], False)
+    plan = weakref.ref(native_plan((4,), (3,), (1,), "zeros"))
+    native_plan.cache_clear()  # as when many other geometries come meanwhile
+    assert plan() is not None
+    del told
+    assert plan() is None
+
+
+def test_rows_that_the_kernels_cannot_count_are_refused() -> None:
+    one = torch.zeros(1, 1, 1, 1)
+    conv_sizes(one.expand(1, 128, 1, 2**22), (1, 3), 16, [8, 16], [7, 11], [2, 2, 1, 1], False)
+    with pytest.raises(ValueError, match=r"count in 32 bits; got \(1, 128, 1, 16777216\); method='dense' takes them"):
+        conv_sizes(one.expand(1, 128, 1, 2**24), (1, 3), 16, [8, 16], [7, 11], [2, 2, 1, 1], False)
+    assert native_supports((8,), (3,), (1,), (255,))
+    assert not native_supports((8,), (3,), (1,), (257,))
 
 
 def test_a_library_that_cannot_serve_says_why(tmp_path, monkeypatch) -> None:

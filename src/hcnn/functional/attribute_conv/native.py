@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from hcnn.functional.attribute_conv.native_cost import MOST_TAPS
+from hcnn.functional.attribute_conv.native_cost import MOST_TAPS, WIDEST
 from hcnn.functional.attribute_conv.native_plan import native_plan
 from hcnn.functional.attribute_conv.spectral import period
 from hcnn.functional.axes import Boundary
@@ -136,7 +136,7 @@ def conv_sizes(
         circular: whether all axes are periodic.
 
     Raises:
-        ValueError: if the kernels would read or write outside of their arrays.
+        ValueError: if the kernels would read or write outside of their arrays, or could not count them.
     """
     n = len(sizes)
     plan = native_plan(tuple(sizes), tuple(support), tuple(stride[:n]), _boundary(circular))
@@ -144,14 +144,15 @@ def conv_sizes(
         raise ValueError(
             f"native kernels: expected float32 x (b, {math.prod(sizes)}, u1, u2); got {x.dtype} {tuple(x.shape)}"
         )
-    if len(taps) != 2 or len(stride) != n + 2 or math.prod(taps) > MOST_TAPS or any(k % 2 == 0 for k in taps):
+    fits = len(taps) == 2 and math.prod(taps) <= MOST_TAPS and taps[1] <= WIDEST
+    if not fits or len(stride) != n + 2 or any(k % 2 == 0 for k in taps):
         raise ValueError(
-            f"native kernels: expected two odd spatial supports of at most {MOST_TAPS} taps and {n + 2} strides; "
-            f"got {tuple(taps)} and {tuple(stride)}"
+            f"native kernels: expected two odd spatial supports of at most {MOST_TAPS} taps, {WIDEST} along a row, and "
+            f"{n + 2} strides; got {tuple(taps)} and {tuple(stride)}"
         )
     height, width = x.shape[2:]
     group, programs, matrices = plan.addresses
-    return Conv(
+    told = Conv(
         images=len(x),
         height=height,
         width=width,
@@ -171,6 +172,15 @@ def conv_sizes(
         programs=programs,
         matrices=matrices,
     )
+    told.plan = plan  # other threads may push it out of the cache meanwhile
+    # Places in scratch, as layout.h counts them where a strip has the fewest rows that it can have.
+    room = math.prod(told.stride) * (min(2, told.out_height) + taps[0] - 1) * (told.out_width + taps[1] + 1)
+    if room * max(told.channels, told.planes, 4 * told.dofs, 4 * told.outputs) >= 2**31:
+        raise ValueError(
+            f"native kernels: expected rows whose places they can count in 32 bits; got {tuple(x.shape)}; "
+            "method='dense' takes them"
+        )
+    return told
 
 
 def check_array(what: str, array: Tensor, shape: Sequence[int]) -> None:

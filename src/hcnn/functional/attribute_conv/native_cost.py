@@ -11,6 +11,7 @@ from hcnn.functional.axes import Boundary
 from hcnn.functional.native.library import description
 
 MOST_TAPS = 512  # spatial taps that the kernels have room for
+WIDEST = 255  # support along a row: what vectors read beyond the end of the last row still lies in scratch
 
 
 def native_supports(sizes: Sequence[int], support: Sequence[int], stride: Sequence[int], space: Sequence[int]) -> bool:
@@ -26,7 +27,7 @@ def native_supports(sizes: Sequence[int], support: Sequence[int], stride: Sequen
         >>> native_supports((8, 16), (7, 11), (2, 2), (3, 3)), native_supports((8,), (3,), (1,), (3, 3, 3))
         (True, False)
     """
-    if not sizes or len(space) > 2 or math.prod(space) > MOST_TAPS:
+    if not sizes or len(space) > 2 or math.prod(space) > MOST_TAPS or space[-1] > WIDEST:
         return False
     *others, last = (period(n, k, s, "zeros") for n, k, s in zip(sizes, support, stride, strict=True))
     return 2 * math.prod(others) <= MOST and last <= MOST

@@ -21,6 +21,7 @@ _INT, _POINTER = ctypes.c_int32, ctypes.c_void_p
 class Conv(ctypes.Structure):
     """`HcnnConv` of source/api.h."""
 
+    plan: object = None  # which owns the arrays that the pointers lead to
     _fields_ = [
         *((name, _INT) for name in ("images", "height", "width", "channels", "filters", "out_height", "out_width")),
         ("support", _INT * 2),
