@@ -12,6 +12,7 @@ from torch.nn.utils import prune
 
 import hcnn
 from hcnn import HierarchicalCNN, MultiscaleHierarchicalCNN
+from hcnn.export.model_card import Records, model_card
 from hcnn.layers import AttributeLayer
 from hcnn.models.configs import HierarchicalCNNConfig, MultiscaleHierarchicalCNNConfig
 from hcnn.models.factory import build
@@ -109,6 +110,17 @@ def test_folding_changes_nothing_but_rounding(name, boundary) -> None:
         torch.testing.assert_close(double.fold()(x.double()), wide, rtol=0, atol=1e-12 * wide.abs().max().item())
     with pytest.raises(ValueError, match="folded already"):
         folded.fold()
+
+
+def test_folding_and_describing_leave_the_global_random_state_alone() -> None:
+    model = hcnn.create_model("hcnn_cifar10_published", width=4, rank=2, depth=5, downsample=(2,)).eval()
+    state = torch.get_rng_state()
+    folded = model.fold()
+    model_card(folded, Records({}, {}, {}), size=(8, 8))
+    assert torch.equal(torch.get_rng_state(), state)
+    readout = folded.get_parameter("readout.linear.weight")
+    assert torch.equal(readout, model.get_parameter("readout.linear.weight"))
+    assert readout.data_ptr() != model.get_parameter("readout.linear.weight").data_ptr()
 
 
 def test_folded_convolutions_hold_the_composed_filters_only() -> None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hcnn.export.escape import markdown
 from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.models.counts import count_parameters
@@ -100,7 +102,8 @@ def model_card(model: AttributeNetwork, records: Records, *, size: Sequence[int]
 
 
 def _architecture(model: AttributeNetwork, size: Sequence[int] | None) -> list[str]:
-    network = build(model.config)
+    with torch.device("meta"):  # its sizes are of interest; no random numbers are drawn
+        network = build(model.config)
     counts = count_parameters(network)
     lines = [
         f"{counts.trained:,} convolution weights while training, {counts.composed:,} composed for inference; "

@@ -252,9 +252,11 @@ class AttributeNetwork(FineTuning, Network):
             )
             for index, (layer, sizes) in enumerate(zip(self.layers, ((), *self.attribute_sizes), strict=False))
         ]
-        readout = Readout(self.attribute_sizes[-1][-1], linear_classes(self.config), self.config.spatial_axes)
+        with torch.device("meta"):  # no random numbers are drawn for weights that are replaced
+            readout = Readout(self.attribute_sizes[-1][-1], linear_classes(self.config), self.config.spatial_axes)
+        state = {name: value.clone() for name, value in self.readout.state_dict().items()}
+        readout.load_state_dict(state, assign=True)
         parameter = next(self.parameters())
-        readout.to(parameter.device, parameter.dtype).load_state_dict(self.readout.state_dict())
         folded = AttributeNetwork(self.config, layers, readout, self.attribute_sizes)
         folded.preprocessing = self.preprocessing
         return folded.to(parameter.device, parameter.dtype).eval()

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from hcnn.functional.dtypes import exactly
 from hcnn.layers.kept import Kept
-from hcnn.layers.randomness import drawn_from
 from hcnn.models.baselines.blocks import BaselineConfig
 from hcnn.models.baselines.wide_resnet import WideResNet, WideResNetConfig, check_wide
 from hcnn.models.counts import LayerRow, ParameterCount
@@ -147,8 +146,8 @@ class HyperNetwork(WideResNet):
     @torch.no_grad()
     def generated(self) -> WideResNet:
         """The wide residual network that this one generates, in eval mode, with weights of its own."""
-        c, parameter = self.config, next(self.parameters())
-        with drawn_from(torch.Generator()):  # the weights are replaced; the global random state is left alone
+        c = self.config
+        with torch.device("meta"):  # no random numbers are drawn for weights that are replaced
             plain = WideResNet(WideResNetConfig(c.channels, c.classes, c.depth, c.width, c.downsample))
         state = {
             name: value
@@ -158,6 +157,6 @@ class HyperNetwork(WideResNet):
         for name, module in self.named_modules():
             if isinstance(module, GeneratedConv):
                 state[f"{name}.weight"] = module.kernel()
-        plain.to(parameter.device, parameter.dtype).load_state_dict(state)
+        plain.load_state_dict({name: value.clone() for name, value in state.items()}, assign=True)
         plain.preprocessing = self.preprocessing
         return plain.eval()
