@@ -9,6 +9,7 @@ import torch
 import hcnn
 from hcnn import adapt, create_model, parameter_groups
 from hcnn.data.preprocessing import Preprocessing
+from hcnn.models.baselines import HyperNetwork
 from hcnn.models.transfer import class_entries, classifier_name
 
 SMALL: dict[str, Any] = {"width": 4, "rank": 3, "depth": 6, "downsample": (3,), "attribute_support": (3, 3)}
@@ -179,6 +180,22 @@ def test_frozen_layers_stay_bit_for_bit() -> None:
     model.freeze(0)
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(layer.training for layer in model.layers)
+
+
+def test_frozen_stages_of_a_hypernetwork_keep_their_kernels() -> None:
+    model = create_model("hypernetwork_digits", depth=10)
+    assert isinstance(model, HyperNetwork)
+    model.freeze(1)
+    before = model.generated().state_dict()
+    optimizer = torch.optim.SGD(parameter_groups(model, 0.1), lr=0.1)
+    model.train()(torch.randn(4, 1, 8, 8)).square().sum().backward()
+    optimizer.step()
+    after = model.generated().state_dict()
+    changed = {name.rpartition(".")[0] for name, value in after.items() if not torch.equal(before[name], value)}
+    assert not any(name.startswith(("conv", "groups.0")) for name in changed)
+    assert "groups.1.0.conv1" in changed
+    model.freeze(0)
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("wrap", [lambda model: model, hcnn.FeatureExtractor], ids=["network", "features"])

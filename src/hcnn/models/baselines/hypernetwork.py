@@ -130,6 +130,11 @@ class HyperNetwork(WideResNet):
         self.config = config
         self.generator = generator
 
+    def freeze(self, depth: int) -> None:
+        """As `Network.freeze`; the generator, which makes kernels of every stage, stays as it is with the first."""
+        super().freeze(depth)
+        self.generator.requires_grad_(depth == 0)
+
     def count_parameters(self) -> ParameterCount:
         """As `Baseline.count_parameters`; the generated network computes."""
         return replace(super().count_parameters(), composed=self.generated().count_parameters().trained)
