@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.utils import prune
 
 import hcnn
 from hcnn import adapt, create_model, parameter_groups
@@ -35,6 +36,12 @@ def small(name: str = "hcnn_cifar10", **changes: Any) -> Any:
     for _ in range(3):
         model(torch.randn(8, model.config.channels, 8, 8) * 2 + 1)
     return model.eval()
+
+
+def pruned() -> Any:
+    model = small()
+    prune.l1_unstructured(model.layers[1], "weight", 0.5)
+    return model
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -238,6 +245,8 @@ def test_pretrained_weights_with_names_of_timm() -> None:
         (lambda: small().reset_classifier(None), "classes: expected the number of new classes; got None"),
         (lambda: small().freeze(9), "expected a depth from 0 to 5; got 9"),
         (lambda: small().freeze(1.5), "freeze: expected a depth from 0 to 5; got 1.5"),
+        (lambda: adapt(pruned(), channels=1), "expected the weights of a HierarchicalCNN; got layers.1.weight_mask, "),
+        (lambda: pruned().get_classifier(), "remove parametrizations, and make pruning permanent, first"),
         (lambda: adapt(torch.nn.Sequential(small()), classes=3), "of this package, not wrapped; got a Sequential"),
         (lambda: hcnn.FeatureExtractor(small(), 3), "expected depths from 1 to 5; got 3"),  # type: ignore[arg-type]
         (lambda: create_model(None), "unknown model None; known are"),  # type: ignore[call-overload]

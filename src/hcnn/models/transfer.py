@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hcnn.layers import AttributeLayer
-from hcnn.layers.randomness import drawn_from
+from hcnn.storage.safetensors import shortened
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -33,7 +33,8 @@ def adapt(model: Model, *, classes: int | None = None, channels: int | None = No
         the old channels if their number changed, and the names "0", "1", … for new classes.
 
     Raises:
-        ValueError: if the network is folded or none of this package's, or a number is not positive.
+        ValueError: if the network is folded or none of this package's, keeps weights under names of its own, as pruning
+            does, or a number is not positive.
 
     Example:
         >>> from hcnn import create_model
@@ -52,8 +53,9 @@ def adapt(model: Model, *, classes: int | None = None, channels: int | None = No
     make: Any = type(model)
     config: Any = model.config
     parameter = next(model.parameters())
+    entries = class_entries(model)
     adapted = make(replace(config, **changes)).to(parameter.device, parameter.dtype)  # before it takes the weights
-    anew = class_entries(model) if classes is not None else frozenset[str]()
+    anew = entries if classes is not None else frozenset[str]()
     state = adapted.state_dict()
     for name, old in model.state_dict().items():
         if name in anew:
@@ -71,7 +73,7 @@ def class_entries(model: Any) -> frozenset[str]:
     """Names of the parameters and buffers whose shapes depend on the number of classes.
 
     Raises:
-        ValueError: if the network is folded.
+        ValueError: if the network is folded, or keeps weights under names of its own, as pruning does.
 
     Example:
         >>> from hcnn import create_model
@@ -81,9 +83,15 @@ def class_entries(model: Any) -> frozenset[str]:
     """
     _refuse_folded(model, "the class layer")
     make: Any = type(model)
-    with torch.device("meta"), drawn_from(torch.Generator()):
+    with torch.device("meta"):
         other = make(replace(model.config, classes=model.config.classes + 1)).state_dict()
-    return frozenset(name for name, entry in model.state_dict().items() if entry.shape != other[name].shape)
+    entries = model.state_dict()
+    if unknown := sorted(entries.keys() - other.keys()):
+        raise ValueError(
+            f"expected the weights of a {make.__name__}; got {shortened(unknown)}: remove parametrizations, and make "
+            "pruning permanent, first"
+        )
+    return frozenset(name for name, entry in entries.items() if entry.shape != other[name].shape)
 
 
 def classifier_name(model: Any) -> str:
