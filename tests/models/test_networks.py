@@ -235,6 +235,7 @@ BAD_CONFIGS = [
     ({"downsample": 4}, "downsample: expected a tuple of whole numbers; got 4"),
     ({"downsample": (4.0,)}, r"downsample: expected a tuple of whole numbers; got \(4.0,\)"),
     ({"attribute_support": 3}, "attribute_support: expected a tuple of whole numbers; got 3"),
+    ({"attribute_support": (3,)}, r"attribute_support: expected 2 whole numbers; got \(3,\)"),
     ({"classes": True}, "classes: expected a whole number; got True"),
     ({"inner_elu": "no"}, "inner_elu: expected a truth value, True or False; got 'no'"),
 ]

@@ -51,7 +51,7 @@ class HierarchicalCNNConfig:
 
     def __post_init__(self) -> None:
         _check_common(self)
-        if len(self.attribute_support) != 2 or any(k < 1 or k % 2 == 0 for k in self.attribute_support):
+        if any(k < 1 or k % 2 == 0 for k in self.attribute_support):
             raise ValueError(f"attribute_support: expected two odd supports (k1, k2); got {self.attribute_support}")
         if self.rank < 1:
             raise ValueError(f"rank: expected Q >= 1 separable terms; got {self.rank}")
@@ -112,7 +112,7 @@ class MultiscaleHierarchicalCNNConfig:
 
 
 def check_types(config: Any) -> None:
-    """Refuse numbers, tuples of numbers, and truth values that are something else.
+    """Refuse numbers, tuples of numbers, and truth values that are something else, and tuples of another length.
 
     NumPy's numbers count as numbers and lists as tuples, but truth values do not count as numbers. All become Python's
     own numbers and tuples, so that equal configurations are equal and can be written as JSON.
@@ -136,9 +136,12 @@ def check_types(config: Any) -> None:
     hints = get_type_hints(type(config))
     for name, hint in ((field.name, hints[field.name]) for field in fields(config)):
         value, many = getattr(config, name), get_origin(hint) is tuple
-        kind, what = known.get(get_args(hint)[0] if many else hint, (object, ""))
+        kinds = get_args(hint) if many else (hint,)
+        kind, what = known.get(kinds[0], (object, ""))
         if many and not (isinstance(value, tuple | list) and all(_is_a(one, kind) for one in value)):
             raise ValueError(f"{name}: expected a tuple of {what}s; got {value!r}")
+        if many and Ellipsis not in kinds and len(value) != len(kinds):
+            raise ValueError(f"{name}: expected {len(kinds)} {what}s; got {value!r}")
         if not many and not _is_a(value, kind):
             raise ValueError(f"{name}: expected a {what}; got {value!r}")
         plain = tuple(map(_plain, value)) if many else _plain(value)

@@ -26,6 +26,8 @@ class AllCNNConfig(BaselineConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.width < 1:
+            raise ValueError(f"AllCNN: width: expected a positive number of filters; got {self.width}")
         check_downsample("AllCNN", self.downsample, 6, "layers")
         if any(not 0 <= p < 1 for p in self.dropout):
             raise ValueError(f"AllCNN: dropout: expected two probabilities in [0, 1); got {self.dropout}")

@@ -125,6 +125,8 @@ class MaxoutConfig(BaselineConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if min(*self.widths, self.pieces, self.hidden) < 1:
+            raise ValueError(f"MaxoutNetwork: expected positive widths, pieces and hidden units; got {self}")
         if any(side < 1 for side in self.sides()):
             raise ValueError(
                 f"MaxoutNetwork: images of {self.input_side}x{self.input_side} are too small for supports "

@@ -26,6 +26,8 @@ class ResNetConfig(BaselineConfig):
         super().__post_init__()
         if self.depth < 8 or self.depth % 6 != 2:
             raise ValueError(f"ResNet: depth: expected 6n + 2 layers, n >= 1; got {self.depth}")
+        if self.width < 1:
+            raise ValueError(f"ResNet: width: expected a positive number of filters; got {self.width}")
         check_downsample("ResNet", self.downsample, 3, "stages")
 
 
