@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hcnn.functional.dtypes import autocast_dtype
+from hcnn.functional.dtypes import autocast_dtype, wide
 from hcnn.layers.normalization import batch_statistics, merge_moments, scale_shift, update_running
 from hcnn.models.configs import check_types
 from hcnn.models.counts import LayerRow, ParameterCount, check_image_size
@@ -143,12 +143,12 @@ class BatchNorm(nn.BatchNorm2d):
         norm = cast(nn.BatchNorm1d, self)  # the helpers use what both kinds have
         if getattr(self, "hcnn_group", None) is None or not batch_statistics(norm):
             return super().forward(input)
-        wide = input.float()
-        variance, mean = torch.var_mean(wide, dim=(0, 2, 3), correction=0)
+        x = input.to(wide(input.dtype))
+        variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
         mean, variance, processes = merge_moments(norm, mean, variance)
         update_running(norm, mean, variance, processes * input.numel() // input.shape[1])
         scale, shift = scale_shift(norm, mean, variance)
-        return (wide * scale[:, None, None] + shift[:, None, None]).to(input.dtype)
+        return (x * scale[:, None, None] + shift[:, None, None]).to(input.dtype)
 
 
 def check_downsample(name: str, downsample: tuple[int, ...], last: int, what: str) -> None:
