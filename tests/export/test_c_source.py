@@ -1,6 +1,7 @@
 """The C file: compiled as C and C++ with sanitizers, linked beside another network, against the network itself."""
 
 import ctypes
+import dataclasses
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from torch import Tensor
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.export import CSource, PlainNetwork, c_source, export_c
 from hcnn.export.escape import c_identifier
+from hcnn.export.html_file import network_spec
 from hcnn.export.integer.chain import chain_of
 from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.models.configs import HierarchicalCNNConfig
@@ -191,6 +193,8 @@ def test_a_periodic_image_that_a_filter_wraps_around_twice_is_refused(standard) 
         PlainNetwork(network, standard)(torch.zeros(1, 1, 4, 4))
     with pytest.raises(ValueError, match=message):
         c_source(PlainNetwork(network, standard), standard, (4, 4))
+    with pytest.raises(ValueError, match=message):
+        network_spec(PlainNetwork(network, standard), dataclasses.replace(standard, size=(4, 4)))
     with pytest.raises(ValueError, match=message):
         chain_of(network, standard, (4, 4)).arrays(torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
 

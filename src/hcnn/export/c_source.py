@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.export.escape import c_identifier, c_string
-from hcnn.export.plain_network import PlainLayer, PlainNetwork
+from hcnn.export.plain_network import PlainLayer, PlainNetwork, check_periodic
 
 
 @dataclass(frozen=True)
@@ -69,17 +69,17 @@ def c_source(network: PlainNetwork, preprocessing: Preprocessing, size: Sequence
     buffers = {0: 0, 1: 0}
     extent, input_maps, multiply_adds, bytes_total, inner, columns = plane, network.config.channels, 0, 0, 1, 1
     for j, layer in enumerate(layers):
-        support, stride = _plane(_spatial_support(layer)), _plane(layer.stride)
+        support, stride = _plane(layer.support), _plane(layer.stride)
         rank = len(layer.h) if layer.plus else 0
         border = tuple(k // 2 for k in support)
-        if layer.circular and any(b > n for b, n in zip(border, extent, strict=True)):
-            raise ValueError(f"export c: a periodic image of {extent} is too small for a filter of {support}")
+        if layer.circular:
+            check_periodic(extent, support)
         reached = tuple((n - 1) // s + 1 for n, s in zip(extent, stride, strict=True))
         outputs, inputs = layer.taps.index.shape
         filters, taps, channels = layer.taps.weight.shape[:3]
         following = layers[j + 1] if j + 1 < len(layers) else None
         averaged = following.averaged if following else outputs
-        next_border = tuple(k // 2 for k in _plane(_spatial_support(following))) if following else (0, 0)
+        next_border = tuple(k // 2 for k in _plane(following.support)) if following else (0, 0)
         pairs, ends = _pairs(layer.taps.index)
         place = math.prod(reached)
         if rank:
@@ -118,7 +118,7 @@ def c_source(network: PlainNetwork, preprocessing: Preprocessing, size: Sequence
     for name, tensor in (readout | {"mean": network.mean, "deviation": network.std}).items():
         declared.append(c_array("float", f"net_{name}", _floats(tensor)))
         bytes_total += 4 * tensor.numel()
-    first_border = [k // 2 for k in _plane(_spatial_support(layers[0]))]
+    first_border = [k // 2 for k in _plane(layers[0].support)]
     constants = {
         "CHANNELS": network.config.channels, "HEIGHT": plane[0], "WIDTH": plane[1], "CLASSES": network.config.classes,
         "LAYERS": len(layers), "BORDER_Y": first_border[0], "BORDER_X": first_border[1], "EVEN": buffers[0],
@@ -193,10 +193,6 @@ int net_classify(const unsigned char *bytes, float *logits);
 }
 #endif
 """
-
-
-def _spatial_support(layer: PlainLayer) -> tuple[int, ...]:
-    return tuple(layer.h.shape[2:] if layer.plus else layer.shape[2:])
 
 
 def _plane(values: Sequence[int]) -> tuple[int, int]:

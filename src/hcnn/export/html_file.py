@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.export.parity import check_outputs
-from hcnn.export.plain_network import PlainLayer, PlainNetwork
+from hcnn.export.plain_network import PlainLayer, PlainNetwork, check_periodic
 from hcnn.export.replace import SIGNATURE
 from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.storage.atomic import StrPath, write_atomically
@@ -117,7 +117,8 @@ def network_spec(network: PlainNetwork, preprocessing: Preprocessing) -> dict[st
         What ``hcnnNetwork.load`` of network.js reads.
 
     Raises:
-        ValueError: if the network does not have two spatial axes and one or three channels.
+        ValueError: if the network does not have two spatial axes and one or three channels, or its images are periodic
+            and smaller than half a filter.
 
     Example:
         >>> from hcnn import create_model
@@ -141,9 +142,12 @@ def network_spec(network: PlainNetwork, preprocessing: Preprocessing) -> dict[st
         numbers.append(tensor.detach().numpy().astype("<f4").ravel())
         return [sum(map(len, numbers[:-1])), len(numbers[-1])]
 
-    layers = []
+    layers, extent = [], tuple(preprocessing.size)
     for layer in network.layers:
         assert isinstance(layer, PlainLayer)
+        if layer.circular:
+            check_periodic(extent, layer.support)
+        extent = tuple((n - 1) // s + 1 for n, s in zip(extent, layer.stride, strict=True))
         index, weight = layer.taps.index, layer.taps.weight  # (o, a), (k, t, c, *ku)
         key = index.numpy().tobytes()
         if key not in tables:
@@ -159,7 +163,7 @@ def network_spec(network: PlainNetwork, preprocessing: Preprocessing) -> dict[st
                 "filters": len(weight),
                 "taps": weight.shape[1],
                 "rank": len(layer.h) if layer.plus else 0,
-                "support": list(layer.h.shape[2:] if layer.plus else weight.shape[3:]),
+                "support": list(layer.support),
                 "stride": list(layer.stride),
                 "table": tables[key],
                 "weight": put(weight),

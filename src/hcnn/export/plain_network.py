@@ -100,7 +100,8 @@ class PlainLayer(nn.Module):
         oldest = len(sizes) - geometry.attributes
         self.averaged = math.prod(sizes[:oldest])
         self.circular = geometry.boundary == "circular"
-        self.margins = tuple(k // 2 for k in geometry.spatial_support)
+        self.support = geometry.spatial_support
+        self.margins = tuple(k // 2 for k in self.support)
         self.stride = geometry.spatial_stride
         convolved, steps = tuple(sizes[oldest:]), geometry.attribute_stride
         self.plus = isinstance(layer, FoldedPlusConv)
@@ -159,22 +160,39 @@ def wrap(x: Tensor, margins: Sequence[int]) -> Tensor:
     """Extend the last axes periodically with slices, whose sizes stay symbolic when traced.
 
     Raises:
-        ValueError: if an axis is shorter than its margin, half of a filter.
+        ValueError: as `check_periodic`.
 
     Example:
         >>> wrap(torch.tensor([1, 2, 3]), [1])
         tensor([3, 1, 2, 3, 1])
     """
+    extent = x.shape[x.ndim - len(margins) :]
+    if all(isinstance(size, int) for size in extent):  # symbols where it is traced, after it has run
+        check_periodic(extent, [2 * margin + 1 for margin in margins])
     for offset, margin in enumerate(reversed(margins), start=1):
         if margin:
             axis, size = x.ndim - offset, x.shape[-offset]
-            if isinstance(size, int) and size < margin:  # a symbol where it is traced, after it has run
-                raise ValueError(
-                    f"export: a periodic image of {tuple(x.shape[-len(margins) :])} is too small for a filter of "
-                    f"{tuple(2 * one + 1 for one in margins)}"
-                )
             x = torch.cat([x.narrow(axis, size - margin, margin), x, x.narrow(axis, 0, margin)], axis)
     return x
+
+
+def check_periodic(extent: Sequence[int], support: Sequence[int]) -> None:
+    """Refuse a periodic image that a filter wraps around more than once, which no exported file computes.
+
+    Args:
+        extent: one size per spatial axis.
+        support: of the filter along them.
+
+    Raises:
+        ValueError: if an axis is shorter than half of the filter.
+
+    Example:
+        >>> check_periodic((4, 1), (5, 5))
+        Traceback (most recent call last):
+        ValueError: export: a periodic image of (4, 1) is too small for a filter of (5, 5)
+    """
+    if any(k // 2 > n for n, k in zip(extent, support, strict=True)):
+        raise ValueError(f"export: a periodic image of {tuple(extent)} is too small for a filter of {tuple(support)}")
 
 
 class PlainNetwork(nn.Module):

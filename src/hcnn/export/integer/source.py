@@ -147,7 +147,7 @@ def integer_source(network: IntegerNetwork, prefix: str = "hcnn") -> CSource:
         The source, its header and what it needs.
 
     Raises:
-        ValueError: for a prefix that no C name can begin with, or a periodic image smaller than half a filter.
+        ValueError: for a prefix that no C name can begin with.
 
     """
     if prefix != c_identifier(prefix):
@@ -159,10 +159,6 @@ def integer_source(network: IntegerNetwork, prefix: str = "hcnn") -> CSource:
     extents = [chain.size]
     for one in chain.convolutions:
         height, width = extents[one.source]
-        if one.circular and any(k // 2 > n for k, n in zip(one.support, (height, width), strict=True)):
-            raise ValueError(
-                f"export c: a periodic image of {(height, width)} is too small for a filter of {one.support}"
-            )
         extents.append(((height - 1) // one.step[0] + 1, (width - 1) // one.step[1] + 1))
     offsets, arena = place(_uses(chain.convolutions, extents))
     zeros = [0, *(one.zero for one in network.convolutions)]
