@@ -199,6 +199,11 @@ def test_a_periodic_image_that_a_filter_wraps_around_twice_is_refused(standard) 
         chain_of(network, standard, (4, 4)).arrays(torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
 
 
+def test_c_wants_the_standardization(settled, standard) -> None:
+    with pytest.raises(ValueError, match="expected a network that includes its standardization; got one without"):
+        c_source(PlainNetwork(settled("zeros")), standard, (8, 8))
+
+
 def test_c_refuses_volumes(settled, standard) -> None:
     with pytest.raises(ValueError, match="expected one or two spatial axes with a size each; the network has 3"):
         c_source(PlainNetwork(settled("volume")), standard, (8, 8, 8))

@@ -38,8 +38,8 @@ def c_source(network: PlainNetwork, preprocessing: Preprocessing, size: Sequence
     """Write a plain network as C.
 
     Args:
-        network: a compact plain network that includes the standardization.
-        preprocessing: its mean, deviation and class names.
+        network: a plain network that includes the standardization.
+        preprocessing: its class names are included.
         size: spatial size of the images.
         prefix: the start of every name that the file defines, so that any number of networks can be linked together.
 
@@ -47,8 +47,8 @@ def c_source(network: PlainNetwork, preprocessing: Preprocessing, size: Sequence
         The source, its header and what it needs.
 
     Raises:
-        ValueError: for a prefix that no C name can begin with, three spatial axes, or a periodic image smaller than
-            half a filter.
+        ValueError: for a prefix that no C name can begin with, three spatial axes, a network without its
+            standardization, or a periodic image smaller than half a filter.
 
     """
     if prefix != c_identifier(prefix):
@@ -61,6 +61,8 @@ def c_source(network: PlainNetwork, preprocessing: Preprocessing, size: Sequence
             f"export c: expected one or two spatial axes with a size each; the network has "
             f"{network.config.spatial_axes}, the size is {tuple(size)}"
         )
+    if not network.standardizes:
+        raise ValueError("export c: expected a network that includes its standardization; got one without")
     layers = [layer for layer in network.layers if isinstance(layer, PlainLayer)]
     plane = (1, *size) if len(size) == 1 else tuple(size)
     tables: dict[bytes, str] = {}
