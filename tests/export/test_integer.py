@@ -21,7 +21,7 @@ from hcnn.export import CSource, export_c_int8
 from hcnn.export.check_images import synthetic_images
 from hcnn.export.integer.arena import Use, place
 from hcnn.export.integer.evaluate import integer_logits
-from hcnn.export.integer.quantize import IntegerConvolution, IntegerNetwork, Rescale, rescaling
+from hcnn.export.integer.quantize import IntegerConvolution, IntegerNetwork, Rescale, array_range, rescaling
 from hcnn.models.configs import HierarchicalCNNConfig
 from hcnn.models.factory import build
 from hcnn.models.network import Network
@@ -353,6 +353,9 @@ def test_what_cannot_be_quantized_is_explained(settled, tmp_path) -> None:
         broken.get_parameter("layers.0.weight")[0] = torch.nan
     assert "expected at most 1e-05" in error(broken)
     assert not list(tmp_path.iterdir())
+    for value in (torch.nan, torch.inf):
+        with pytest.raises(ValueError, match="values that are not finite on the calibration images"):
+            array_range(torch.tensor([0.0, 1.0, value]))
     with pytest.raises(ValueError, match="expected the name of a source file"):
         export_c_int8(tmp_path / "net.h", settled("zeros"), images, standard)
 

@@ -136,6 +136,9 @@ def array_range(values: Tensor) -> tuple[float, int]:
     Returns:
         scale and zero, with ``x ≈ scale · (q - zero)``, q from -128 to 127.
 
+    Raises:
+        ValueError: for values that are not finite.
+
     Example:
         >>> scale, zero = array_range(torch.linspace(-1, 3, 1000))
         >>> round(scale * 255, 1), zero
@@ -143,9 +146,9 @@ def array_range(values: Tensor) -> tuple[float, int]:
     """
     flat = values.flatten()
     flat = flat[:: max(1, len(flat) // 500_000)]
-    low, high = min(0.0, float(flat.min())), max(0.0, float(flat.max()))
-    if not math.isfinite(high - low):
+    if not flat.isfinite().all():
         raise ValueError("export c --int8: the network gives values that are not finite on the calibration images")
+    low, high = min(0.0, float(flat.min())), max(0.0, float(flat.max()))
     best = (math.inf, 1.0, 0)
     for share in np.linspace(0.5, 1.0, 26).tolist():
         scale = max((high * share - low) / 255, 2.0**-20)
