@@ -33,13 +33,10 @@ class Geometry:
         label: what errors call the layer.
         attribute_support: odd support along each convolved attribute, oldest first.
         spatial_support: odd support along each of 1, 2 or 3 spatial axes.
-        stride: one per axis of (*v, *u); an integer is taken for all of them.
+        stride: one per axis of (*v, *u).
         boundary: "zeros" or "circular", for every axis.
         averaged: how many attributes, older than the convolved ones, are averaged out first, eq. (6).
         channels: size of an axis c of unordered channels in (b, *v, c, *u), or None for no such axis.
-
-    Raises:
-        ValueError: for even supports, wrong counts, or an unknown boundary.
 
     Example:
         >>> Geometry("W", (7, 11), (3, 3), (2, 2, 1, 1), "zeros", averaged=1).names
@@ -66,7 +63,12 @@ class Geometry:
         averaged: int = 0,
         channels: int | None = None,
     ) -> "Geometry":
-        """The geometry of a layer's arguments, or a ValueError that names the layer."""
+        """The geometry of a layer's arguments; an integer as stride is taken for all axes.
+
+        Raises:
+            ValueError: naming the layer, for even supports, wrong counts or numbers, or an unknown boundary.
+
+        """
         for what, support in (("attribute", attribute_support), ("spatial", spatial_support)):
             found = tuple(support) if isinstance(support, Iterable) else support
             if not isinstance(found, tuple) or any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in found):
