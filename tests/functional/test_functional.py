@@ -5,11 +5,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from hcnn.functional import attribute_conv, axis_names, marginal, patch_moments, translate
+from hcnn.layers import AttributeConv
 
 
 def nested_sums(x: Tensor, weight: Tensor, attributes: int, stride: Sequence[int], boundary: str) -> Tensor:
@@ -211,6 +213,16 @@ def test_what_is_no_tensor_is_explained() -> None:
             attribute_conv(*arguments)
     with pytest.raises(ValueError, match=r"expected 1, 2 or 3 spatial axes; got 2\.0"):
         attribute_conv(x, weight, spatial=2.0)  # type: ignore[arg-type]
+
+
+def test_whole_numbers_of_numpy_are_taken_for_pythons() -> None:
+    two, three = np.int64(2), np.int64(3)
+    x, weight = torch.randn(2, 8, 6, 6), torch.randn(4, 3, 3, 3)
+    expected = attribute_conv(x, weight, stride=(2, 1, 1))
+    torch.testing.assert_close(attribute_conv(x, weight, stride=(two, 1, 1)), expected)  # type: ignore[arg-type]
+    torch.testing.assert_close(marginal(x, np.int64(1)), x.mean(1))  # type: ignore[arg-type]
+    layer = AttributeConv(4, attribute_support=[three], spatial_support=np.array([3, 3]), stride=np.array([2, 1, 1]))  # type: ignore[arg-type]
+    assert repr(layer.geometry) == repr(AttributeConv(4, attribute_support=(3,), stride=(2, 1, 1)).geometry)
 
 
 BAD = [

@@ -58,12 +58,12 @@ def per_axis(value: int | Sequence[int], axes: int, what: str) -> tuple[int, ...
     """
     if not isinstance(value, Integral | Iterable):
         raise ValueError(f"{what}: expected a positive integer, or one for each of {axes} axes; got {value!r}")
-    entries = (int(value),) * axes if isinstance(value, Integral) else tuple(value)
+    entries = (value,) * axes if isinstance(value, Integral) else tuple(value)
     if len(entries) != axes:
         raise ValueError(f"{what}: expected {axes} entries, one per axis; got {len(entries)}: {entries}")
-    if any(not isinstance(entry, int) or entry < 1 for entry in entries):
+    if any(not isinstance(entry, Integral) or entry < 1 for entry in entries):
         raise ValueError(f"{what}: expected positive integers; got {entries}")
-    return entries
+    return tuple(map(int, entries))
 
 
 def check_boundary(boundary: str, where: str) -> None:

@@ -71,7 +71,7 @@ class Geometry:
         """
         for what, support in (("attribute", attribute_support), ("spatial", spatial_support)):
             found = tuple(support) if isinstance(support, Iterable) else support
-            if not isinstance(found, tuple) or any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in found):
+            if not isinstance(found, tuple) or any(not isinstance(k, Integral) or k < 1 or k % 2 == 0 for k in found):
                 raise ValueError(f"{label}: expected odd, positive {what} supports; got {found!r}")
         if len(spatial_support) not in (1, 2, 3):
             raise ValueError(f"{label}: expected 1, 2 or 3 spatial axes; got support {tuple(spatial_support)}")
@@ -80,7 +80,8 @@ class Geometry:
         if channels is not None:
             check_number(channels, 1, f"{label}: channels")
         steps = per_axis(stride, len(attribute_support) + len(spatial_support), f"{label}: stride")
-        return cls(label, tuple(attribute_support), tuple(spatial_support), steps, boundary, averaged, channels)
+        supports = tuple(map(int, attribute_support)), tuple(map(int, spatial_support))
+        return cls(label, *supports, steps, boundary, averaged, channels)
 
     @property
     def attributes(self) -> int:
