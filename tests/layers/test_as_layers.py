@@ -119,6 +119,11 @@ def test_the_block_explains_what_does_not_fit() -> None:
         AttributeBlock((2, 4), support=(3, 3))
     with pytest.raises(ValueError, match="expected a support for each attribute, as a tuple; got 3"):
         AttributeBlock((2, 4), support=3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="expected a support for each spatial axis, as a tuple; got 3"):
+        AttributeBlock((2, 4), support=(3,), spatial_support=3)  # type: ignore[arg-type]
+    for attributes in ((2, 0, 4), (2.0, 4)):
+        with pytest.raises(ValueError, match="expected sizes of two or more attributes; got"):
+            AttributeBlock(attributes, support=(3,) * (len(attributes) - 1))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"expected \(b, c, u1, u2\) with c = 8 channels.*got shape \(1, 9, 4, 4\)"):
         AttributeBlock((2, 4), support=(3,))(torch.ones(1, 9, 4, 4))
 

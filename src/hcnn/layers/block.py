@@ -59,7 +59,11 @@ class AttributeBlock(nn.Module):
         inner_elu: bool = False,
     ) -> None:
         super().__init__()
-        for name, given in (("sizes of the attributes", attributes), ("a support for each attribute", support)):
+        for name, given in (
+            ("sizes of the attributes", attributes),
+            ("a support for each attribute", support),
+            ("a support for each spatial axis", spatial_support),
+        ):
             if not isinstance(given, Sequence):
                 raise ValueError(f"AttributeBlock: expected {name}, as a tuple; got {given!r}")
         self.attributes = tuple(attributes)
