@@ -31,6 +31,13 @@ def test_weights_load_and_classify_as_recorded(name) -> None:
     assert abs(found_accuracy - found.record["result"]["test_accuracy"]) < 0.04  # 3.4 standard errors of 1,000 images
 
 
+def test_weights_are_loaded_whatever_the_default_device_is() -> None:
+    expected = hcnn.load_pretrained("hcnn_digits").model.state_dict()
+    with torch.device("meta"):
+        state = hcnn.load_pretrained("hcnn_digits").model.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in expected.items())
+
+
 def test_absent_weights_are_explained() -> None:
     with pytest.raises(ValueError, match="multiscale_tiny: no pretrained weights in this package"):
         hcnn.create_model("multiscale_tiny", pretrained=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from hcnn.data.preprocessing import Preprocessing
-from hcnn.layers.randomness import drawn_from
+from hcnn.layers.randomness import to_be_replaced
 from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.models.factory import build
 from hcnn.models.registry import NetworkConfig
@@ -79,7 +79,7 @@ def load_folded(path: StrPath) -> tuple[AttributeNetwork, Preprocessing]:
     about = parse_object(text, f"{path}: metadata")
     config, preprocessing = network_config(about, str(path)), preprocessing_of(about, str(path))
     check_size(config, state, str(path))
-    with drawn_from(torch.Generator()):  # the weights are replaced; the global random state is left alone
+    with to_be_replaced():
         with torch.device("meta"):  # what does not fit may be too large to build
             match_state(_folded(config, path).state_dict(), state, str(path))
         model = _folded(config, path)

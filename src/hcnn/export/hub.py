@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hcnn.export.model_card import Records, model_card, read_records
-from hcnn.layers.randomness import drawn_from
+from hcnn.layers.randomness import to_be_replaced
 from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.models.factory import build
 from hcnn.runs.load import check_size, load_run, network_config, preprocessing_of
@@ -129,7 +129,7 @@ class HubNetwork(nn.Module, PyTorchModelHubMixin):
         config, state = network_config(run, where), load_weights(local)[0]
         preprocessing_of(run, where)
         check_size(config, state, where)
-        with drawn_from(torch.Generator()):  # the weights are replaced; the global random state is left alone
+        with to_be_replaced():
             with torch.device("meta"):  # what does not fit may be too large to build
                 match_state(build(config).state_dict(), state, str(local))
             model = cls(run, **init)

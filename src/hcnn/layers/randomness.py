@@ -95,3 +95,21 @@ def drawn_from(generator: torch.Generator) -> Iterator[torch.Generator]:
     """
     with _FromGenerator(generator):
         yield generator
+
+
+@contextmanager
+def to_be_replaced() -> Iterator[None]:
+    """Build networks whose weights are replaced afterwards: on the CPU, and the global random state is left alone.
+
+    Weights that are loaded lie on the CPU, whatever PyTorch's default device is, and a generator of the CPU draws only
+    there.
+
+    Example:
+        >>> before = torch.get_rng_state()
+        >>> with torch.device("meta"), to_be_replaced():
+        ...     layer = torch.nn.Linear(3, 2)
+        >>> layer.weight.device, bool((torch.get_rng_state() == before).all())
+        (device(type='cpu'), True)
+    """
+    with torch.device("cpu"), drawn_from(torch.Generator()):
+        yield

@@ -5,11 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
 
-import torch
-
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.functional import Method
-from hcnn.layers.randomness import drawn_from
+from hcnn.layers.randomness import to_be_replaced
 from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.models.baselines import NETWORKS, Baseline, BaselineConfig
 from hcnn.models.configs import HierarchicalCNNConfig, MultiscaleHierarchicalCNNConfig
@@ -115,6 +113,7 @@ def create_model(name: str, *, pretrained: bool = False, features_only: bool = F
         ValueError: for an unknown name or setting, and where there are no pretrained weights.
 
     Example:
+        >>> import torch
         >>> create_model("hcnn_small_cifar10")(torch.randn(2, 3, 32, 32)).shape
         torch.Size([2, 10])
         >>> model = create_model("hcnn_small_cifar10", pretrained=True, num_classes=5, in_chans=1)
@@ -192,7 +191,7 @@ def load_pretrained(name: str) -> Pretrained:
     if digest != expected:
         raise ValueError(f"{weights_file}: SHA-256 {digest}, expected {expected}: damaged")
     state, _ = parse_safetensors(data)
-    with drawn_from(torch.Generator()):  # the weights are replaced; the global random state is left alone
+    with to_be_replaced():
         model = build(network_config(record["config"]))
     match_state(model.state_dict(), state, str(weights_file))
     model.load_state_dict(state)

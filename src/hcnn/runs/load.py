@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hcnn.data.image_files import OnBad
 from hcnn.data.preprocessing import Preprocessing
-from hcnn.layers.randomness import drawn_from
+from hcnn.layers.randomness import to_be_replaced
 from hcnn.models.factory import build, load_pretrained
 from hcnn.models.pretrained import list_pretrained
 from hcnn.models.records import network_config, preprocessing_of
@@ -84,7 +84,7 @@ def load_recorded(config: dict[str, Any], weights: Path, where: str) -> Any:
     network, preprocessing = network_config(config, where), preprocessing_of(config, where)
     state, _ = load_weights(weights)
     check_size(network, state, where)
-    with drawn_from(torch.Generator()):  # the weights are replaced; the global random state is left alone
+    with to_be_replaced():
         with torch.device("meta"):  # another network may be too large to build
             match_state(build(network).state_dict(), state, str(weights))
         model = build(network)
