@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import hcnn
 from hcnn.data.augment import Augmentation
 from hcnn.data.image_set import ImageSet, Splits
 from hcnn.runs import tune as tune_module
+from hcnn.runs.interrupts import Interrupted
 from hcnn.runs.load import load_run
 from hcnn.runs.settings import RunSettings
 from hcnn.runs.train import train_run
@@ -182,3 +184,16 @@ def test_a_search_is_not_resumed_without_its_validation_images(whole, tmp_path) 
     (folder / "tune.json").write_text(json.dumps(known), encoding="utf-8")
     with pytest.raises(ValueError, match="holds another search: its validation_data"):
         tune(folder, settings(), DATA, trials=4, resume=True)
+
+
+def test_a_signal_in_the_final_measurement_of_a_trial_ends_the_search(whole, tmp_path) -> None:
+    def signal_after_the_last_step(progress: Progress) -> None:
+        if progress.step == progress.steps:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        tune(tmp_path, settings(), DATA, trials=4, on_step=signal_after_the_last_step)
+    assert [path.name for path in (tmp_path / "rung-1").iterdir()] == ["trial-0"]
+    assert (tmp_path / "rung-1" / "trial-0" / "result.json").exists()
+    tune(tmp_path, settings(), DATA, trials=4, resume=True)
+    assert record(tmp_path) == record(whole[0])

@@ -93,7 +93,7 @@ def train_run(
         RunFolderBusy: if another process is training in the folder.
         OSError: if the folder cannot be written, or the disk has no room for the checkpoints.
         Diverged: if the loss, the weights or the logits become NaN or infinite; names the last good checkpoint.
-        Interrupted: after SIGTERM or SIGINT, once a checkpoint is written.
+        Interrupted: after SIGTERM or SIGINT, once a checkpoint is written, or the result if it is being measured.
         MemoryError: if there is not enough memory; says which settings need less.
     """
     say = say or (lambda text: None)
@@ -168,7 +168,10 @@ def train_run(
         except Diverged as error:
             last = recorder.last if recorder else None
             raise Diverged(f"{error}; last good checkpoint: {last or 'none'}; lower --lr") from None
-        return share(result, group, device)
+        ended = share({"result": result, "stop": stop.number}, group, device)
+        if ended["stop"] is not None:  # during the final measurement: whoever called may have more to do, and must not
+            raise Interrupted(ended["stop"], (recorder and recorder.last) or folder)
+        return ended["result"]
 
 
 @dataclass(frozen=True)
