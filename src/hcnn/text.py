@@ -51,6 +51,24 @@ def suggest_name(name: str, known: Iterable[str], count: int = 3) -> str:
     return f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(names)}"
 
 
+def check_fields(given: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Refuse names that are no fields of a configuration.
+
+    Raises:
+        ValueError: names the first one, and those that are most similar to it.
+
+    Example:
+        >>> check_fields(["epoch"], ["epochs", "lr"], "recipe")
+        Traceback (most recent call last):
+        ValueError: recipe: unknown field 'epoch'; did you mean epochs?
+
+    """
+    names = [*known]
+    for name in given:
+        if name not in names:
+            raise ValueError(f"{what}: unknown field {name!r}; {suggest_name(name, names)}")
+
+
 def similar_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The known names that are most similar to one that is not known, the best first; `suggest_name` is made of it.
 

@@ -228,6 +228,7 @@ def test_a_wrong_teacher_is_refused_before_anything_is_written(teacher_run, tmp_
         ({"temperature": 0.0}, "temperature: expected a positive number; got 0.0"),
         ({"match": "stretch"}, "match: expected 'exact', 'pool' or 'convolve'; got 'stretch'"),
         ({"match": "convolve", "attention": 1.0}, "'convolve' is for hints"),
+        ({"hint_epochs": 1.5, "hints": 1.0}, "hint_epochs: expected a whole number, 0 or more; got 1.5"),
         ({"hint_epochs": 2}, "2 epochs of hints need a positive weight of hints"),
         ({"pairs": ("groups.0",)}, "pairs: expected STUDENT_LAYER=TEACHER_LAYER; got 'groups.0'"),
     ],
@@ -269,5 +270,7 @@ def test_a_teacher_that_teaches_nothing_is_refused() -> None:
         _distillation("wrn16_1_digits", "wrn40_1_digits", DistillationConfig())
     with pytest.raises(ValueError, match="unknown distillation 'atention'; did you mean attention"):
         get_distillation("atention")
+    with pytest.raises(ValueError, match="distillation: unknown field 'temprature'; did you mean temperature"):
+        get_distillation("attention", temprature=2.0)
     with pytest.raises(ValueError, match="expects channels 3, the student's data have 1"):
         check_teacher(dataclasses.replace(DIGITS, mean=(0.1, 0.2, 0.3), std=(0.1, 0.2, 0.3)), DIGITS)

@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from hcnn.data.augment import Augmentation
-from hcnn.text import suggest_name
+from hcnn.text import check_fields, suggest_name
 from hcnn.training.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {
@@ -203,7 +203,7 @@ def get_recipe(name: str, **overrides: Any) -> Recipe:
         A frozen recipe.
 
     Raises:
-        ValueError: for an unknown name or a value out of range.
+        ValueError: for an unknown name or field, or a value out of range.
 
     Example:
         >>> get_recipe("digits", epochs=3).epochs
@@ -211,8 +211,5 @@ def get_recipe(name: str, **overrides: Any) -> Recipe:
     """
     if name not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}; {suggest_name(name, RECIPES)}")
-    known = [one.name for one in fields(Recipe)]
-    for key in overrides:
-        if key not in known:
-            raise ValueError(f"recipe: unknown field {key!r}; {suggest_name(key, known)}")
+    check_fields(overrides, (one.name for one in fields(Recipe)), "recipe")
     return replace(RECIPES[name], **overrides)

@@ -1,9 +1,9 @@
 """Configuration of distillation, and the named configurations of the publications."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from hcnn.text import is_number, suggest_name
+from hcnn.text import check_fields, is_number, suggest_name
 
 Match = Literal["exact", "pool", "convolve"]
 
@@ -41,9 +41,11 @@ class DistillationConfig:
     hint_epochs: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("labels", "soft_targets", "attention", "hints", "hint_epochs"):
+        for name in ("labels", "soft_targets", "attention", "hints"):
             if not (is_number(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name}: expected 0 or more; got {getattr(self, name)}")
+        if not isinstance(self.hint_epochs, int) or self.hint_epochs < 0:
+            raise ValueError(f"hint_epochs: expected a whole number, 0 or more; got {self.hint_epochs}")
         if self.soft_targets_end is not None and not (is_number(self.soft_targets_end) and self.soft_targets_end >= 0):
             raise ValueError(f"soft_targets_end: expected 0 or more; got {self.soft_targets_end}")
         if not (is_number(self.temperature) and self.temperature > 0):
@@ -82,7 +84,7 @@ def get_distillation(name: str, **overrides: Any) -> DistillationConfig:
     """A named configuration of distillation, with some of its fields replaced.
 
     Raises:
-        ValueError: for an unknown name or a value out of range.
+        ValueError: for an unknown name or field, or a value out of range.
 
     Example:
         >>> get_distillation("attention", match="pool").attention
@@ -90,4 +92,5 @@ def get_distillation(name: str, **overrides: Any) -> DistillationConfig:
     """
     if name not in DISTILLATIONS:
         raise ValueError(f"unknown distillation {name!r}; {suggest_name(name, DISTILLATIONS)}")
+    check_fields(overrides, (one.name for one in fields(DistillationConfig)), "distillation")
     return replace(DISTILLATIONS[name], **overrides)
