@@ -168,7 +168,7 @@ def test_an_output_folder_that_cannot_be_written_is_said_before_training(run, tm
 def test_bad_settings_are_explained(tmp_path, capsys) -> None:
     assert "did you mean hcnn_cifar10" in _error(capsys, "summary", "hcnn_cifar")
     assert "unknown recipe 'fats'; did you mean fast?" in _error(capsys, "train", "digits", "--recipe", "fats")
-    assert "K = 6 is too small" in _error(capsys, "train", "digits", "--width", "6", "--output", tmp_path / "a")
+    assert "K = 6 does not fit depth" in _error(capsys, "train", "digits", "--width", "6", "--output", tmp_path / "a")
     assert "is more than the 1437 training images" in _error(
         capsys, "train", "digits", "--batch-size", "2000", "--output", tmp_path / "b"
     )

@@ -181,7 +181,7 @@ def test_attributes_are_given_one_by_one_and_make_the_network_periodic() -> None
         (["--set", "width=4", "--set", "width=4"], "width: expected one value; it is given twice"),
         (["--model", "hcnn_digit"], "unknown model 'hcnn_digit'; did you mean hcnn_digits"),
         (["--recipe", "fats"], "unknown recipe 'fats'; did you mean fast"),
-        (["--width", "6"], "K = 6 is too small"),
+        (["--width", "6"], "K = 6 does not fit depth J = 7"),
         (
             ["--set", "image_sizes=4,16", "--set", "image_sizes_until=0.2,0.5"],
             "image_sizes: expected sides of at most 8, as the images have; got 16",

@@ -108,7 +108,7 @@ def test_gradients_reach_the_sound() -> None:
         ({"bins": 24.5}, r"LogFrequency: bins: expected a whole number of at least 1; got 24\.5"),
         ({"hop": 2.5}, r"LogFrequency: hop: expected a whole number of at least 1; got 2\.5"),
         ({"lowest": math.nan}, "lowest: expected a positive number; got nan"),
-        ({"bins": "24"}, "bins: expected a positive number; got '24'"),
+        ({"bins": "24"}, "bins: expected a whole number of at least 1; got '24'"),
         ({"width": -0.1}, r"width: expected a positive number; got -0\.1"),
         ({"boundary": "reflect"}, "LogFrequency: expected boundary 'zeros' or 'circular'; got 'reflect'"),
     ],

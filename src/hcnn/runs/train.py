@@ -98,7 +98,8 @@ def train_run(
     """
     say = say or (lambda text: None)
     device = find_device(settings.device)
-    with process_group(device) as group, StopRequest() as stop, ExitStack() as stack:
+    group = process_group(device)
+    with StopRequest() as stop, ExitStack() as stack:
         rank, processes = rank_and_size(group)
         with failing_together(group, device):
             first = check_run(folder, settings, data, resume=resume) if rank == 0 else None

@@ -1,5 +1,6 @@
 """`torch.distributed` for training: joining the group that torchrun started, averaging, and sharing state."""
 
+import atexit
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -14,25 +15,25 @@ from torch import Tensor
 from hcnn.storage.state_tree import flatten_state, unflatten_state
 
 
-@contextmanager
-def process_group(device: torch.device) -> Iterator[dist.ProcessGroup | None]:
-    """The group of all processes if torchrun started this one, otherwise None. It is left when the block ends.
+def process_group(device: torch.device) -> dist.ProcessGroup | None:
+    """The group of all processes if torchrun started this one, otherwise None.
+
+    It is joined once and left when the process ends. Processes that left a group and met again would find each other's
+    old addresses, and one that leaves early may take a message with it that another has not read yet.
 
     Args:
         device: decides the backend: nccl for CUDA, gloo otherwise.
-
-    Yields:
-        The group, or None for a single process.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield None
-        return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        group = dist.group.WORLD
-        assert group is not None
-        yield group
-    finally:
+        return None
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(_leave)
+    return dist.group.WORLD
+
+
+def _leave() -> None:
+    if dist.is_initialized():
         dist.destroy_process_group()
 
 
