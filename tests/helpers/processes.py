@@ -29,7 +29,7 @@ class Zygote:
                     os._exit(1)
                 os._exit(0)
             status = os.waitpid(pid, 0)[1]
-            print("exit", os.waitstatus_to_exitcode(status), flush=True)
+            print("\\nexit", os.waitstatus_to_exitcode(status), flush=True)  # the child may be killed within a line
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Zygote:
         lines: list[str] = []
         while not (line := self.line()).startswith("exit "):
             assert self.process.poll() is None
-            lines.append(line)
+            lines += [line] if line else []
         return int(line.split()[1]), lines
 
 
