@@ -47,9 +47,8 @@ def test_forked_children_neither_keep_nor_free_the_lock(tmp_path: Path, zygote: 
             leaver = os.fork()
             if leaver:
                 os.waitpid(leaver, 0)
-                sleeper = os.fork()
-                if sleeper:
-                    print(sleeper, flush=True)
+                if os.fork() == 0:  # the sleeper, which has closed its copy of the lock by now
+                    print(os.getpid(), flush=True)
                 time.sleep(60)
         os._exit(0)  # the leaver has left the with block
     """)
