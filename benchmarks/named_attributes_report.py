@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from named_attributes import DATA, RESULTS, ROWS, WEIGHTS, cell_of
+from seed_interval import half_interval
 
 from hcnn.plotting import pyplot, save
 
@@ -22,8 +23,7 @@ def _over_seeds(values: list[float], digits: int = 2, factor: float = 1.0) -> st
     mean = statistics.fmean(values)
     if len(values) == 1:
         return f"{mean:.{digits}f} (one seed)"
-    t = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}[len(values)]
-    return f"{mean:.{digits}f} ± {t * statistics.stdev(values) / math.sqrt(len(values)):.{digits}f}"
+    return f"{mean:.{digits}f} ± {half_interval(values):.{digits}f}"
 
 
 # What else is looked for in plain networks: the properties of the other arms.

@@ -13,17 +13,18 @@ between ranks are taken within seeds.
 
 import argparse
 import json
-import math
 import statistics
+from itertools import product
 from pathlib import Path
 from typing import Any
+
+from seed_interval import half_interval
 
 from hcnn.plotting import pyplot, save
 from hcnn.runs.load import read_result
 from hcnn.storage.atomic import write_json
 
 PAPER = {16: 4.2, 32: 1.1}  # relative gain over the rank before, in percent; section 4.2
-_T = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # Student's, for half of the 95 % interval
 
 
 def collect(runs: Path) -> list[dict[str, Any]]:
@@ -55,20 +56,10 @@ def collect(runs: Path) -> list[dict[str, Any]]:
     if other := next((name for name in others if settings[name] != settings[first]), None):
         raise ValueError(f"{runs}: expected runs that differ in rank and seed only; {first} and {other} do not")
     known = {(one["rank"], one["seed"]) for one in found}
-    if missing := [pair for pair in _grid(found) if pair not in known]:
-        rank, seed = missing[0]
+    if missing := set(product(*map(set, zip(*known, strict=True)))) - known:
+        rank, seed = min(missing)
         raise ValueError(f"{runs}: expected every rank with every seed; rank {rank} lacks seed {seed}")
     return sorted(found, key=lambda one: (one["rank"], one["seed"]))
-
-
-def _grid(found: list[dict[str, Any]]) -> list[tuple[int, int]]:
-    seeds = sorted({one["seed"] for one in found})
-    return [(rank, seed) for rank in sorted({one["rank"] for one in found}) for seed in seeds]
-
-
-def _half_interval(values: list[float]) -> float:
-    """Half of the 95 % interval of the mean, NaN for one value."""
-    return _T[len(values)] * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
 def table(found: list[dict[str, Any]]) -> str:
@@ -86,13 +77,13 @@ def table(found: list[dict[str, Any]]) -> str:
         gain = relative = "–"
         if below:
             gains = [high - low for high, low in zip(accuracies, below, strict=True)]
-            gain = f"{statistics.fmean(gains):+.2f} ± {_half_interval(gains):.2f}"
+            gain = f"{statistics.fmean(gains):+.2f} ± {half_interval(gains):.2f}"
             relative = f"{100 * statistics.fmean(gains) / statistics.fmean(below):+.1f}"
         paper = f"{PAPER[rank]:+.1f}" if rank in PAPER else "–"
         train = 100 * statistics.fmean(one["train_accuracy"][-1] for one in ones)
         lines.append(
             f"| {rank} | {ones[0]['trained_weights']:,} | {len(ones)} "
-            f"| {mean:.2f} ± {_half_interval(accuracies):.2f} | "
+            f"| {mean:.2f} ± {half_interval(accuracies):.2f} | "
             f"{gain} | {relative} | {paper} | {train:.1f} |"
         )
         below = accuracies
