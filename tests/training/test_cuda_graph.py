@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import hcnn.training.trainer
+import hcnn.training.batches
 from hcnn import HierarchicalCNN, HierarchicalCNNConfig
 from hcnn.data.augment import Augmentation
 from hcnn.data.preprocessing import Preprocessing
@@ -100,7 +100,7 @@ def test_a_rate_on_the_device_steps_as_one_on_the_host(optimizer, monkeypatch) -
 
 @pytest.mark.parametrize("most", [1, 2 * 4 * 6 * 192, 1 << 26])
 def test_batches_augmented_ahead_are_those_of_one_at_a_time(most, monkeypatch) -> None:
-    monkeypatch.setattr(hcnn.training.trainer, "_AHEAD", most)
+    monkeypatch.setattr(hcnn.training.batches, "_AHEAD", most)
     recipe = replace(
         RECIPE, epochs=3, accumulate=1, channels_last=True, image_sizes=(4, 6), image_sizes_until=(0.2, 0.5)
     )
@@ -110,7 +110,7 @@ def test_batches_augmented_ahead_are_those_of_one_at_a_time(most, monkeypatch) -
     for one.step in range(9):
         epoch, batch = divmod(one.step, 3)
         one._train_step(epoch, batch, 0.01)
-        for expected, actual in zip(one._inputs(one._indices(epoch, batch), epoch), seen[-1], strict=True):
+        for expected, actual in zip(one.source.parts(epoch, batch), seen[-1], strict=True):
             assert torch.equal(actual, expected)
             assert actual.stride() == expected.stride()
     assert [len(parts[0][0, 0]) for parts in seen] == [4, 4, 6, 6, 6, 8, 8, 8, 8]
@@ -161,7 +161,7 @@ def test_images_of_another_size_are_recorded_anew(monkeypatch) -> None:
 def test_graphs_are_refused_without_cuda() -> None:
     one = trainer(RECIPE)
     with pytest.raises(ValueError, match="graph: expected one process on a CUDA device; got 1 on cpu"):
-        Trainer(one.model, one.images, one.labels, one.preprocessing, one.recipe, graph=True)
+        Trainer(one.model, one.source.images, one.source.labels, one.preprocessing, one.recipe, graph=True)
 
 
 @pytest.mark.parametrize("inner_elu", [False, True])

@@ -199,4 +199,10 @@ def test_trying_a_step_changes_nothing() -> None:
 def test_a_network_of_other_classes_is_refused() -> None:
     trainer = make("hcnn_digits")
     with pytest.raises(ValueError, match=r"expected logits \(2, 3\) of 2 images; got \(2, 10\)"):
-        Trainer(hcnn.create_model("hcnn_digits"), trainer.images, trainer.labels, trainer.preprocessing, trainer.recipe)
+        Trainer(
+            hcnn.create_model("hcnn_digits"),
+            trainer.source.images,
+            trainer.source.labels,
+            trainer.preprocessing,
+            trainer.recipe,
+        )

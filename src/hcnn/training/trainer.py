@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from itertools import takewhile
 from numbers import Integral
 from typing import Any, Protocol
 
@@ -17,13 +16,12 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hcnn.data.augment import augment
 from hcnn.data.preprocessing import Preprocessing
-from hcnn.data.splits import epoch_order
 from hcnn.layers.normalization import synchronize
 from hcnn.layers.randomness import drawn_from
 from hcnn.models.transfer import parameter_groups
 from hcnn.training.attribute_loss import ArrayLoss
+from hcnn.training.batches import Batches
 from hcnn.training.cuda_graph import CapturedStep
 from hcnn.training.device import settle_precision
 from hcnn.training.distributed import average_gradients, rank_and_size
@@ -38,9 +36,7 @@ from hcnn.training.first_step import (
 )
 from hcnn.training.optimizers import RecipeOptimizer, WeightAverage
 from hcnn.training.progress import Diverged, Progress, Steps
-from hcnn.training.recipe import Recipe, image_size, learning_rate
-
-_AHEAD = 1 << 26  # bytes of images that are augmented at once, before steps that a graph runs
+from hcnn.training.recipe import Recipe, learning_rate
 
 
 class DistillationLoss(Protocol):
@@ -111,13 +107,9 @@ class Trainer:
                 raise ValueError("weights: expected none beside a teacher, whose loss has no weights of images")
         if not part:
             check_learnable(images, labels, preprocessing.classes)
-        self.weights = weights
-        self.model, self.images, self.labels, self.dtype = model, images, labels, parameter_type(model)
+        self.model, self.weighted = model, weights is not None
         self.preprocessing, self.recipe, self.seed, self.group = preprocessing, recipe, seed, group
         self.device = images.device
-        self.batches = len(images) // recipe.batch_size
-        self.steps = self.batches * recipe.epochs
-        self.step = 0
         self.precision, _ = settle_precision(
             recipe.precision, self.device, attributes=getattr(model, "array_count", 0) > 0
         )
@@ -125,8 +117,22 @@ class Trainer:
         if recipe.attributes or recipe.topography:
             pixels = (float(images.min()), float(images.max()))
             self.arrays = ArrayLoss(model, recipe.attributes, recipe.topography, preprocessing, pixels, group)
+        self.source = Batches(
+            images,
+            labels,
+            preprocessing,
+            recipe,
+            seed=seed,
+            dtype=parameter_type(model),
+            rank=self.rank,
+            processes=self.processes,
+            weights=weights,
+            arrays=self.arrays,
+        )
+        self.batches = self.source.count
+        self.steps, self.step = self.batches * recipe.epochs, 0
         count = min(2, len(images), recipe.batch_size // self.processes // recipe.accumulate)
-        x, *_ = self._inputs(torch.arange(count, device=self.device), 0)
+        x, *_ = self.source.inputs(torch.arange(count, device=self.device), 0, 0)
         try_step(model, x, len(preprocessing.classes), bfloat16=self.precision == "bfloat16")
         prepare_network(model, images, preprocessing, recipe)
         synchronize(model, group)
@@ -149,9 +155,6 @@ class Trainer:
         # loss · images, hits, images of the epoch so far, over all processes; then the equivariance error of each tie
         wide = torch.float32 if self.device.type == "mps" else torch.float64  # which MPS devices do not have
         self.sums = torch.zeros(3 + len(recipe.attributes), dtype=wide, device=self.device)
-        self._order: tuple[int, Tensor] = (-1, labels)
-        # epoch and side length, first batch, the one after the last, and their inputs
-        self._ahead: tuple[tuple[int, int | None], int, int, list[Tensor]] = ((-1, None), 0, 0, [])
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, as nested dicts and lists of tensors and numbers."""
@@ -276,7 +279,7 @@ class Trainer:
 
     def _errors(self, arrays: ArrayLoss, epoch: int) -> dict[str, float]:
         """The mean error of each tie over the parts of the epoch in which some image drew it, if there are any."""
-        order = self._order[1][: self.batches * self.recipe.batch_size]
+        order = self.source.order(epoch)[: self.batches * self.recipe.batch_size]
         parts = order.reshape(self.batches, self.processes, self.recipe.accumulate, -1).transpose(1, 2).flatten(2)
         drawn, errors = arrays.drawn(seed=self.seed, epoch=epoch, index=parts), (self.sums[3:] / self.sums[2]).tolist()
         shares = [float((drawn == number).any(2).float().mean()) for number in range(len(arrays.ties))]
@@ -286,14 +289,6 @@ class Trainer:
     def _looks(self) -> bool:
         """Whether reading a number off the device is free, or due."""
         return self.device.type == "cpu" or self.step % 50 == 0
-
-    def _indices(self, epoch: int, batch: int) -> Tensor:
-        if self._order[0] != epoch:
-            self._order = (epoch, epoch_order(len(self.images), self.seed, epoch).to(self.device))
-        size = self.recipe.batch_size
-        share = size // self.processes
-        start = batch * size + self.rank * share
-        return self._order[1][start : start + share]
 
     def _train_step(self, epoch: int, batch: int, rate: float) -> Tensor:
         """One step of all processes; returns mean loss, fraction of hits, and whether some process wants to stop.
@@ -305,54 +300,12 @@ class Trainer:
         self._stop.fill_(float(self.stop_requested))
         self._strength.fill_(min(1.0, (self.step + 1) / max(1.0, self.recipe.attribute_warmup * self.steps)))
         if self.graph and self.arrays is None and self.recipe.accumulate == 1 and self.recipe.batch_size % 2 == 0:
-            return self._captured(self._inputs_ahead(epoch, batch))
-        parts = [part for index in self._indices(epoch, batch).chunk(self.recipe.accumulate)
-                 for part in self._inputs(index, epoch)]  # fmt: skip
+            return self._captured(self.source.ahead(epoch, batch))
+        parts = self.source.parts(epoch, batch)
         return self._captured(parts) if self.graph else self._compute(parts, rate)
 
-    def _inputs_ahead(self, epoch: int, batch: int) -> list[Tensor]:
-        """What `_inputs` gives, made for some batches at once.
-
-        A graph is one launch, beside which the host would take longer for the hundred small operations of a batch's
-        augmentation than the device for the whole step. Images are augmented by their own numbers, so nothing else
-        changes; only mixup and CutMix look at a neighbour, which a batch of even length does not leave.
-        """
-        size = self.recipe.batch_size
-        side = image_size(self.recipe, self.step, self.steps)
-        made, start, until, inputs = self._ahead
-        if made != (epoch, side) or not start <= batch < until:
-            most = max(1, _AHEAD // (4 * size * self.images[0].numel()))
-            start, until = batch, min(batch + most, self.batches)
-            sides = (image_size(self.recipe, self.step + n, self.steps) for n in range(until - start))
-            until = start + sum(1 for _ in takewhile(lambda one: one == side, sides))
-            index = torch.cat([self._indices(epoch, n) for n in range(start, until)])
-            inputs = self._inputs(index, epoch)
-            self._ahead = ((epoch, side), start, until, inputs)
-        return [one.narrow(0, (batch - start) * size, size) for one in inputs]
-
-    def _inputs(self, index: Tensor, epoch: int) -> list[Tensor]:
-        """Augmented images and their targets; with ties their counterparts too, as `ArrayLoss.pairs` gives them."""
-        x, targets = augment(
-            self.preprocessing.standardize(self.images[index]).to(self.dtype),
-            self.labels[index],
-            classes=len(self.preprocessing.classes),
-            augmentation=self.recipe.augmentation,
-            seed=self.seed,
-            epoch=epoch,
-            index=index,
-        )
-        if self.weights is not None:  # cross-entropy is linear in the targets
-            smooth = self.recipe.label_smoothing
-            targets = (targets * (1 - smooth) + smooth / targets.shape[1]) * self.weights[index, None]
-        if (size := image_size(self.recipe, self.step, self.steps)) is not None:
-            x = F.interpolate(x, [size] * (x.ndim - 2), mode=("linear", "bilinear", "trilinear")[x.ndim - 3])
-        x, *more = [x] if self.arrays is None else self.arrays.pairs(x, seed=self.seed, epoch=epoch, index=index)
-        if self.recipe.channels_last and x.ndim == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
-        return [x, targets, *more]
-
     def _compute(self, parts: list[Tensor], rate: float | None = None) -> Tensor:
-        """From what `_inputs` gives, part by part, to new weights and the step's numbers; what a graph records."""
+        """From what `Batches.parts` gives to new weights and the step's numbers; what a graph records."""
         recipe = self.recipe
         numbers = torch.zeros(len(self.sums), device=self.device)
         numbers[2] = self._stop
@@ -378,7 +331,7 @@ class Trainer:
         ):
             logits = self.forward(x)
         logits = logits.float()
-        smooth = recipe.label_smoothing if self.weights is None else 0.0  # else it is in the targets
+        smooth = 0.0 if self.weighted else recipe.label_smoothing  # which is in the targets where images have weights
         loss = F.cross_entropy(logits, targets, label_smoothing=smooth)
         if self.distillation is not None:
             loss = self.distillation.loss(
