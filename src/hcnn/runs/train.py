@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 
 from hcnn.data.image_set import Splits
 from hcnn.layers.randomness import drawn_from
@@ -102,68 +103,26 @@ def train_run(
     with StopRequest() as stop, ExitStack() as stack:
         rank, processes = rank_and_size(group)
         with failing_together(group, device):
-            first = check_run(folder, settings, data, resume=resume) if rank == 0 else None
-        found = share({"result": first and first.result, "precision": first and first.precision}, group, device)
+            checked = check_run(folder, settings, data, resume=resume) if rank == 0 else None
+        found = share({"result": checked and checked.result, "precision": checked and checked.precision}, group, device)
         if found["result"] is not None:
             return found["result"]
         settings = replace(settings, recipe=replace(settings.recipe, precision=found["precision"]))
-        preprocessing = fit_run_preprocessing(settings.network, settings.initial, data.train)
-        with memory_advice(settings.recipe), drawn_from(torch.Generator().manual_seed(settings.seed)):
-            model = first_network(settings.network, settings.initial, settings.freeze, data.train.classes).to(device)
-            distillation = None if settings.teacher is None else load_distillation(settings, model, preprocessing)
-            trainer = Trainer(
-                model,
-                data.train.images.to(device),
-                data.train.labels.to(device),
-                preprocessing,
-                settings.recipe,
-                seed=settings.seed,
-                group=group,
-                graph=settings.graph,
-                distillation=distillation,
-            )
-        state: dict[str, Any] | None = None
-        seconds = 0.0
+        trainer = _make_trainer(settings, data, device, group)
+        state = recorder = None
         with failing_together(group, device):
-            if first is not None:  # nothing is written before this line
-                check_room(folder, trainer, best=data.validation is not None)
-                if settings.initial and settings.initial.network is None and load_newest(folder)[0] is None:
-                    raise ValueError(
-                        f"{folder}: no checkpoint to resume from; to start anew, {settings.initial.source} is needed"
-                    )
-                folder = ensure_writable(folder)
+            if checked is not None:
+                _check_start(folder, trainer, settings, data)
+                folder = ensure_writable(folder)  # nothing is written before this line
                 stack.enter_context(RunLock(folder))
-                if _known_config(folder) != first.known:
-                    raise ValueError(f"{folder}: another run has begun there in the meantime")
-                if first.known is None:
-                    write_json(folder / CONFIG, first.config)
-                    (folder / TIMING).unlink(missing_ok=True)
-                for note in (first.note, graph_hint(settings, device, processes)):
-                    if note:
-                        say(note)
-                state, seconds = _newest(folder, trainer, say)
-                if first.epochs_before is not None:
-                    _extend(folder, trainer, first, say)
+                for note in filter(None, (checked.note, graph_hint(settings, device, processes))):
+                    say(note)
+                state, recorder = _begin(folder, checked, trainer, settings, data, say)
         if group is not None:  # all processes start from rank 0's weights, to the bit
             trainer.load_state(share(state or trainer.state(), group, device))
-        best = BestEpoch()
-        if state is not None and "best" in state:
-            best.load_state_dict(state["best"])
-        recorder = Recorder(folder, trainer, settings, data, seconds, best) if rank == 0 else None
         try:
             with memory_advice(settings.recipe):
-                for progress in trainer.run():
-                    trainer.stop_requested = stop.number is not None
-                    stopping = progress.stop or (group is None and trainer.stop_requested)
-                    # Where all processes know that rank 0 measures and saves; between, it saves when time has passed.
-                    together = progress.epoch_done or stopping
-                    with failing_together(group, device) if together else nullcontext():
-                        if recorder:
-                            progress = recorder.after_step(progress, stopping=stopping)
-                    if on_step and rank == 0:
-                        on_step(progress)
-                    if stopping:
-                        raise Interrupted(stop.number or 15, (recorder and recorder.last) or folder)
+                _train(trainer, recorder, stop, on_step, folder)
             with failing_together(group, device):
                 result = recorder.finish(processes) if recorder else {}
         except Diverged as error:
@@ -282,6 +241,79 @@ def check_room(folder: Path, trainer: Trainer, *, best: bool = False) -> None:
     if free < copies * size:
         reason = f"{os.strerror(errno.ENOSPC)}: checkpoints take {copies * size:,} bytes, and {free:,} are free"
         raise OSError(errno.ENOSPC, reason, str(folder))
+
+
+def _make_trainer(
+    settings: RunSettings, data: Splits, device: torch.device, group: dist.ProcessGroup | None
+) -> Trainer:
+    """The network of a run, as it starts, and what trains it."""
+    preprocessing = fit_run_preprocessing(settings.network, settings.initial, data.train)
+    with memory_advice(settings.recipe), drawn_from(torch.Generator().manual_seed(settings.seed)):
+        model = first_network(settings.network, settings.initial, settings.freeze, data.train.classes).to(device)
+        distillation = None if settings.teacher is None else load_distillation(settings, model, preprocessing)
+        return Trainer(
+            model,
+            data.train.images.to(device),
+            data.train.labels.to(device),
+            preprocessing,
+            settings.recipe,
+            seed=settings.seed,
+            group=group,
+            graph=settings.graph,
+            distillation=distillation,
+        )
+
+
+def _check_start(folder: Path, trainer: Trainer, settings: RunSettings, data: Splits) -> None:
+    """Refuse a disk without room, and a fine-tuning run that has lost what it starts from."""
+    check_room(folder, trainer, best=data.validation is not None)
+    if settings.initial and settings.initial.network is None and load_newest(folder)[0] is None:
+        raise ValueError(f"{folder}: no checkpoint to resume from; to start anew, {settings.initial.source} is needed")
+
+
+def _begin(
+    folder: Path,
+    checked: CheckedRun,
+    trainer: Trainer,
+    settings: RunSettings,
+    data: Splits,
+    say: Callable[[str], None],
+) -> tuple[dict[str, Any] | None, Recorder]:
+    """Write the configuration of a run, or load its newest checkpoint; returns the state that was loaded, or None."""
+    if _known_config(folder) != checked.known:
+        raise ValueError(f"{folder}: another run has begun there in the meantime")
+    if checked.known is None:
+        write_json(folder / CONFIG, checked.config)
+        (folder / TIMING).unlink(missing_ok=True)
+    state, seconds = _newest(folder, trainer, say)
+    if checked.epochs_before is not None:
+        _extend(folder, trainer, checked, say)
+    best = BestEpoch()
+    if state is not None and "best" in state:
+        best.load_state_dict(state["best"])
+    return state, Recorder(folder, trainer, settings, data, seconds, best)
+
+
+def _train(
+    trainer: Trainer,
+    recorder: Recorder | None,
+    stop: StopRequest,
+    on_step: Callable[[Progress], None] | None,
+    folder: Path,
+) -> None:
+    """Take all remaining steps and record them; `recorder` is that of rank 0, and None in other processes."""
+    for progress in trainer.run():
+        trainer.stop_requested = stop.number is not None
+        stopping = progress.stop or (trainer.group is None and trainer.stop_requested)
+        # Where all processes know that rank 0 measures and saves; between, it saves when time has passed.
+        together = progress.epoch_done or stopping
+        with failing_together(trainer.group, trainer.device) if together else nullcontext():
+            if recorder:
+                progress = recorder.after_step(progress, stopping=stopping)
+        if on_step and trainer.rank == 0:
+            on_step(progress)
+        if stopping:
+            raise Interrupted(stop.number or 15, (recorder and recorder.last) or folder)
 
 
 def _newest(folder: Path, trainer: Trainer, say: Callable[[str], None]) -> tuple[dict[str, Any] | None, float]:

@@ -107,6 +107,11 @@ class Trainer:
                 raise ValueError("weights: expected none beside a teacher, whose loss has no weights of images")
         if not part:
             check_learnable(images, labels, preprocessing.classes)
+        self.draws = any(
+            isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 for module in model.modules()
+        )
+        if graph and (distillation is not None or self.draws):
+            raise ValueError("graph: a step with a teacher or with dropout depends on the host and cannot be recorded")
         self.model, self.weighted = model, weights is not None
         self.preprocessing, self.recipe, self.seed, self.group = preprocessing, recipe, seed, group
         self.device = images.device
@@ -138,11 +143,6 @@ class Trainer:
         synchronize(model, group)
         self.forward = torch.compile(model) if recipe.compile else model
         self.graph, self.distillation = graph, distillation
-        self.draws = any(
-            isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 for module in model.modules()
-        )
-        if graph and (distillation is not None or self.draws):
-            raise ValueError("graph: a step with a teacher or with dropout depends on the host and cannot be recorded")
         learned = nn.ModuleList([model, distillation.regressors]) if distillation else model
         groups = parameter_groups(model, 1.0, layer_decay=recipe.layer_decay)
         factors = {parameter: group["lr"] for group in groups for parameter in group["params"]}
