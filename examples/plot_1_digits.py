@@ -9,9 +9,10 @@ package. On the command line, ``hcnn demo`` does most of it.
 # %%
 # Data and training
 # -----------------
-# Images are arrays of bytes, `(n, c, u1, u2)`. The split depends on a seed only; the test set is read once, below.
-# ``circular`` makes translations along attributes exact. The settings of Muon are those of the recipe ``fast``, which were
-# chosen on validation images of CIFAR-10. Eight epochs keep this page short; ``hcnn demo`` trains longer.
+# Images are arrays of bytes, `(n, c, u1, u2)`. The split into training and test images is fixed; the test set
+# is read once, below. ``circular`` makes translations along attributes exact. The settings of Muon are those of the recipe
+# ``fast``, which were chosen on validation images of CIFAR-10. Eight epochs keep this page short; ``hcnn demo`` trains
+# longer.
 
 import tempfile
 from pathlib import Path

@@ -194,7 +194,8 @@ def _add_common(parser: Parser, group: Any, command: str) -> None:
     add(
         "--resume", action="store_true",
         help="Resume from the newest valid checkpoint of the run folder, or start if there is none. With more --epochs "
-        "than the run had, its schedule is computed anew for them.",
+        "than the run had, its schedule is computed anew for them." if command == "train" else
+        "Resume the search in the folder within the trial that was interrupted, or start if there is none.",
     )  # fmt: skip
     add(
         "--validation", type=int, metavar="N", default=SUPPRESS,

@@ -18,7 +18,7 @@ class HierarchicalCNNConfig:
     Attributes:
         channels: input channels, the size of v_0.
         classes: values of the last attribute, v_{J-1}.
-        width: K, values of every other attribute.
+        width: K, filters per layer: the values of every attribute but the last.
         rank: Q, separable terms per factorized filter (layers j >= 3).
         depth: J; layers 1 … J-1 convolve, layer J averages.
         attribute_support: (k1, k2), filter support along v_{j-2} and v_{j-1}, odd.
@@ -74,8 +74,8 @@ class MultiscaleHierarchicalCNNConfig:
     Attributes:
         channels: input channels, the size of v_0.
         classes: values of the last attribute, v_{J-1}.
-        width: K, values of every other attribute.
-        depth: J; layers 1 … J-1 convolve, layer J sums. The size grows as K to the power J.
+        width: K, filters per layer: the values of every attribute but the last.
+        depth: J; layers 1 … J-1 convolve, layer J averages. The size grows as K to the power J.
         support: filter support along every axis, odd.
         attribute_stride: stride along every attribute in every layer.
         spatial_axes: 1, 2 or 3.

@@ -24,8 +24,8 @@ class Recipe:
         weight_decay: λ of the gradient ``λ w`` (decoupled in AdamW and Muon), on convolution and linear weights only.
         layer_decay: factor on the learning rate for each stage further from the classes, see `hcnn.parameter_groups`;
             1 for the same rate everywhere.
-        schedule: "one_cycle" (linear rise over `warmup`, then half a cosine to 0), "cosine" (the same with the rise
-            over `warmup`, kept short), or "step".
+        schedule: "one_cycle" or "cosine", two names for a linear rise over `warmup` and then half a cosine to 0; or
+            "step".
         warmup: fraction of all steps in which the learning rate rises; ignored by "step".
         milestones: epochs at which a "step" schedule changes.
         factors: for each milestone, the factor on `lr` from that epoch on.
