@@ -38,7 +38,8 @@ def test_size_and_network_follow_the_images(sizes, expected, model, tmp_path) ->
     found = suggest(_folder(tmp_path / "data", sizes, 6))
     assert (found.image_size, found.model) == (expected, model)
     assert found.validation == 2
-    assert f"resized to {expected[0]}x{expected[1]}" in found.reason
+    done = "kept at" if expected in sizes else "resized to"
+    assert f"{done} {expected[0]}x{expected[1]}" in found.reason
 
 
 def test_few_images_get_small_batches_and_more_epochs(tmp_path) -> None:

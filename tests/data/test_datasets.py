@@ -293,6 +293,7 @@ def test_unknown_names(name, error, message):
         ({"channels": 3}, r"digits: expected images \(c, \*u\) = \(3, 8, 8\) as asked for; they are \(1, 8, 8\)"),
         ({"channels": 2}, r"channels: expected 1 \(grey\) or 3 \(RGB\); got 2"),
         ({"image_size": 0}, r"image_size: expected a positive side or \(height, width\); got 0"),
+        ({"image_size": 9000}, "image_size: expected at most 67,108,864 pixels; got 9000 × 9000"),
         ({"on_bad": "ignore"}, r"on_bad: expected 'refuse' or 'skip'; got 'ignore'"),
     ],
 )

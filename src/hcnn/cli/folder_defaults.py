@@ -48,7 +48,7 @@ def suggest(
 ) -> Suggestion:
     """Look at a folder of images and choose defaults for training on it.
 
-    If all images have one size of at most 64 pixels a side, it is kept. Otherwise they are resized to squares whose
+    If all images have one size, with sides of 8 to 64 pixels, it is kept. Otherwise they are resized to squares whose
     side is the median of their shorter sides, rounded down to a multiple of 8, between 8 and 32: the sizes for which
     the named networks were made. Up to 16 pixels the network is hcnn_digits, above that hcnn_small_cifar10. A folder
     with few images gets smaller batches, a lower learning rate and more epochs, see `for_few_images`. If a folder has
@@ -72,10 +72,11 @@ def suggest(
     shorter = sorted(min(pair) for pair in survey.sizes)
     median = shorter[len(shorter) // 2] if shorter else LARGEST
     shared = survey.sizes[0] if len(set(survey.sizes)) == 1 else None
+    done = "resized to"
     if size := height_and_width(image_size):
         chosen = size
     elif shared and min(shared) >= SMALLEST and max(shared) <= SHARED_AT_MOST:
-        chosen, why = shared, "their own size"
+        chosen, done, why = shared, "kept at", "their own size"
     else:
         side = min(max(median // 8 * 8, SMALLEST), LARGEST)
         chosen, why = (side, side), f"the median of the shorter sides is {median}; --image-size changes this"
@@ -89,7 +90,7 @@ def suggest(
     classes, images = survey.classes, survey.images
     reason = (
         f"{folder.name}: {images:,} training image{'s' * (images != 1)} of {classes} class{'es' * (classes != 1)}, "
-        f"{'grey' if survey.grey else 'colour'}, resized to {chosen[0]}x{chosen[1]} ({why})"
+        f"{'grey' if survey.grey else 'colour'}, {done} {chosen[0]}x{chosen[1]} ({why})"
     )
     if validation:
         reason += f"; {validation:,} of them held out for validation"

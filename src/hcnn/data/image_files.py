@@ -85,7 +85,7 @@ def height_and_width(size: Size | None) -> tuple[int, int] | None:
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise ValueError(f"image_size: expected a positive side or (height, width); got {size!r}")
     if sides[0] * sides[1] > MAX_PIXELS:
-        raise ValueError(f"image_size: expected at most {MAX_PIXELS:,} pixels; got {size!r}")
+        raise ValueError(f"image_size: expected at most {MAX_PIXELS:,} pixels; got {sides[0]} × {sides[1]}")
     return sides[0], sides[1]
 
 
