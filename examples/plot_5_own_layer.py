@@ -154,4 +154,5 @@ for row, (name, digits) in zip(axes, rows.items(), strict=True):
 # - Under ``torch.func`` in training mode, pass the buffers as arguments of the transformed function, because running
 #   statistics are updated in place, as in any batch normalization. Per-sample gradients are meant for evaluation mode.
 # - First derivatives come from backward passes. Second derivatives and forward mode (``torch.func.jvp``, ``hessian``) are
-#   there for folded networks in float64 without an inner ELU, made with ``method="dense"``: ``model.double().fold()``.
+#   there for folded networks in float64 without an inner ELU that compute in the dense form:
+#   ``hcnn.HierarchicalCNN(config, method="dense").double().fold()``.

@@ -120,7 +120,7 @@ def results_pages(source: Path, target: Path) -> str:
     copied = [Path("comparison.md"), *(path for path in copied if path != Path("comparison.md"))]
     page = (
         "# Results\n\nThe comparison is made when this site is built, by the code of `hcnn compare`; the other pages "
-        "are the files under `results/`, as the commands that measured them wrote them.\n\n"
+        "are the files under `results/`.\n\n"
     )
     return (
         page + "```{toctree}\n:maxdepth: 1\n\n" + "\n".join(f"results/{path.as_posix()}" for path in copied) + "\n```\n"

@@ -47,7 +47,7 @@ def _order(study: Study) -> Answer:
     }
     rows = [row for (network, _), row in together.items() if network == "trained"]
     if not rows or all(row["smallest"] * len(rows) > 0.05 for row in rows):
-        return Answer(question, "Not known", "The attributes have too few values for enough different orders.")
+        return Answer(question, "Not known", "Too few different orders of its values were compared to tell.")
     best = min(rows, key=lambda row: row["p"])
     p = min(1.0, best["p"] * len(rows))  # Bonferroni
     depths = count_of(best["depths"], "depth")
