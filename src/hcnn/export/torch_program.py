@@ -57,7 +57,7 @@ def trace(network: PlainNetwork) -> torch.export.ExportedProgram:
     """Trace a plain network with symbolic batch and image size.
 
     With zeros at the boundary, each side must be at least one more than the product of the strides. Sides of a periodic
-    network must be multiples of this product.
+    network must be multiples of this product, and at least twice as large.
     """
     steps, config = spatial_step(network), network.config
     periodic = config.boundary == "circular"

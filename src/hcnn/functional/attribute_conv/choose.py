@@ -76,9 +76,10 @@ def choose_method(
 def choose_plus_method(
     g: Sequence[int], sizes: Sequence[int], stride: Sequence[int], boundary: Boundary, *, native: bool = False
 ) -> Method:
-    """Which form of the attribute step of HCNN(+) needs fewer multiply-adds; what ``method="auto"`` takes on a CPU.
+    """Which form of the attribute step of HCNN(+) is expected to be faster; what ``method="auto"`` takes on a CPU.
 
-    Both are matrix products of a good size, so the count decides.
+    All are matrix products of a good size, so the numbers of multiply-adds decide. The spectral form, which has more
+    steps, is taken only where the dense form needs more than 1.5 times as many.
 
     Args:
         g: shape of the filters, (k, q, *kv).
