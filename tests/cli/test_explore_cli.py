@@ -50,6 +50,12 @@ def test_figures_3_and_4(run, tmp_path, capsys) -> None:
     assert (run / "figure-3.png").exists()
 
 
+def test_the_figures_of_pretrained_networks_have_their_names(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)  # where one network's picture would else replace another's
+    assert cli.main(["figure", "3", "hcnn_digits"]) == 0
+    assert "wrote hcnn_digits-figure-3.png" in capsys.readouterr().out
+
+
 def test_bad_requests_for_figures_are_explained(run, tmp_path, capsys) -> None:
     assert "depth: expected one of 3, 4, 5, 6; got 9" in _error(capsys, "figure", 3, run, "--depth", 9)
     assert "expected one of v5 at depth 6; got 'v6'" in _error(capsys, "figure", 3, run, "--attribute", "v6")

@@ -155,7 +155,7 @@ def _export(add: Parser) -> None:
     add.add_argument(
         "--output", type=Path,
         help="The file (for safetensors, the folder) to write. Default: model.onnx, model.pt2, model.c, "
-        "model.html, model.pte or folded/ in the run folder.",
+        "model.html, model.pte or folded/ in the run folder, or in MODEL-export/ for a pretrained model.",
     )  # fmt: skip
     add.add_argument("--force", action="store_true", help="Replace existing files that hcnn export did not write.")
     add.add_argument(
@@ -189,7 +189,11 @@ def _figure(add: Parser) -> None:
     )  # fmt: skip
     add.add_argument("--depth", type=int, metavar="J", help="Figure 3: the layer j. Default: J-1.")
     add.add_argument("--attribute", metavar="NAME", help="Figure 3: the attribute, such as v6. Default: v(j-1).")
-    add.add_argument("--output", type=Path, help="The PNG file. Default: figure-3.png or figure-4.png in the run.")
+    add.add_argument(
+        "--output", type=Path,
+        help="The PNG file. Default: figure-3.png or figure-4.png in the run folder; for a pretrained model "
+        "MODEL-figure-3.png or MODEL-figure-4.png.",
+    )  # fmt: skip
     _searched(add)
 
 
@@ -202,14 +206,18 @@ def _searched(add: Parser) -> None:
 def _arrays(add: Parser) -> None:
     add.add_argument(
         "--arrays", type=Path,
-        help="Folder of the computed arrays, which is made if missing. Default: arrays-POSITION in the run folder.",
+        help="Folder of the computed arrays, which is made if missing. Default: arrays-POSITION in the run folder; "
+        "runs/MODEL-arrays-POSITION for a pretrained model.",
     )  # fmt: skip
 
 
 def _explore(add: Parser) -> None:
     add.add_argument("run", type=Path, metavar="RUN", help=_RUN)
     _searched(add)
-    add.add_argument("--output", type=Path, help="Folder of the results. Default: explore in the run folder.")
+    add.add_argument(
+        "--output", type=Path,
+        help="Folder of the results. Default: explore/ in the run folder; MODEL-explore/ for a pretrained model.",
+    )  # fmt: skip
     _arrays(add)
     for name, default, text in (
         ("queries", 500, "Number of query images; held-out images are used where there are some"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from torch import Tensor
 
-from hcnn.cli.outputs import EVALUATION, SHIFTS, results_in
+from hcnn.cli.outputs import EVALUATION, SHIFTS, default_place, results_in
 from hcnn.cli.terminal import say
 from hcnn.data.image_set import ImageSet
 from hcnn.evaluation import Evaluation, evaluate, measure_shifts, write_evaluation, write_shifts
@@ -34,7 +34,8 @@ def evaluate_runs(options: Namespace, console: Console) -> None:
     for images, _ in chosen:
         if options.shifts and (images.images.ndim != 4 or images.images.shape[1] not in (1, 3)):
             raise ValueError(f"--shifts: expected images with 1 or 3 channels; got {tuple(images.images.shape[1:])}")
-    folders = [_folder(where, None if several else options.output) for where in options.runs]
+    own = None if several else options.output
+    folders = [own or default_place(where, "evaluation") for where in options.runs]
     together = options.output or folders[0]
     with ExitStack() as stack:
         for folder in folders:
@@ -64,12 +65,6 @@ def evaluate_runs(options: Namespace, console: Console) -> None:
 
 def _name(where: Path) -> str:
     return where.resolve().name if where.exists() else where.name
-
-
-def _folder(where: Path, output: Path | None) -> Path:
-    if output is not None:
-        return output
-    return where / "evaluation" if where.is_dir() else Path(f"{where.stem}-evaluation")
 
 
 def _images(run: Run, data: str | None, data_dir: Path | None, on: str | None) -> tuple[ImageSet, str]:

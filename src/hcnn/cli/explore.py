@@ -2,14 +2,13 @@
 
 from argparse import Namespace
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hcnn.cli.outputs import STUDY, check_picture, results_in
+from hcnn.cli.outputs import STUDY, check_picture, default_place, results_in
 from hcnn.cli.terminal import progress_bar, say, status
 from hcnn.cli.train_plan import set_threads
 from hcnn.data.splits import spread
@@ -47,8 +46,7 @@ def figure(options: Namespace, console: Console) -> None:
         if len(options.query) > 1:
             raise ValueError(f"figure 4: expected one --query; got {len(options.query)}")
     load_named(options.run)  # before anything is written
-    folder = options.run if options.run.is_dir() else Path()
-    path = options.output or folder / f"figure-{options.number}.png"
+    path = options.output or default_place(options.run, f"figure-{options.number}.png")
     check_picture(path)
     with output_folder(path.parent):
         explorer = open_with_progress(options, console)
@@ -72,7 +70,7 @@ def explore(options: Namespace, console: Console) -> None:
     set_threads(options.threads)
     find_device(options.device)
     others = _controls(options, load_named(options.run))  # before anything is computed or written
-    output = options.output or (options.run if options.run.is_dir() else Path()) / "explore"
+    output = options.output or default_place(options.run, "explore")
     with results_in(output, STUDY):
         explorer = open_with_progress(options, console, folder=options.arrays, device=options.device)
         with status(console, "measuring") as update:

@@ -28,6 +28,18 @@ BENCH = {"bench.json": _OBJECT, "bench.md": b"Measured on ", "roofline.png": PNG
 COMPARISON = {"comparison.md": b"# Comparison\n", "comparison.csv": b"system,", "comparison.png": PNG}
 
 
+def default_place(network: Path, name: str) -> Path:
+    """Where a command writes without --output: into the run folder, or for a pretrained model into the working folder.
+
+    The name of the model keeps the results of several of them apart.
+
+    Example:
+        >>> default_place(Path("hcnn_digits"), "explore").as_posix()
+        'hcnn_digits-explore'
+    """
+    return network / name if network.is_dir() else Path(f"{network.stem}-{name}")
+
+
 @contextmanager
 def results_in(folder: Path, heads: Mapping[str, bytes]) -> Iterator[Path]:
     """An output folder for the time of a command, which leaves nothing behind if it fails.
