@@ -47,10 +47,14 @@ def load(name: str) -> Study:
     ],
 )  # fmt: skip
 def test_answers_are_those_of_the_tables(name, short, reasons) -> None:
-    found = answers(load(name), classes=10)
+    study = load(name)
+    found = answers(study, classes=10)
     assert [one.short for one in found] == short
     for one, reason in zip(found, reasons, strict=True):
         assert reason in one.reason
+    if beyond := sum(row["verdict"] == "found" for row in study.properties):
+        assert f"of {len(study.properties)} combinations" in found[2].reason
+        assert f"{beyond} went beyond every control" in found[2].reason
 
 
 def test_nothing_is_said_where_nothing_was_found() -> None:
@@ -65,25 +69,36 @@ def test_nothing_is_said_where_nothing_was_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("networks", "short"), [({"trained"}, "Yes"), ({"trained", "untrained"}, "Yes, before training too")]
+    ("deviations", "short"),
+    [
+        ({"trained": -1.0}, "Yes"),
+        ({"trained": -1.0, "untrained": -1.0}, "Yes, before training too"),
+        ({"trained": -1.0, "untrained": 1.0}, "Yes"),  # untrained, it is the other way round
+    ],
 )
-def test_an_order_that_matters_is_said_with_its_direction(networks, short) -> None:
+def test_an_order_that_matters_is_said_with_its_direction(deviations, short) -> None:
     study = load("digits-zeros")
     gentle = [
-        {**row, "p": 0.001, "deviation": -1.0} if row["statistic"] == CHANGE and row["network"] in networks else row
+        {**row, "p": 0.001, "deviation": deviations[row["network"]]}
+        if row["statistic"] == CHANGE and row["network"] in deviations
+        else row
         for row in study.orders
     ]
     found = answers(replace(study, orders=gentle), 10)[0]
     assert found.short == short
     assert "changes the class scores less than the same move" in found.reason
     assert "(p = 0.002)" in found.reason  # of two attributes, corrected
-    assert ("architecture" in found.reason) == (len(networks) == 2)
+    assert ("architecture" in found.reason) == (short != "Yes")
 
 
-def test_a_class_that_every_translation_keeps_survives() -> None:
+@pytest.mark.parametrize(("moved", "short"), [(0.9, "Mostly"), (0.72, "Mostly"), (0.69, "Partly"), (0.24, "Hardly")])
+def test_a_class_survives_as_far_as_translations_keep_it(moved, short) -> None:
     study = load("digits-zeros")
-    rows = [{**row, "value": 0.9} if row["statistic"] == "class consistency" else row for row in study.rows]
-    assert answers(replace(study, rows=rows), 10)[1].short == "Mostly"
+    rows = [
+        {**row, "value": moved if row["tau"] else 0.9} if row["statistic"] == "class consistency" else row
+        for row in study.rows
+    ]
+    assert answers(replace(study, rows=rows), 10)[1].short == short
 
 
 def test_a_report_opens_with_the_answers_and_folds_the_rest() -> None:

@@ -22,6 +22,7 @@ from hcnn.explore import (
     build_arrays,
     explore_images,
     invariant_arrays,
+    neighbours,
     open_arrays,
     shift,
     shuffled_orders,
@@ -239,8 +240,9 @@ def _slow(base: Arrays, query: int, moves: list[dict[str, int]], axes: list[int]
     return order, np.take_along_axis(np.array(rows), order, 1)
 
 
-@pytest.mark.parametrize("offset", [0.0, 1000.0])
-def test_neighbours_are_those_of_a_slow_search(offset) -> None:
+@pytest.mark.parametrize(("offset", "rows"), [(0.0, 65536), (1000.0, 65536), (0.0, 700)])
+def test_neighbours_are_those_of_a_slow_search(offset, rows, monkeypatch) -> None:
+    monkeypatch.setattr(neighbours, "_ROWS", rows)  # of the database at a time
     base = _base(3000, offset)
     moves = [{}, {"v4": 1}, {"v4": 3, "v5": 2}]
     space = Space(base, 5, ["v4", "v5"], sample=50)
@@ -279,6 +281,19 @@ def test_near_enough_is_calibrated_on_unshifted_images() -> None:
     twin = Space(base, 5).nearest(Space(base, 5).moved(torch.tensor([0]), [{"v4": 1}])[0], exclude=torch.tensor([0]))
     assert twin.indices.item() == 1
     assert bool(twin.near)
+
+
+def test_the_calibration_of_each_depth_and_smoothing_is_stored_by_itself(tmp_path) -> None:
+    memory = _base(200)
+    memory.depths[4] = memory.at(5) + 1 / np.arange(1, 9, dtype=np.float32)
+    memory.depths[4][:, 0] *= 2
+    stored = Arrays(tmp_path, memory.depths, memory.logits, memory.boundary)
+    cases = [(5, [], 50), (5, [], 200), (5, ["v4"], 50), (5, ["v4", "v5"], 50), (4, [], 50)]
+    for _ in range(2):  # the second time they are read
+        for j, axes, sample in cases:
+            found, expected = (Space(one, j, axes, sample=sample).nearest_distances() for one in (stored, memory))
+            assert torch.equal(found, expected)
+    assert len([*tmp_path.iterdir()]) == len(cases)
 
 
 def test_bad_requests_are_explained() -> None:
