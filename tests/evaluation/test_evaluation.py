@@ -38,6 +38,7 @@ def test_counts_and_shares() -> None:
         assert score.count == (labels == i).sum()
         assert score.accuracy == pytest.approx((answers[labels == i] == i).double().mean().item())
         assert score.precision == pytest.approx((labels[answers == i] == i).double().mean().item())
+        assert score.interval == wilson_interval(score.correct, score.count)
     assert found.accuracy == pytest.approx((answers == labels).double().mean().item())
     assert found.log_loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
     assert found.top5 is None
@@ -80,6 +81,10 @@ def test_the_least_certain_are_left_out_first() -> None:
     assert coverage[0.5] == 1.0
     assert [one.image for one in found.mistakes] == list(range(39, 29, -1))
     assert all(one.answer == 1 and one.label == 0 for one in found.mistakes)
+    likely = logits.double().softmax(1)[:, 1]
+    assert [one.confidence for one in found.mistakes] == pytest.approx(
+        [float(likely[one.image]) for one in found.mistakes]
+    )
 
 
 def test_top_five_where_there_are_many_classes() -> None:
@@ -160,6 +165,35 @@ def test_files_hold_what_was_measured_and_names_stay_names(tmp_path) -> None:
     assert sorted(one.name for one in (tmp_path / "found" / "mistakes").iterdir()) == sorted(
         ["mine.png", *(f"{one.image}.png" for one in found.mistakes)]
     )
+    worst = found.mistakes[0].image
+    with Image.open(tmp_path / "found" / "mistakes" / f"{worst}.png") as picture:
+        pixels = np.asarray(picture)[::12, ::12]  # 8 pixels a side, enlarged to 96
+    np.testing.assert_array_equal(pixels, images[worst].permute(1, 2, 0))
+
+
+def test_the_page_and_the_table_of_classes_say_what_was_measured(tmp_path) -> None:
+    labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    answers = torch.tensor([0, 0, 0, 1, 0, 0, 1, 1])
+    sure = torch.tensor([8.0, 7, 2, 6, 3, 1, 5, 4])  # of the four that it is most certain of, image 3 is a mistake
+    logits = torch.zeros(8, 2).scatter(1, answers[:, None], sure[:, None])
+    found = evaluate(logits, labels, ("cat", "dog"))
+    text = write_evaluation(found, tmp_path, title="one", data="two").read_text(encoding="utf-8")
+    text = re.sub(r"<img [^>]*>", "", text).replace("\N{NO-BREAK SPACE}", " ")
+    assert "62.5 % of 8 images of two are classified correctly (95 % interval 30.6 % to 86.3 %)." in text
+    weakest_first = re.findall(r"<tr><td>(.*)</td></tr>", text.replace("</tr><tr>", "</tr>\n<tr>"))
+    assert [row.split("</td><td>") for row in weakest_first] == [
+        ["dog", "4", "50.0 %", "15.0 % – 85.0 %", "66.7 %"],
+        ["cat", "4", "75.0 %", "30.1 % – 95.4 %", "60.0 %"],
+    ]
+    assert "The most frequent confusion: dog classified as cat, 2 times." in text
+    assert "Answering only the 50.0 % it is most certain of, the network is right on 75.0 %." in text
+    assert "image 3: <b>cat</b>, predicted <b>dog</b> with 99.8 %" in text
+    with (tmp_path / "classes.csv").open(newline="", encoding="utf-8") as file:
+        cat, dog = csv.DictReader(file)
+    low, high = wilson_interval(3, 4)
+    numbers = {"accuracy": 0.75, "low": low, "high": high, "precision": 0.6}
+    assert {name: float(cat[name]) for name in numbers} == pytest.approx(numbers, abs=1e-6)
+    assert [dog[name] for name in ("class", "images", "correct", "predicted")] == ["dog", "4", "2", "3"]
 
 
 def test_a_class_without_images_has_no_accuracy(tmp_path) -> None:

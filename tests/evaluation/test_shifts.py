@@ -1,5 +1,6 @@
 """Changed images: each change does what its name says, more at larger strengths, and alike for every network."""
 
+import csv
 import json
 import math
 from itertools import pairwise
@@ -63,11 +64,17 @@ def test_crops_lie_anywhere_in_the_image(axis) -> None:
     assert abs(centres.mean()) < 0.05
 
 
-def test_jpeg_is_what_pillow_writes() -> None:
-    image = torch.randint(0, 256, (1, 3, 16, 16)).byte()
-    changed = shift_images(image, "jpeg", 30)
-    assert not torch.equal(changed, image)
-    assert shift_images(image[:, :1], "jpeg", 30).shape == (1, 1, 16, 16)
+def test_a_crop_lies_across_as_independently_as_it_lies_down() -> None:
+    ramp = torch.linspace(20, 220, 32).round().byte().expand(200, 1, 32, 32)
+    across, down = (shift_images(one.contiguous(), "crop", 0.6).float().mean((1, 2, 3)) for one in (ramp, ramp.mT))
+    assert abs(float(torch.corrcoef(torch.stack([across, down]))[0, 1])) < 0.3
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_good_jpeg_resembles_its_image_and_a_bad_one_does_not(channels) -> None:
+    images = smooth(4, channels)[..., :16]  # higher than wide
+    good, bad = ((shift_images(images, "jpeg", quality).float() - images).abs().mean() for quality in (95, 5))
+    assert good < 8 < bad  # with its colours exchanged it would be 40
 
 
 def test_grey_images_have_no_hue() -> None:
@@ -91,18 +98,27 @@ def test_scores_and_files(tmp_path) -> None:
     dark, light = torch.full((20, 1, 12, 12), 90).byte(), torch.full((20, 1, 12, 12), 160).byte()
     images, labels = torch.cat([dark, light]), torch.tensor([0] * 20 + [1] * 20)
 
+    seen = []
+
     def predict(shown: torch.Tensor) -> torch.Tensor:
+        seen.append(shown)
         mean = shown.float().mean((1, 2, 3))
         return torch.stack([125 - mean, mean - 125], 1)
 
     found = measure_shifts(predict, images, labels)
+    assert torch.equal(seen[0], images)
     scores = {(one.shift, one.strength): one.accuracy for one in found}
     assert scores["none", 0] == 1
     assert all(scores["rotation", strength] == 1 for strength in SHIFTS["rotation"].strengths)
     assert scores["brightness", 0.1] == 1
     assert scores["brightness", 0.5] < 0.75
     table = write_shifts({"a $run$": found, "other": found}, tmp_path / "shifts", data="two greys")
-    assert len(table.read_text().splitlines()) == 1 + 2 * (1 + 7 * 5)
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["network"], row["change"], float(row["strength"]), float(row["accuracy"])) for row in rows] == [
+        (name, one.shift, one.strength, one.accuracy) for name in ("a $run$", "other") for one in found
+    ]
+    assert len(rows) == 2 * (1 + 7 * 5)
     assert json.loads((tmp_path / "shifts" / "shifts.json").read_text())["networks"]["other"][0]["accuracy"] == 1
     with Image.open(tmp_path / "shifts" / "shifts.png") as picture:
         assert np.asarray(picture).std() > 0
