@@ -99,7 +99,9 @@ def test_other_weights_are_used_for_once() -> None:
 @pytest.mark.parametrize("ema", [0.0, 0.8])
 def test_the_weights_are_those_of_the_best_epoch_and_the_records_say_so(tmp_path, ema) -> None:
     seen: list[Progress] = []
-    result = train_run(tmp_path / "run", settings(ema=ema), DATA, on_step=seen.append)
+    test = shades(30, 2)
+    asked = replace(settings(ema=ema), flip=True)
+    result = train_run(tmp_path / "run", asked, replace(DATA, test=test), on_step=seen.append)
     log = rows(tmp_path / "run")
     best = max(log, key=lambda row: (row["validation_accuracy"], -row["validation_loss"]))
     assert best["epoch"] < 6, "the test is of no use if the last epoch is the best"
@@ -112,9 +114,16 @@ def test_the_weights_are_those_of_the_best_epoch_and_the_records_say_so(tmp_path
     assert all(one.validation is None for one in seen if not one.epoch_done)
     run = load_run(tmp_path / "run")
     assert DATA.validation is not None
-    logits = predict_logits(run.model, run.preprocessing.standardize(DATA.validation.images))
-    hits = (logits.argmax(1) == DATA.validation.labels).float().mean().item()
-    assert hits == pytest.approx(best["validation_accuracy"], abs=1e-6)
+    for name, images, flip in (
+        ("validation_accuracy", DATA.validation, False),
+        ("test_accuracy", test, False),
+        ("test_accuracy_with_flips", test, True),
+    ):
+        x = run.preprocessing.standardize(images.images)
+        with torch.no_grad():
+            logits = run.model(x) + run.model(x.flip(-1)) if flip else run.model(x)
+        hits = (logits.argmax(1) == images.labels).float().mean().item()
+        assert result[name] == pytest.approx(hits, abs=1e-6)
 
 
 def test_without_validation_images_the_last_epoch_is_kept(tmp_path) -> None:

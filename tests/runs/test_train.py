@@ -377,8 +377,7 @@ def test_several_seeds_report_mean_and_spread(tmp_path, commands) -> None:
     assert 0 <= rows[0]["validation_accuracy"] <= 1
 
 
-def test_accumulated_parts_use_the_same_images(tmp_path, commands) -> None:
-    """Normalization apart (each part has its own), a batch in parts sees the images of the whole batch."""
+def test_a_run_accumulates_parts_and_flips_test_images_if_asked(tmp_path, commands) -> None:
     done = commands.run(*TRAIN, "--output", tmp_path / "run", "--epochs", "1", "--accumulate", "4", "--test-flips")
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())

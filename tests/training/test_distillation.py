@@ -17,7 +17,7 @@ from hcnn.runs.settings import RunSettings
 from hcnn.runs.train import train_run
 from hcnn.training.distillation.config import DistillationConfig, get_distillation
 from hcnn.training.distillation.layer_pairs import find_pairs
-from hcnn.training.distillation.losses import Distillation, attention_loss, check_teacher, soft_loss
+from hcnn.training.distillation.losses import Distillation, attention_loss, attention_map, check_teacher, soft_loss
 from hcnn.training.recipes import get_recipe
 
 DIGITS = Preprocessing((0.3,), (0.3,), (8, 8), tuple("0123456789"))
@@ -43,6 +43,11 @@ def test_attention_looks_at_where_not_at_how_much() -> None:
     first = torch.zeros(1, 5, 1, 2)
     first[..., 0] = 1.0
     assert float(attention_loss(first, other)) == pytest.approx(1.0)  # (1, 0) against (0, 1): mean of 1 and 1
+
+
+def test_a_map_of_attention_adds_up_squares() -> None:
+    maps = torch.tensor([[[[1.0, -2.0]], [[2.0, 0.0]]]])
+    torch.testing.assert_close(attention_map(maps), torch.tensor([[5.0, 4.0]]) / math.sqrt(41))
 
 
 def _distillation(
@@ -96,6 +101,27 @@ def test_the_sum_is_composed_of_its_parts() -> None:
         label_loss = torch.nn.functional.cross_entropy(logits, labels)
         parts.append((distill.loss(x, logits, label_loss, epoch=0, progress=0.0).item(), label_loss.item()))
     assert parts[2][0] == pytest.approx(parts[0][0] + parts[1][0] + 0.2 * parts[2][1], rel=1e-5)
+
+
+def test_each_part_is_weighted_as_its_formula_says() -> None:
+    x = torch.randn(4, 1, 8, 8)
+    for config in (
+        DistillationConfig(labels=0.0, soft_targets=0.9, temperature=3.0),
+        DistillationConfig(labels=0.0, attention=50.0),
+        DistillationConfig(labels=0.0, hints=7.0),
+    ):
+        model, distill = _distillation("wrn16_1_digits", "wrn40_1_digits", config)
+        logits = model(x)
+        found = distill.loss(x, logits, torch.zeros(()), epoch=0, progress=0.0).item()
+        with torch.no_grad():
+            expected = 0.9 * soft_loss(logits, distill.teacher(x), 3.0) if config.soft_targets else torch.zeros(())
+            for number, (name, other, *_) in enumerate(distill.pairs):
+                student, teacher = distill._student.kept[name], distill._teacher.kept[other]
+                if config.attention:
+                    expected += 50 / 2 * attention_loss(student, teacher)
+                else:
+                    expected += 7 / 2 * (distill.regressors[number](student) - teacher).square().mean()
+        assert found == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_the_weight_of_soft_targets_moves_and_hints_come_first() -> None:

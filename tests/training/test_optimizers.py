@@ -44,6 +44,25 @@ def test_a_layer_learns_at_its_factor_of_the_rate(optimizer, capturable) -> None
         torch.testing.assert_close(little, whole / 4)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_steps_with_momentum_are_those_of_their_formulas(nesterov) -> None:
+    first, second = torch.tensor([[1.0], [-2.0], [0.5]]), torch.tensor([[3.0], [1.0], [0.5]])
+    steps = {}
+    for optimizer in ("sgd", "adamw"):
+        model = nn.Linear(1, 3, bias=False)
+        one = RecipeOptimizer(model, Recipe(optimizer=optimizer, weight_decay=0.0, momentum=0.8, nesterov=nesterov))
+        for gradient in (first, second):
+            before = model.weight.detach().clone()
+            model.weight.grad = gradient.clone()
+            one.step(0.1)
+            steps[optimizer] = model.weight.detach() - before  # the second
+    velocity = 0.8 * first + second
+    torch.testing.assert_close(steps["sgd"], -0.1 * (second + 0.8 * velocity if nesterov else velocity))
+    mean = (0.8 * 0.2 * first + 0.2 * second) / (1 - 0.8**2)
+    square = (0.99 * 0.01 * first**2 + 0.01 * second**2) / (1 - 0.99**2)
+    torch.testing.assert_close(steps["adamw"], -0.1 * mean / square.sqrt())
+
+
 def test_the_average_is_that_of_its_formula() -> None:
     model = nn.BatchNorm1d(3)
     average, expected = WeightAverage(model, 0.9), {name: one.clone() for name, one in model.state_dict().items()}

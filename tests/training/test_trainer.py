@@ -110,6 +110,33 @@ def test_small_images_come_first_and_a_run_resumed_among_them_has_the_same_bits(
     assert all(torch.equal(second.model.state_dict()[key], value) for key, value in expected.items())
 
 
+def linear() -> nn.Module:
+    """A network without normalization, whose images do not depend on each other."""
+    with drawn_from(torch.Generator().manual_seed(2)):
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+
+
+def test_a_batch_in_parts_takes_the_steps_of_a_whole_one() -> None:
+    whole, parts = (make(linear(), recipe=replace(RECIPE, accumulate=count)) for count in (1, 3))
+    for expected, row in zip(whole.fit(), parts.fit(), strict=True):
+        assert row == pytest.approx(expected, rel=1e-5)
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(parts.model.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("weights", [None, torch.linspace(0.5, 1.5, 18)])
+def test_loss_and_accuracy_of_an_epoch_are_those_of_their_formulas(weights) -> None:
+    recipe = Recipe(epochs=1, batch_size=6, lr=1e-12, label_smoothing=0.3)  # too small a rate to change anything
+    trainer = make(linear(), recipe=recipe, weights=weights)
+    labels = trainer.source.labels
+    with torch.no_grad():
+        logits = trainer.model(trainer.preprocessing.standardize(trainer.source.images))
+    losses = nn.functional.cross_entropy(logits, labels, label_smoothing=0.3, reduction="none")
+    [row] = trainer.fit()
+    assert row["loss"] == pytest.approx(float((losses if weights is None else losses * weights).mean()), rel=1e-5)
+    assert row["train_accuracy"] == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
+
+
 def test_a_recipe_sets_the_momentum_of_the_statistics_or_leaves_it() -> None:
     def momenta(trainer: Trainer) -> set[float | None]:
         return {module.momentum for module in trainer.model.modules() if isinstance(module, nn.BatchNorm1d)}
