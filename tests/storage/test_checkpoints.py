@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -17,6 +18,7 @@ import pytest
 import torch
 
 from hcnn.storage.checkpoints import load_newest, save_checkpoint
+from hcnn.storage.log import append_line, sync_log, truncate_log
 from hcnn.storage.state_tree import flatten_state, unflatten_state
 
 if TYPE_CHECKING:
@@ -151,6 +153,42 @@ def test_kill_9_at_every_line_of_a_save_leaves_a_valid_checkpoint(
     assert version == 2
     assert last > 100  # the tracer did see the save
     assert leftovers > 10 / stride  # and kills did hit between its renames and removals
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the names of open files from /proc")
+def test_a_power_cut_finds_what_a_kill_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a power cut only the order of the calls shows it: bytes are synced, then named, and names are synced."""
+    events: list[str] = []
+
+    def kind(path: object) -> str:
+        return re.sub(r"step-0+(\d)(-\w+)?|tmp-\d+", lambda match: f"step {match[1]}" if match[1] else "tmp", str(path))
+
+    def record(name: str, doing: str, which: Any) -> None:
+        call = getattr(os, name)
+
+        def recorded(*arguments: Any, **named: Any) -> None:
+            shown = kind(Path(which(*arguments)).name)
+            call(*arguments, **named)
+            events.append(f"{doing} {shown}")
+
+        monkeypatch.setattr(os, name, recorded)
+
+    save(tmp_path, 1, keep=1)
+    record("fsync", "sync", lambda descriptor: Path(f"/proc/self/fd/{descriptor}").readlink())
+    record("replace", "name", lambda source, target: target)
+    record("unlink", "remove", lambda path: path)
+    save(tmp_path, 2, keep=1)
+    assert events == [
+        *("sync .step 2.safetensors.tmp", "name step 2.safetensors", "sync checkpoints"),
+        *("sync .step 2.json.tmp", "name step 2.json", "sync checkpoints"),
+        *("remove step 1.json", "sync checkpoints", "remove step 1.safetensors"),
+    ]
+    events.clear()
+    size = append_line(tmp_path / "log.jsonl", {"step": 1})
+    assert sync_log(tmp_path / "log.jsonl") == size
+    append_line(tmp_path / "log.jsonl", {"step": 2})
+    truncate_log(tmp_path / "log.jsonl", size)
+    assert events == ["sync log.jsonl", f"sync {tmp_path.name}", "sync log.jsonl"]
 
 
 # ------------------------------------------------------------------- full disks
