@@ -96,6 +96,14 @@ def test_other_weights_are_used_for_once() -> None:
     torch.testing.assert_close(predict_logits(model, x), before)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_network_is_measured_in_eval_mode_and_left_in_the_mode_it_was_in(training) -> None:
+    model = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Flatten()).train(training)
+    x = torch.randn(5, 1, 2, 2)
+    torch.testing.assert_close(predict_logits(model, x), x.flatten(1))
+    assert all(module.training is training for module in model.modules())
+
+
 @pytest.mark.parametrize("ema", [0.0, 0.8])
 def test_the_weights_are_those_of_the_best_epoch_and_the_records_say_so(tmp_path, ema) -> None:
     seen: list[Progress] = []
@@ -126,11 +134,13 @@ def test_the_weights_are_those_of_the_best_epoch_and_the_records_say_so(tmp_path
         assert result[name] == pytest.approx(hits, abs=1e-6)
 
 
-def test_without_validation_images_the_last_epoch_is_kept(tmp_path) -> None:
+def test_without_validation_images_the_last_epoch_is_kept_and_the_same_is_learned(tmp_path, whole) -> None:
     result = train_run(tmp_path / "run", settings(), Splits(DATA.train))
     assert result["weights"] == "moving average"
     assert "best_epoch" not in result
-    assert "validation_accuracy" not in rows(tmp_path / "run")[0]
+    log = rows(tmp_path / "run")
+    assert "validation_accuracy" not in log[0]
+    assert [row["loss"] for row in log] == [row["loss"] for row in rows(whole)]
 
 
 @pytest.mark.parametrize("step", [5, 13, 24, 36])  # within epochs, after one, and after the last step
