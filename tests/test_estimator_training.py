@@ -4,13 +4,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.ensemble import AdaBoostClassifier
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
+from torch import nn
 
-from hcnn.estimator import HCNNClassifier
+from hcnn.data.preprocessing import Preprocessing
+from hcnn.estimator import HCNNClassifier, classifier
+from hcnn.estimator.fitting import Held, train_until_best
 from hcnn.training.recipe import Recipe
+from hcnn.training.trainer import Trainer
 
 TINY = {"width": 4, "depth": 4, "rank": 4, "downsample": ()}
 
@@ -35,12 +40,13 @@ def equal(first: HCNNClassifier, second: HCNNClassifier) -> bool:
 def test_equal_weights_are_no_weights_and_zero_takes_an_image_out() -> None:
     X, y = shades(48)
 
-    def fit(count: int, weights: np.ndarray | None = None) -> HCNNClassifier:
-        return tiny(early_stopping=False).fit(X[:count], y[:count], weights)
+    def fit(which: slice | np.ndarray, weights: np.ndarray | None = None) -> HCNNClassifier:
+        return tiny(early_stopping=False).fit(X[which], y[which], weights)
 
-    assert equal(fit(48), fit(48, np.full(48, 3.0)))
-    assert equal(fit(40), fit(48, (np.arange(48) < 40).astype(float)))
-    assert not equal(fit(48), fit(48, np.linspace(0.1, 1, 48)))
+    every, some = slice(None), np.arange(48) % 7 > 2
+    assert equal(fit(every), fit(every, np.full(48, 3.0)))
+    assert equal(fit(some), fit(every, some.astype(float)))
+    assert not equal(fit(every), fit(every, np.linspace(0.1, 1, 48)))
 
 
 def test_the_scale_of_weights_does_not_matter() -> None:
@@ -68,17 +74,32 @@ def test_class_weights() -> None:
     assert not equal(balanced, tiny().fit(X[few], y[few]))
     only = tiny(class_weight={"low": 1000, "high": 0.001}, epochs=8).fit(X, y)
     assert (only.predict(X) == "low").mean() > 0.9
+    assert only.validation_scores_[-1] > 0.99  # images count by their weights there too
 
 
 def test_own_validation_images_choose_the_epoch() -> None:
     X, y = shades(32, spread=2.5)
     X_val, y_val = shades(24, seed=1, spread=2.5)
-    model = tiny(epochs=12, n_iter_no_change=12).fit(X, y, X_val=X_val, y_val=y_val)
-    assert len(model.validation_scores_) == len(model.loss_curve_) == model.n_iter_ == 12
-    assert model.score(X_val, y_val) == pytest.approx(max(model.validation_scores_))
-    assert len(set(model.validation_scores_)) > 1
-    without = tiny(epochs=12, early_stopping=False).fit(X, y)
-    assert without.loss_curve_ == model.loss_curve_  # nothing was set aside
+    last = []
+    for seed in (3, 5):
+        model = tiny(epochs=12, n_iter_no_change=12, random_state=seed).fit(X, y, X_val=X_val, y_val=y_val)
+        scores = model.validation_scores_
+        assert len(scores) == len(model.loss_curve_) == model.n_iter_ == 12
+        assert model.score(X_val, y_val) == pytest.approx(max(scores))
+        without = tiny(epochs=12, early_stopping=False, random_state=seed).fit(X, y)
+        assert without.loss_curve_ == model.loss_curve_  # nothing was set aside
+        last.append(scores[-1] == max(scores))
+    assert not all(last), "the test is of no use if the last epoch is the best"
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_training_ends_after_so_many_epochs_that_were_not_better(patience) -> None:
+    images, labels = torch.randint(0, 256, (12, 1, 8, 8), dtype=torch.uint8), torch.arange(12) % 2
+    plain = Preprocessing((0.5,), (0.25,), (8, 8), ("a", "b"))
+    recipe = Recipe(epochs=9, batch_size=4, lr=1e-30)  # so that every epoch is as good as the first
+    trainer = Trainer(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), images, labels, plain, recipe)
+    fitted = train_until_best(trainer, Held(plain.standardize(images), labels), patience)
+    assert len(fitted.scores) == len(fitted.losses) == 1 + patience
 
 
 def test_the_losses_fall() -> None:
@@ -142,6 +163,19 @@ def test_parts_of_a_set_are_learned_one_by_one() -> None:
         model.partial_fit(X[:2], ["low", "other"])
     with pytest.raises(ValueError, match="class_weight: 'balanced' needs all images"):
         tiny(class_weight="balanced").partial_fit(X, y, classes=["high", "low"])
+
+
+def test_each_part_has_an_order_of_its_own_and_hardly_an_image_is_left_over(monkeypatch) -> None:
+    X, y = shades(20)
+    made: list[Trainer] = []
+    monkeypatch.setattr(
+        classifier, "Trainer", lambda *given, **named: made.append(Trainer(*given, **named)) or made[-1]
+    )
+    model = tiny(batch_size=8)
+    for _ in range(3):
+        model.partial_fit(X, y, classes=["high", "low"])
+    assert len({tuple(trainer.source.order(0).tolist()) for trainer in made}) == 3
+    assert {(trainer.batches, trainer.recipe.batch_size) for trainer in made} == {(3, 6)}
 
 
 def test_fields_of_the_network_are_parameters() -> None:
