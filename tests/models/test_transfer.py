@@ -189,6 +189,16 @@ def test_frozen_layers_stay_bit_for_bit() -> None:
     assert all(layer.training for layer in model.layers)
 
 
+def test_what_lies_before_and_between_frozen_stages_is_frozen_too() -> None:
+    model: Any = create_model("densenet_bc40_digits")
+    rates = {id(p): group["lr"] for group in parameter_groups(model, 1.0, layer_decay=0.5) for p in group["params"]}
+    assert [rates[id(one.conv.weight)] for one in (model, *model.transitions)] == [0.25, 0.25, 0.5]
+    model.freeze(2)
+    learns = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert {name.partition(".")[0] for name in learns} == {"blocks", "norm", "linear"}
+    assert {name[:8] for name in learns if name.startswith("blocks")} == {"blocks.2"}
+
+
 def test_frozen_stages_of_a_hypernetwork_keep_their_kernels() -> None:
     model = create_model("hypernetwork_digits", depth=10)
     assert isinstance(model, HyperNetwork)
