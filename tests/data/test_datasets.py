@@ -13,7 +13,7 @@ import torch
 from hcnn.data import archives, cifar, datasets
 from hcnn.data.datasets import load
 from hcnn.data.image_set import ImageSet, Splits, from_arrays
-from hcnn.data.preprocessing import Preprocessing
+from hcnn.data.preprocessing import Preprocessing, fit_float_preprocessing, fit_preprocessing
 from hcnn.data.splits import epoch_order, fewer, set_aside, stratified_split
 
 
@@ -100,6 +100,18 @@ def test_channel_statistics_against_numpy():
     np.testing.assert_allclose(std[[0, 2]], expected.std((0, 2, 3))[[0, 2]], rtol=1e-12)
     assert mean.dtype == std.dtype == torch.float64
     assert std[1] == 1
+
+
+def test_common_standardization_is_that_of_all_channels_together():
+    images = torch.randint(0, 100, (20, 3, 8, 6), dtype=torch.uint8)
+    images[:, 1] += 120
+    floats = images / 255
+    for found in (
+        fit_preprocessing(ImageSet(images, torch.zeros(20, dtype=torch.int64), ("any",), "noise"), common=True),
+        fit_float_preprocessing(floats, ("any",), common=True),
+    ):
+        assert found.mean == pytest.approx([floats.double().mean().item()] * 3, rel=1e-6)
+        assert found.std == pytest.approx([floats.double().std(correction=0).item()] * 3, rel=1e-6)
 
 
 def test_splits_must_match():
