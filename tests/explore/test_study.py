@@ -161,6 +161,7 @@ def test_changes_go_the_way_their_names_say() -> None:
     torch.testing.assert_close(change(x, "position right", 1 / 16)[..., 1:], x[..., :-1], atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(change(x, "position down", 1 / 16)[:, :, 1:], x[:, :, :-1], atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(change(x, "contrast", 1).std((1, 2, 3)), 2 * x.std((1, 2, 3)))
+    torch.testing.assert_close(change(x, "contrast", 1).mean((1, 2, 3)), x.mean((1, 2, 3)))
     grey = (x * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1)
     for name in ("saturation", "hue"):  # both keep the luminance
         changed = change(x, name, 0.5 if name == "saturation" else 60.0)
@@ -168,6 +169,12 @@ def test_changes_go_the_way_their_names_say() -> None:
             (changed * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1), grey, atol=1e-3, rtol=0
         )
     torch.testing.assert_close(change(change(x, "hue", 120.0), "hue", 240.0), x, atol=1e-3, rtol=0)
+    red = torch.tensor([0.6, 0.4, 0.4])[None, :, None, None].expand(1, 3, 8, 8)
+    assert [int(change(red, "hue", degrees)[0, :, 0, 0].argmax()) for degrees in (0, 120, 240)] == [
+        0,
+        2,
+        1,
+    ]  # to blue, green
     dot = torch.zeros(1, 1, 17, 17)
     dot[..., 7:10, 7:10] = 1
     assert float(change(dot, "scale", 1).sum()) == pytest.approx(4 * 9, rel=0.15)
