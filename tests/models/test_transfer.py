@@ -170,6 +170,17 @@ def test_features_are_the_arrays() -> None:
     assert made.depths == (2,)
 
 
+def test_features_stop_at_the_deepest_array_that_is_asked_for() -> None:
+    model = small()
+    computed: list[int] = []
+    for index, layer in enumerate(model.layers):
+        layer.register_forward_hook(lambda *_, j=index + 1: computed.append(j))
+    features = hcnn.FeatureExtractor(model, (1, 3))
+    features(torch.randn(2, 3, 8, 8))
+    assert computed == [1, 2, 3]
+    assert [len(one) for one in features(torch.randn(0, 3, 8, 8))] == [0, 0]
+
+
 def test_frozen_layers_stay_bit_for_bit() -> None:
     model = small()
     model.freeze(3)

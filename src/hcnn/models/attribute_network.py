@@ -143,22 +143,50 @@ class AttributeNetwork(FineTuning, Network):
             raise ValueError(f"forward_from: expected j between 0 and {len(self.layers)}; got {j!r}")
         if j:
             self._check_array(x, j)
-        # An empty batch has (no) answers, as in an exported file. What is no tensor is refused by the first layer.
-        if isinstance(x, Tensor) and x.shape[:1] == (0,) and not self.training:
+        if self._answers_nothing(x):
             one = self.forward_from(x.new_zeros(1, *x.shape[1:]), j, return_arrays=return_arrays)
-            if not return_arrays:
-                return one[:0]
-            return one[0][:0], {index: AttributeArray(array.values[:0], array.axes) for index, array in one[1].items()}
+            return (one[0][:0], _without_images(one[1])) if return_arrays else one[:0]
         if j and _averages_oldest(self.layers[j - 1]):
             x = marginal(x, 1)
-        arrays: dict[int, AttributeArray] = {}
+        if return_arrays:
+            arrays, x = self._arrays(x, j, len(self.layers))
+            return self.readout(x), arrays
         for index in range(j, len(self.layers)):
-            if return_arrays:
-                array, x = self._array(index, x)
-                arrays[index + 1] = AttributeArray(array, self.axes(index + 1))
-            else:
-                x = self.layers[index](x)
-        return (self.readout(x), arrays) if return_arrays else self.readout(x)
+            x = self.layers[index](x)
+        return self.readout(x)
+
+    def first_arrays(self, x: Tensor, last: int) -> dict[int, AttributeArray]:
+        """The arrays of the first layers, without computing the layers behind them.
+
+        Args:
+            x: (b, channels, *u), standardized.
+            last: depth of the last array, 1 … J-1.
+
+        Returns:
+            x_1 … x_last by depth, as ``forward(x, return_arrays=True)`` gives them.
+
+        Raises:
+            ValueError: if x does not fit.
+
+        """
+        if self._answers_nothing(x):
+            return _without_images(self.first_arrays(x.new_zeros(1, *x.shape[1:]), last))
+        return self._arrays(x, 0, last)[0]
+
+    def _answers_nothing(self, x: object) -> bool:
+        """Whether x is an empty batch, which has (no) answers, as in an exported file; not while training.
+
+        What is no tensor is refused by the first layer.
+        """
+        return isinstance(x, Tensor) and x.shape[:1] == (0,) and not self.training
+
+    def _arrays(self, x: Tensor, j: int, last: int) -> tuple[dict[int, AttributeArray], Tensor]:
+        """x_{j+1} … x_last, and what layer `last` returns, from what layer j returns."""
+        arrays: dict[int, AttributeArray] = {}
+        for index in range(j, last):
+            array, x = self._array(index, x)
+            arrays[index + 1] = AttributeArray(array, self.axes(index + 1))
+        return arrays, x
 
     def _check_array(self, x: Tensor, j: int) -> None:
         """Refuse what cannot be x_j: the layers after it might take it for another array."""
@@ -273,6 +301,10 @@ class AttributeNetwork(FineTuning, Network):
         """The rows of `hcnn.models.summary.summarize`."""
         names = [", ".join(self.axes(j)[1:]) for j in range(1, len(self.layers) + 1)]
         return attribute_rows(self.config, self.layers, self.readout, names, self.attribute_sizes, image_size)
+
+
+def _without_images(arrays: dict[int, AttributeArray]) -> dict[int, AttributeArray]:
+    return {j: AttributeArray(array.values[:0], array.axes) for j, array in arrays.items()}
 
 
 def _averages_oldest(layer: nn.Module) -> bool:

@@ -63,7 +63,7 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """The arrays of a batch of standardized images."""
-        _, arrays = self.model(x, return_arrays=True)
+        arrays = self.model.first_arrays(x, self.depths[-1])
         found = (arrays[j].values for j in self.depths)
         return [one.flatten(1, one.ndim - 1 - self.model.config.spatial_axes) for one in found]
 
