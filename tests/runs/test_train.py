@@ -322,11 +322,17 @@ FAILING = """
     data = load("digits")
     data = replace(data, train=data.train.subset(range(0, 1437, 20)), test=data.test.subset(range(0, 360, 20)))
     settled = settings.RunSettings(network, Recipe(epochs=1, batch_size=8), "digits")
-    for method in ("save", "finish", "finish"):  # the third finds a run begun
+    by_the_clock = replace(settled, checkpoint_seconds=0)
+    for name, method, chosen in (
+        ("save", "save", settled),
+        ("finish", "finish", settled),
+        ("finish", "finish", settled),  # finds a run begun
+        ("clock", "save", by_the_clock),  # rank 0 alone knows that a checkpoint is due
+    ):
         kept = getattr(recorder.Recorder, method)
         setattr(recorder.Recorder, method, fail)
         try:
-            train.train_run(Path(sys.argv[1], method), settled, data)
+            train.train_run(Path(sys.argv[1], name), chosen, data)
         except Exception as error:
             with Path(sys.argv[1], f"rank-{os.environ['RANK']}").open("a") as file:
                 print(f"{type(error).__name__}: {error}", file=file)
@@ -345,7 +351,9 @@ def test_what_fails_in_the_first_process_fails_in_all(tmp_path) -> None:
         "ValueError: process 0: the logits contain NaN",
         f"ValueError: process 0: {tmp_path / 'finish'} already holds an unfinished run; add --resume to resume it, or "
         "give another --output",
+        "ValueError: process 0: the logits contain NaN",
     ]
+    assert (tmp_path / "rank-0").read_text().count("Diverged: the logits contain NaN") == 3
 
 
 @pytest.mark.slow

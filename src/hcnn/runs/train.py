@@ -302,14 +302,23 @@ def _train(
     folder: Path,
 ) -> None:
     """Take all remaining steps and record them; `recorder` is that of rank 0, and None in other processes."""
+    failure: Exception | None = None
     for progress in trainer.run():
-        trainer.stop_requested = stop.number is not None
+        trainer.stop_requested = stop.number is not None or failure is not None
         stopping = progress.stop or (trainer.group is None and trainer.stop_requested)
         # Where all processes know that rank 0 measures and saves; between, it saves when time has passed.
         together = progress.epoch_done or stopping
-        with failing_together(trainer.group, trainer.device) if together else nullcontext():
-            if recorder:
-                progress = recorder.after_step(progress, stopping=stopping)
+        try:
+            with failing_together(trainer.group, trainer.device) if together else nullcontext():
+                if failure is not None:
+                    raise failure
+                if recorder:
+                    progress = recorder.after_step(progress, stopping=stopping)
+        except Exception as error:
+            if together or trainer.group is None:
+                raise
+            # Only rank 0 knows. It asks all to stop with the next step, and fails together with them.
+            failure, trainer.stop_requested = error, True
         if on_step and trainer.rank == 0:
             on_step(progress)
         if stopping:
