@@ -200,6 +200,7 @@ def test_what_cannot_be_read_is_said(results, tmp_path, capsys) -> None:
         (folder / "throughput.json").write_text(json.dumps(kept))
         assert "throughput.json: expected the figures that `hcnn compare --measure` writes" in error("compare", folder)
     assert "--batch and --seconds: expected at least one image" in error("compare", results, "--batch", 0)
+    assert "a finite time above 0; got 20, inf" in error("compare", results, "--seconds", "inf")
 
 
 def test_the_command_line_knows_the_baselines(results, capsys) -> None:

@@ -93,6 +93,7 @@ def test_bad_requests_for_figures_are_explained(run, tmp_path, capsys) -> None:
         (("figure", 3, "RUN"), "script.py/figure.png", "script.py: Not a directory"),
         (("explore", "RUN"), "other", "rows.csv: the file exists and hcnn did not write it; give another --output"),
         (("explore", "RUN", "--seed", -1), "new", "seed: expected 0 or more; got -1"),
+        (("explore", "RUN", "--seed", 2**63), "new", "seed: expected a whole number from 0 to 2**63 - 1; got 9223"),
         (("explore", "RUN", "--control", "nowhere"), "new", "nowhere is not a finished run"),
         (("explore", "RUN", "--arrays", "script.py"), "new/new", "script.py: Not a directory"),
     ],

@@ -242,6 +242,12 @@ def test_names_with_a_port_are_refused_as_names(explorer, capsys) -> None:
     assert "--allow-host: expected names without a port" in capsys.readouterr().err
 
 
+def test_an_empty_host_is_not_every_address(explorer, capsys) -> None:
+    with socket.create_server(("", 0)) as taken:  # so that it cannot listen, whatever it understands
+        assert cli.main(["serve", str(explorer.run.folder), "--host", "", "--port", str(taken.getsockname()[1])]) == 2
+    assert "--host: expected a name or an address; got ''" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------------------------------------ who may ask
 
 

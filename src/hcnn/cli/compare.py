@@ -1,5 +1,6 @@
 """`hcnn compare`: our results beside the published ones."""
 
+import math
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +19,10 @@ from hcnn.cli.train_plan import set_threads
 
 def compare(options: Namespace, console: Console) -> None:
     """Read, measure if asked, write."""
-    if options.batch < 1 or not options.seconds > 0:
+    if options.batch < 1 or not 0 < options.seconds < math.inf:
         raise ValueError(
-            f"--batch and --seconds: expected at least one image and some time; got {options.batch}, {options.seconds}"
+            f"--batch and --seconds: expected at least one image and a finite time above 0; got {options.batch}, "
+            f"{options.seconds}"
         )
     set_threads(options.threads)
 

@@ -21,6 +21,8 @@ def serve(options: Namespace, console: Console) -> None:
     for host in options.allow_host:
         if not host_name(f"[{host.strip('[]')}]" if ":" in host else host):
             raise ValueError(f"--allow-host: expected names without a port, such as example.org; got {host}")
+    if not options.host:  # as an unset variable of a shell gives; it would mean every address of the machine
+        raise ValueError("--host: expected a name or an address; got ''")
     if not 0 <= options.port <= 65535:
         raise ValueError(f"--port: expected 0 to 65535; got {options.port}")
     try:  # before minutes of computing

@@ -64,6 +64,8 @@ class StudySettings:
         for name, least in (("orders", 1), ("resamples", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected {least} or more; got {getattr(self, name)}")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed: expected a whole number from 0 to 2**63 - 1; got {self.seed}")
 
 
 @dataclass(frozen=True)
