@@ -160,6 +160,26 @@ def test_curves_show_the_validation_images(whole, tmp_path) -> None:
     assert (tmp_path / "with.png").read_bytes() != (tmp_path / "without.png").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "expected a line for each epoch; it is empty"),
+        (b"{", "line 1: expected strict JSON"),
+        (b"[1]\n", r"line 1: expected a JSON object; got \[1\]"),
+        (b'{"epoch": 1, "loss": 1, "train_accuracy": 0}\n{}\n', "line 2: epoch: expected a number; got 'None'"),
+        (
+            b'{"epoch": 1, "loss": 1, "train_accuracy": 0, "validation_loss": "x"}\n',
+            "line 1: validation_loss: expected a number; got 'x'",
+        ),
+    ],
+)
+def test_a_damaged_log_is_named(tmp_path, text, message) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "metrics.jsonl").write_bytes(text)
+    with pytest.raises(ValueError, match=rf"metrics.jsonl: {message}"):
+        learning_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+
+
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_run_gets_more_epochs(tmp_path, finished) -> None:
     folder, said, data = tmp_path / "run", [], replace(DATA, test=shades(30, 2))

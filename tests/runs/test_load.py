@@ -13,6 +13,7 @@ import hcnn
 from hcnn.data import datasets
 from hcnn.data.image_set import Splits
 from hcnn.data.splits import fewer
+from hcnn.export.model_card import read_records
 from hcnn.layers.randomness import drawn_from
 from hcnn.models.factory import build
 from hcnn.runs.load import load_run, read_result
@@ -150,6 +151,26 @@ def test_accuracies_in_a_result_are_fractions(folder, value) -> None:
         ValueError, match=r"result.json: (test_accuracy: expected a number from 0 to 1|expected strict)"
     ):
         read_result(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": "two"}, "epochs: expected a number of epochs; got 'two'"),
+        ({"epochs": None}, "epochs: expected a number of epochs; got 'None'"),
+        ({"seconds": "long"}, "seconds: expected a number of seconds; got 'long'"),
+        ({"seconds": -1}, "seconds: expected a number of seconds; got '-1'"),
+        ({"parameters": [1]}, r"parameters: expected an object; got \[1\]"),
+        ({"parameters": {}}, "parameters: expected a field 'trained'; it is missing"),
+    ],
+)
+def test_counts_in_a_result_are_numbers(folder, change, message) -> None:
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps({**result, **change}))
+    with pytest.raises(ValueError, match=rf"result.json: {message}"):
+        read_result(folder)
+    with pytest.raises(ValueError, match=rf"result.json: {message}"):
+        read_records(folder)
 
 
 @pytest.mark.parametrize(

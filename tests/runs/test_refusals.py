@@ -181,6 +181,16 @@ def test_a_damaged_config_is_named(tmp_path) -> None:
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize("field", ["seed", "train_images", "parameters", "seconds"])
+def test_a_result_that_lacks_a_field_is_named(tmp_path, field) -> None:
+    train_run(tmp_path / "run", settings(), Splits(pets()))
+    path = tmp_path / "run" / "result.json"
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in result.items() if name != field}))
+    with pytest.raises(ValueError, match=rf"result.json: expected a field '{field}'; it is missing"):
+        train_run(tmp_path / "run", settings(), Splits(pets()), resume=True)
+
+
 def test_a_disk_without_room_is_refused(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(train_module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(OSError, match=r"checkpoints take [\d,]+ bytes, and 1,000 are free") as caught:

@@ -13,7 +13,8 @@ from hcnn.models.counts import count_parameters
 from hcnn.models.factory import build
 from hcnn.models.pretrained import list_pretrained, pretrained_record
 from hcnn.models.summary import summarize
-from hcnn.runs.settings import CONFIG, RESULT
+from hcnn.runs.load import read_result
+from hcnn.runs.settings import CONFIG
 from hcnn.storage.records import read_object
 
 
@@ -44,11 +45,10 @@ def read_records(folder: Path) -> Records:
     if not folder.exists() and str(folder) in list_pretrained():
         shipped = pretrained_record(str(folder))
         return Records(shipped["config"], shipped["result"], {})
-    paths = (folder / CONFIG, folder / RESULT, folder.parent / "seeds.json")
-    found = [read_object(path) if path.is_file() else {} for path in paths]
-    if not folder.name.startswith("seed-"):
-        found[2] = {}
-    return Records(*found)
+    config, seeds = (
+        read_object(path) if path.is_file() else {} for path in (folder / CONFIG, folder.parent / "seeds.json")
+    )
+    return Records(config, read_result(folder), seeds if folder.name.startswith("seed-") else {})
 
 
 def model_card(model: AttributeNetwork, records: Records, *, size: Sequence[int] | None = None, usage: str = "") -> str:

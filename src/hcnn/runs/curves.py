@@ -1,10 +1,11 @@
 """Learning curves of a run, drawn with matplotlib."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from hcnn.plotting import pyplot, save
+from hcnn.storage.records import parse_object
+from hcnn.text import is_number
 
 
 def learning_curves(metrics: Path, path: Path, *, test_accuracy: float | None = None) -> None:
@@ -15,9 +16,12 @@ def learning_curves(metrics: Path, path: Path, *, test_accuracy: float | None = 
         path: the PNG to write.
         test_accuracy: drawn as a line, since the test set is read once.
 
+    Raises:
+        ValueError: if the file does not hold the numbers of each epoch; names it and the line.
+
     """
     plot = pyplot()
-    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    rows = _read_metrics(metrics)
     epochs = [row["epoch"] for row in rows]
     figure, (left, right) = plot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     drawn = [("", "training (augmented)", "#0072b2")]
@@ -45,3 +49,16 @@ def learning_curves(metrics: Path, path: Path, *, test_accuracy: float | None = 
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.get_major_locator().set_params(integer=True)
     save(figure, path)
+
+
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        row = parse_object(line, f"{path}: line {number}")
+        for name in ("epoch", "loss", "train_accuracy", *row):
+            if not is_number(row.get(name)):
+                raise ValueError(f"{path}: line {number}: {name}: expected a number; got {str(row.get(name))[:60]!r}")
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"{path}: expected a line for each epoch; it is empty")
+    return rows

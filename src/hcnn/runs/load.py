@@ -11,13 +11,14 @@ from torch import Tensor
 from hcnn.data.image_files import OnBad
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.layers.randomness import to_be_replaced
+from hcnn.models.counts import ParameterCount
 from hcnn.models.factory import build, load_pretrained
 from hcnn.models.pretrained import list_pretrained
 from hcnn.models.records import network_config, preprocessing_of
 from hcnn.models.registry import NetworkConfig
 from hcnn.runs.settings import CONFIG, RESULT, WEIGHTS
 from hcnn.storage.atomic import StrPath
-from hcnn.storage.records import read_object
+from hcnn.storage.records import build_record, read_object
 from hcnn.storage.safetensors import load_weights, match_state
 from hcnn.text import is_number
 
@@ -137,7 +138,7 @@ def read_result(folder: Path) -> dict[str, Any]:
     """The contents of a run's result.json, or {} where there is none.
 
     Raises:
-        ValueError: naming the file, and the field if an accuracy or a number of images is none.
+        ValueError: naming the file, and the field if an accuracy, a count or a duration is none.
     """
     path = Path(folder) / RESULT
     if not path.is_file():
@@ -146,8 +147,13 @@ def read_result(folder: Path) -> dict[str, Any]:
     for name, value in result.items():
         if "_accuracy" in name and not (is_number(value) and 0 <= value <= 1):
             raise ValueError(f"{path}: {name}: expected a number from 0 to 1; got {str(value)[:60]!r}")
-        if name.endswith("_images") and not (is_number(value) and isinstance(value, int) and value >= 0):
-            raise ValueError(f"{path}: {name}: expected a number of images; got {str(value)[:60]!r}")
+        count = "images" if name.endswith("_images") else "epochs" if name in ("epochs", "best_epoch") else ""
+        if count and not (is_number(value) and isinstance(value, int) and value >= 0):
+            raise ValueError(f"{path}: {name}: expected a number of {count}; got {str(value)[:60]!r}")
+        if name == "seconds" and not (is_number(value) and value >= 0):
+            raise ValueError(f"{path}: {name}: expected a number of seconds; got {str(value)[:60]!r}")
+        if name == "parameters":
+            build_record(ParameterCount, value, f"{path}: {name}")
     return result
 
 

@@ -192,6 +192,8 @@ def check_run(folder: Path, settings: RunSettings, data: Splits, *, resume: bool
         result = read_result(folder) or None
         if result and result.get("epochs", settings.recipe.epochs) < settings.recipe.epochs:
             result = None  # the run has got more epochs since
+        if result:
+            _check_complete(folder / RESULT, result)
     precision = settings.recipe.precision
     assert precision != "auto"
     return CheckedRun(precision, note, config, known, result, epochs_before)
@@ -217,6 +219,14 @@ def _known_config(folder: Path) -> dict[str, Any] | None:
     if written:
         raise ValueError(f"{folder} holds {shortened(written)} without a {CONFIG}; give another --output")
     return None
+
+
+def _check_complete(path: Path, result: dict[str, Any]) -> None:
+    """Refuse a result that lacks what every run records, before it stands for a run that need not be trained."""
+    measured = [f"{part}_images" for part in ("validation", "test") if f"{part}_accuracy" in result]
+    for name in ("seed", "train_images", "parameters", "seconds", *measured):
+        if name not in result:
+            raise ValueError(f"{path}: expected a field {name!r}; it is missing")
 
 
 def check_room(folder: Path, trainer: Trainer, *, best: bool = False) -> None:
