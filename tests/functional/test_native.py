@@ -358,6 +358,27 @@ def test_rows_that_the_kernels_cannot_count_are_refused() -> None:
     assert not native_supports((8,), (3,), (1,), (257,))
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_too_little_memory_is_an_error_of_python(own) -> None:
+    one, nine, more = torch.zeros(1), torch.zeros(9), torch.zeros(81)
+    sums = library.Normalize(images=2**20, oldest=1, others=1, filters=2**24, space=1, eps=1e-5)  # 2**48 bytes
+    maps = library.Moments(images=4, maps=1, height=2**30, width=2**30, wrap=0)  # 2**62 bytes for each thread
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with library.own_threads() if own else nullcontext():
+            with pytest.raises(MemoryError, match="hcnn_normalize: not enough memory"):
+                library.call("hcnn_normalize", sums, *[one] * 6)
+            with pytest.raises(MemoryError, match="hcnn_moments_backward: not enough memory"):
+                library.call("hcnn_moments_backward", maps, one, nine, nine, more, one)
+            x = torch.randn(4, 2, 9, 9)  # the threads serve the next call
+            mean, covariance = naive_moments.patch_moments(x.double(), (3, 3), "zeros")
+            expected = mean.float(), covariance.float()
+            torch.testing.assert_close(patch_moments(x, (3, 3)), expected, rtol=1e-4, atol=1e-5)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_library_that_cannot_serve_says_why(tmp_path, monkeypatch) -> None:
     assert library.load(tmp_path / "none.so", None) == (None, library.NOT_COMPILED)
     (tmp_path / "kernels.so").write_text("no library")

@@ -103,7 +103,7 @@ def load(path: Path, isa: str | None) -> tuple[ctypes.CDLL | None, str]:
     library.hcnn_use_team(_openmp_parallel())
     for name, arrays in _SIGNATURES.items():
         function = getattr(library, name)
-        function.restype, function.argtypes = None, [_POINTER, *[_POINTER] * arrays, _INT]
+        function.restype, function.argtypes = ctypes.c_int, [_POINTER, *[_POINTER] * arrays, _INT]
     return library, chosen.decode()
 
 
@@ -210,6 +210,7 @@ def call(name: str, sizes: ctypes.Structure, *arrays: Tensor | None) -> None:
 
     Raises:
         ValueError: if a tensor is not contiguous on the CPU.
+        MemoryError: if there is not enough memory for what the function needs beside the arrays.
     """
     if _library is None:
         raise ValueError(f"{name}: there are no native kernels: {_description}")
@@ -219,4 +220,5 @@ def call(name: str, sizes: ctypes.Structure, *arrays: Tensor | None) -> None:
                 f"{name}: expected contiguous tensors on the CPU; got {one.device}, strides {one.stride()}"
             )
     pointers = (None if one is None else one.data_ptr() for one in arrays)
-    getattr(_library, name)(ctypes.addressof(sizes), *pointers, torch.get_num_threads())
+    if getattr(_library, name)(ctypes.addressof(sizes), *pointers, torch.get_num_threads()):
+        raise MemoryError(f"{name}: not enough memory")

@@ -7,7 +7,8 @@ extern "C" {
 
 typedef void (*hcnn_task)(void* context, int task, float* scratch);
 
-// Runs task 0 … tasks - 1 on at most `threads` threads, each with its own scratch of that many floats.
+// Runs task 0 … tasks - 1 on at most `threads` threads, each with its own scratch of that many floats; throws
+// std::bad_alloc if no thread gets any.
 void hcnn_parallel(int tasks, int threads, size_t scratch, hcnn_task run, void* context);
 
 // From now on the threads are those of this GOMP_parallel; null for a pool of our own.

@@ -143,9 +143,9 @@ static void conv(const HcnnConv* c, const float* x, const float* w, const float*
     const double per_position = c->channels + c->planes + 4.0 * c->dofs + c->outputs;
     const Layout layout(*c, rows_of_strip(*c, per_position));
     const long size = packed_weights(*c, layout.taps);
-    float* packed = (float*)malloc(sizeof(float) * size);
+    const Memory<float> packed(size);
     pack_weights(*c, layout.taps, w, packed);
-    int32_t* at = (int32_t*)malloc(sizeof(int32_t) * c->aliases * layout.taps);
+    const Memory<int32_t> at((size_t)c->aliases * layout.taps);
     for (int s = 0, j = 0; s < c->aliases; ++s)
         for (int i1 = 0; i1 < c->support[0]; ++i1)
             for (int i2 = 0; i2 < c->support[1]; ++i2) at[j++] = (int32_t)(s * layout.x_plane + layout.tap(*c, i1, i2));
@@ -155,8 +155,6 @@ static void conv(const HcnnConv* c, const float* x, const float* w, const float*
     hcnn_parallel(c->images * strips, threads, job.scratch(),
                   [](void* context, int task, float* scratch) { ((const ConvForward*)context)->run(task, scratch); },
                   (void*)&job);
-    free(at);
-    free(packed);
 }
 
 }  // namespace

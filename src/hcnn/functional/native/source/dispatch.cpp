@@ -1,5 +1,6 @@
 // What Python calls: each function of the variant that suits this processor, or the one that was asked for.
 #include <cstring>
+#include <new>
 
 #include "api.h"
 
@@ -40,39 +41,52 @@ EXPORT void hcnn_use_team(void* function) { hcnn_set_team(function); }
 
 EXPORT const char* hcnn_source() { return HCNN_SOURCE; }  // a digest of what this was compiled from
 
-EXPORT void hcnn_conv(const HcnnConv* c, const float* x, const float* w, const float* bias, float* out, int threads) {
-    chosen->conv(c, x, w, bias, out, threads);
+// 0, or 1 where there was not enough memory.
+template <class Call>
+static int attempt(Call call) {
+    try {
+        call();
+        return 0;
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
 }
-EXPORT void hcnn_conv_backward(const HcnnConv* c, const float* grad, const float* x, const float* w, float* grad_x,
-                               float* grad_w, float* grad_bias, int threads) {
-    chosen->conv_backward(c, grad, x, w, grad_x, grad_w, grad_bias, threads);
+
+EXPORT int hcnn_conv(const HcnnConv* c, const float* x, const float* w, const float* bias, float* out, int threads) {
+    return attempt([&] { chosen->conv(c, x, w, bias, out, threads); });
 }
-EXPORT void hcnn_plus(const HcnnConv* c, const float* x, const float* h, const float* shift, const float* w, float* out,
-                      int threads) {
-    chosen->plus(c, x, h, shift, w, out, threads);
+EXPORT int hcnn_conv_backward(const HcnnConv* c, const float* grad, const float* x, const float* w, float* grad_x,
+                              float* grad_w, float* grad_bias, int threads) {
+    return attempt([&] { chosen->conv_backward(c, grad, x, w, grad_x, grad_w, grad_bias, threads); });
 }
-EXPORT void hcnn_plus_backward(const HcnnConv* c, const float* grad, const float* x, const float* h, const float* shift,
-                               const float* w, float* grad_x, float* grad_h, float* grad_shift, float* grad_w,
-                               int threads) {
-    chosen->plus_backward(c, grad, x, h, shift, w, grad_x, grad_h, grad_shift, grad_w, threads);
+EXPORT int hcnn_plus(const HcnnConv* c, const float* x, const float* h, const float* shift, const float* w, float* out,
+                     int threads) {
+    return attempt([&] { chosen->plus(c, x, h, shift, w, out, threads); });
 }
-EXPORT void hcnn_normalize(const HcnnNormalize* n, const float* y, const float* weight, const float* bias, float* out,
-                           float* mean, float* variance, int threads) {
-    chosen->normalize(n, y, weight, bias, out, mean, variance, threads);
+EXPORT int hcnn_plus_backward(const HcnnConv* c, const float* grad, const float* x, const float* h, const float* shift,
+                              const float* w, float* grad_x, float* grad_h, float* grad_shift, float* grad_w,
+                              int threads) {
+    return attempt([&] { chosen->plus_backward(c, grad, x, h, shift, w, grad_x, grad_h, grad_shift, grad_w, threads); });
 }
-EXPORT void hcnn_normalize_backward(const HcnnNormalize* n, const float* grad, const float* y, const float* weight,
-                                    const float* bias, const float* mean, const float* variance, float* grad_y,
-                                    float* grad_weight, float* grad_bias, int threads) {
-    chosen->normalize_backward(n, grad, y, weight, bias, mean, variance, grad_y, grad_weight, grad_bias, threads);
+EXPORT int hcnn_normalize(const HcnnNormalize* n, const float* y, const float* weight, const float* bias, float* out,
+                          float* mean, float* variance, int threads) {
+    return attempt([&] { chosen->normalize(n, y, weight, bias, out, mean, variance, threads); });
 }
-EXPORT void hcnn_scale_elu(const HcnnNormalize* n, const float* y, const float* scale, const float* shift, float* out,
-                           int threads) {
-    chosen->scale_elu(n, y, scale, shift, out, threads);
+EXPORT int hcnn_normalize_backward(const HcnnNormalize* n, const float* grad, const float* y, const float* weight,
+                                   const float* bias, const float* mean, const float* variance, float* grad_y,
+                                   float* grad_weight, float* grad_bias, int threads) {
+    return attempt([&] {
+        chosen->normalize_backward(n, grad, y, weight, bias, mean, variance, grad_y, grad_weight, grad_bias, threads);
+    });
 }
-EXPORT void hcnn_moments(const HcnnMoments* m, const float* x, double* result, int threads) {
-    chosen->moments(m, x, result, threads);
+EXPORT int hcnn_scale_elu(const HcnnNormalize* n, const float* y, const float* scale, const float* shift, float* out,
+                          int threads) {
+    return attempt([&] { chosen->scale_elu(n, y, scale, shift, out, threads); });
 }
-EXPORT void hcnn_moments_backward(const HcnnMoments* m, const float* x, const float* mean, const float* grad_mean,
-                                  const float* grad_covariance, float* grad_x, int threads) {
-    chosen->moments_backward(m, x, mean, grad_mean, grad_covariance, grad_x, threads);
+EXPORT int hcnn_moments(const HcnnMoments* m, const float* x, double* result, int threads) {
+    return attempt([&] { chosen->moments(m, x, result, threads); });
+}
+EXPORT int hcnn_moments_backward(const HcnnMoments* m, const float* x, const float* mean, const float* grad_mean,
+                                 const float* grad_covariance, float* grad_x, int threads) {
+    return attempt([&] { chosen->moments_backward(m, x, mean, grad_mean, grad_covariance, grad_x, threads); });
 }

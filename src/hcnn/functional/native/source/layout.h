@@ -2,6 +2,7 @@
 // strides after the other, so that a tap of a filter is one distance whatever the size, stride and boundary are.
 #pragma once
 #include "api.h"
+#include "memory.h"
 #include "simd.h"
 
 namespace {

@@ -91,7 +91,7 @@ static void moments(const HcnnMoments* m, const float* x, double* result, int th
     const long size = (long)m->height * m->width;
     double pivot = 0;  // of the first map; any value near the mean does
     for (long i = 0; i < size; ++i) pivot += x[i];
-    double* parts = (double*)malloc(sizeof(double) * m->images * 5 * SUMS);
+    const Memory<double> parts((size_t)m->images * 5 * SUMS);
     Moments job{*m, x, (float)(pivot / size), parts};
     hcnn_parallel(m->images, threads, job.scratch(),
                   [](void* context, int image, float* scratch) { ((const Moments*)context)->run(image, scratch); }, &job);
@@ -99,7 +99,6 @@ static void moments(const HcnnMoments* m, const float* x, double* result, int th
     for (int image = 0; image < m->images; ++image)
         for (int e = 0; e < 5; ++e)
             for (int i = 0; i < SUMS; ++i) total[e][i] += parts[((long)image * 5 + e) * SUMS + i];
-    free(parts);
     const double count = (double)m->images * m->maps * size;
     // Rows 0 … 2 of a patch run over all extended rows but two.
     const int left_out[3][2] = {{3, 4}, {1, 4}, {1, 2}}, left_out_next[2] = {3, 1};

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "api.h"
+#include "memory.h"
 #include "simd.h"
 
 namespace {
@@ -150,8 +151,8 @@ static void each_image(Normalize& job, int threads) {
 // out, mean and variance of ELU(weight (y - mean) / sqrt(variance + eps) + bias), averaged over the oldest attribute.
 static void normalize(const HcnnNormalize* n, const float* y, const float* weight, const float* bias, float* out,
                       float* mean, float* variance, int threads) {
-    float* scale = (float*)malloc(sizeof(float) * n->filters);
-    double* sums_of = (double*)malloc(sizeof(double) * 2 * n->images * n->filters);
+    const Memory<float> scale(n->filters);
+    const Memory<double> sums_of(2 * (size_t)n->images * n->filters);
     const double count = (double)n->images * n->oldest * n->others * n->space;
     for (int k = 0; k < n->filters; ++k) {  // a pivot near the mean: the sums of squares then hardly cancel
         double total = 0;
@@ -169,16 +170,14 @@ static void normalize(const HcnnNormalize* n, const float* y, const float* weigh
         scale[k] = weight[k] / std::sqrt(variance[k] + n->eps);
     }
     each_image<&Normalize::forward>(job, threads);
-    free(sums_of);
-    free(scale);
 }
 
 static void normalize_backward(const HcnnNormalize* n, const float* grad, const float* y, const float* weight,
                                const float* bias, const float* mean, const float* variance, float* grad_y,
                                float* grad_weight, float* grad_bias, int threads) {
-    float* values = (float*)malloc(sizeof(float) * 3 * n->filters);
+    const Memory<float> values(3 * (size_t)n->filters);
     float *scale = values, *constant = values + n->filters, *slope = constant + n->filters;
-    double* sums_of = (double*)malloc(sizeof(double) * 2 * n->images * n->filters);
+    const Memory<double> sums_of(2 * (size_t)n->images * n->filters);
     const double count = (double)n->images * n->oldest * n->others * n->space;
     for (int k = 0; k < n->filters; ++k) scale[k] = weight[k] / std::sqrt(variance[k] + n->eps);
     Normalize job{*n, y, grad, mean, scale, bias, constant, slope, grad_y, sums_of};
@@ -193,17 +192,14 @@ static void normalize_backward(const HcnnNormalize* n, const float* grad, const 
         constant[k] = (float)(-scale[k] * total / count);
     }
     each_image<&Normalize::backward>(job, threads);
-    free(sums_of);
-    free(values);
 }
 
 // ELU(scale y + shift), averaged over the oldest attribute.
 static void scale_elu(const HcnnNormalize* n, const float* y, const float* scale, const float* shift, float* out,
                       int threads) {
-    float* none = (float*)calloc(n->filters, sizeof(float));
+    const Memory<float> none = Memory<float>::zeros(n->filters);
     Normalize job{*n, y, nullptr, none, scale, shift, nullptr, nullptr, out, nullptr};
     each_image<&Normalize::forward>(job, threads);
-    free(none);
 }
 
 }  // namespace

@@ -145,11 +145,11 @@ static void plus(const HcnnConv* c, const float* x, const float* h, const float*
                  int threads) {
     const long tiles = (c->filters + 3) / 4;
     const Layout l(*c, rows_of_strip(*c, 6.0 * c->channels + 4.0 * c->planes + 4.0 * c->dofs * tiles));
-    int32_t* taps = (int32_t*)malloc(sizeof(int32_t) * l.taps);
+    const Memory<int32_t> taps(l.taps);
     taps_of(*c, l, taps);
-    int32_t* at = (int32_t*)malloc(sizeof(int32_t) * 4 * c->aliases);
+    const Memory<int32_t> at(4 * (size_t)c->aliases);
     for (int i = 0; i < 4 * c->aliases; ++i) at[i] = (int32_t)(i * l.y_plane);
-    float* packed = (float*)malloc(sizeof(float) * packed_weights(*c, 4) * ((c->rank + 3) / 4));
+    const Memory<float> packed(packed_weights(*c, 4) * ((c->rank + 3) / 4));
     pack_plus(*c, w, packed);
     const int strips = (c->out_height + l.rows - 1) / l.rows;
     const PlusForward job{*c, l, {*c, l, x, h, shift, taps}, Program(c->programs[0], c->matrices[0]),
@@ -157,9 +157,6 @@ static void plus(const HcnnConv* c, const float* x, const float* h, const float*
     hcnn_parallel(c->images * strips, threads, job.scratch(),
                   [](void* context, int task, float* scratch) { ((const PlusForward*)context)->run(task, scratch); },
                   (void*)&job);
-    free(packed);
-    free(at);
-    free(taps);
 }
 
 }  // namespace

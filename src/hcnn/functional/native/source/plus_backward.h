@@ -159,16 +159,16 @@ static void plus_backward(const HcnnConv* c, const float* grad, const float* x, 
     const long tiles = (c->filters + 3) / 4;
     const Layout l(*c, rows_of_strip(*c, 4.0 * c->channels + 2.0 * c->planes + 4.0 * c->dofs * tiles));
     const Layout alone = l.pointwise();
-    int32_t* taps = (int32_t*)malloc(sizeof(int32_t) * l.taps);
+    const Memory<int32_t> taps(l.taps);
     taps_of(*c, l, taps);
-    int32_t* at = (int32_t*)calloc(c->aliases + TERMS, sizeof(int32_t));
+    const Memory<int32_t> at = Memory<int32_t>::zeros(c->aliases + TERMS);
     for (int s = 0; s < c->aliases; ++s) at[s] = (int32_t)(s * alone.x_plane);
     int32_t g_at[4];
     for (int k = 0; k < 4; ++k) g_at[k] = (int32_t)(k * alone.g_plane);
-    Phase* phase = (Phase*)calloc(1, sizeof(Phase));
-    phase->taps = 1;
+    const Memory<Phase> phase = Memory<Phase>::zeros(1);
+    phase[0].taps = 1;
     const long weights = packed_weights(*c, 1);
-    float* packed = (float*)malloc(sizeof(float) * weights * c->rank);
+    const Memory<float> packed(weights * c->rank);
     for (int q = 0; q < c->rank; ++q)
         pack_transposed(*c, alone, phase, w + (long)q * c->planes * c->filters, packed + q * weights);
     const int per_chunk = (c->images + 31) / 32, chunks = (c->images + per_chunk - 1) / per_chunk;
@@ -177,7 +177,8 @@ static void plus_backward(const HcnnConv* c, const float* grad, const float* x, 
                           phase, at, g_at, 0, per_chunk};
     products.sums_size = products.size_of_sums();
     PlusBackward job{*c, l, {*c, l, x, h, shift, taps}, products, packed, grad_x, nullptr, per_chunk};
-    job.partial = (float*)calloc(job.per_q() * c->rank * chunks, sizeof(float));
+    const Memory<float> partial = Memory<float>::zeros(job.per_q() * c->rank * chunks);
+    job.partial = partial;
     hcnn_parallel(chunks, threads, job.scratch(),
                   [](void* context, int chunk, float* scratch) { ((const PlusBackward*)context)->run(chunk, scratch); },
                   (void*)&job);
@@ -188,11 +189,6 @@ static void plus_backward(const HcnnConv* c, const float* grad, const float* x, 
         memcpy(grad_h + (long)q * l.taps, sums_of + products.sums_size, sizeof(float) * l.taps);
         grad_shift[q] = sums_of[products.sums_size + l.taps];
     }
-    free(job.partial);
-    free(packed);
-    free(phase);
-    free(at);
-    free(taps);
 }
 
 }  // namespace

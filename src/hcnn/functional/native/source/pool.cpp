@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <new>
 #include <thread>
 
 #if !defined(_WIN32)
@@ -19,7 +20,7 @@
 
 namespace {
 
-// Scratch that a thread keeps; zeros at first, so that what no one wrote is finite.
+// Scratch that a thread keeps; zeros at first, so that what no one wrote is finite. Null where there is no memory.
 struct Scratch {
     void* memory = nullptr;
     size_t floats = 0;
@@ -28,8 +29,8 @@ struct Scratch {
         if (wanted > floats) {
             std::free(memory);
             memory = std::calloc(wanted + 16, sizeof(float));
-            if (!memory) std::abort();
-            floats = wanted;
+            floats = memory ? wanted : 0;
+            if (!memory) return nullptr;
         }
         return (float*)(((uintptr_t)memory + 63) / 64 * 64);
     }
@@ -45,6 +46,7 @@ struct Job {
 
     void work() {
         float* scratch = scratch_of_thread.of(scratch_floats());
+        if (!scratch) return;  // the tasks are left to threads that have some
         for (int task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) run(context, task, scratch);
     }
     size_t scratch_floats() const { return scratch ? scratch : 16; }
@@ -119,9 +121,7 @@ extern "C" void hcnn_set_team(void* function) {
     team.store((Team)function);
 }
 
-extern "C" void hcnn_parallel(int tasks, int threads, size_t scratch, hcnn_task run, void* context) {
-    Job job{tasks, scratch, run, context};
-    const int helpers = (threads < tasks ? threads : tasks) - 1;
+static void run_job(Job& job, int helpers) {
     if (helpers > 0) {
         if (Team theirs = team.load(); theirs && team_process == PROCESS()) {
             theirs(work_on, &job, (unsigned)helpers + 1, 0);
@@ -135,4 +135,10 @@ extern "C" void hcnn_parallel(int tasks, int threads, size_t scratch, hcnn_task 
         }
     }
     job.work();
+}
+
+extern "C" void hcnn_parallel(int tasks, int threads, size_t scratch, hcnn_task run, void* context) {
+    Job job{tasks, scratch, run, context};
+    run_job(job, (threads < tasks ? threads : tasks) - 1);
+    if (job.next.load() < tasks) throw std::bad_alloc();  // no thread had scratch
 }
