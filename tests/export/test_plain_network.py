@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from hcnn.export import PlainNetwork
+from hcnn.data.preprocessing import FloatPreprocessing
+from hcnn.export import PlainNetwork, export_safetensors
 from hcnn.export.plain_network import flatten_taps
 from hcnn.functional import dense_weight
 
@@ -44,3 +45,13 @@ def test_what_is_no_attribute_network_is_refused(settled) -> None:
         PlainNetwork(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="export: expected a Preprocessing; got a tuple"):
         PlainNetwork(settled("zeros"), ((0.5,), (0.25,)))  # type: ignore[arg-type]
+
+
+def test_a_network_of_floating_point_images_is_refused(settled, tmp_path) -> None:
+    floats = FloatPreprocessing((8.0,), (4.0,), (8, 8), tuple("0123456789"))
+    message = "export: expected a network that takes bytes; this one takes floating-point images"
+    with pytest.raises(ValueError, match=message):
+        PlainNetwork(settled("zeros"), floats)
+    with pytest.raises(ValueError, match=message):
+        export_safetensors(tmp_path / "folded", settled("zeros"), floats, "")
+    assert not list(tmp_path.iterdir())

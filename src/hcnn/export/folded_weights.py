@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from hcnn.data.preprocessing import Preprocessing
+from hcnn.data.preprocessing import FloatPreprocessing, Preprocessing
 from hcnn.layers.randomness import to_be_replaced
 from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.models.factory import build
@@ -35,9 +35,12 @@ def export_safetensors(folder: StrPath, model: AttributeNetwork, preprocessing: 
         SHA-256 of the weights' file.
 
     Raises:
+        ValueError: if the network takes floating-point images, which the metadata cannot say.
         OSError: if the folder cannot be written.
 
     """
+    if isinstance(preprocessing, FloatPreprocessing):  # it would be loaded as one of bytes
+        raise ValueError("export: expected a network that takes bytes; this one takes floating-point images")
     folder = ensure_writable(folder)
     folded = model if model.folded else model.fold()
     about = {

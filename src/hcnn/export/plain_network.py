@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hcnn.data.preprocessing import Preprocessing
+from hcnn.data.preprocessing import FloatPreprocessing, Preprocessing
 from hcnn.functional import CONVOLUTIONS, Boundary, placement
 from hcnn.layers.folded import FoldedConv, FoldedPlusConv
 from hcnn.models.attribute_network import AttributeNetwork, Readout
@@ -207,7 +207,8 @@ class PlainNetwork(nn.Module):
         images (b, channels, *u) -> logits (b, classes).
 
     Raises:
-        ValueError: if it is no attribute network, is on another device than the CPU, or not in float32.
+        ValueError: if it is no attribute network, takes floating-point images of another scale, is on another device
+            than the CPU, or not in float32.
 
     Example:
         >>> from hcnn import create_model
@@ -232,6 +233,8 @@ class PlainNetwork(nn.Module):
             raise ValueError(f"export: expected an attribute network; got a {type(model).__name__}")
         if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
             raise ValueError(f"export: expected a Preprocessing; got a {type(preprocessing).__name__}")
+        if isinstance(preprocessing, FloatPreprocessing):
+            raise ValueError("export: expected a network that takes bytes; this one takes floating-point images")
         first = next(model.parameters())
         if first.device.type != "cpu" or first.dtype != torch.float32:
             raise ValueError(f"export: expected a float32 network on the CPU; got {first.dtype} on {first.device}")
