@@ -1,5 +1,6 @@
 """How `HCNNClassifier` trains: weights, own validation images, further fits, parts of a set, searches and ensembles."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -217,12 +218,49 @@ def test_boosting() -> None:
         ({}, {"X_val": shades(4)[0], "y_val": ["deep"] * 4}, "y_val: expected labels among .*; got deep"),
         ({}, {"X_val": np.zeros((4, 3, 8, 8)), "y_val": ["low"] * 4}, "X_val: expected images of 1 channels"),
         ({"class_weight": {"low": 1, "deep": 2}}, {}, "The classes, .*high.*, are not in class_weight"),
+        ({"class_weight": {"low": 1, "high": -1}}, {}, "class_weight: expected finite weights of 0 or more; got .*-1"),
+        ({"class_weight": {"low": 1, "high": np.nan}}, {}, "class_weight: expected finite weights .*; got .*nan"),
+        ({"validation_fraction": "a"}, {}, "validation_fraction: expected a number between 0 and 1; got 'a'"),
+        ({"n_iter_no_change": None}, {}, "n_iter_no_change: expected 1 or more; got None"),
+        ({"device": None}, {}, "device: expected one of .*; got 'None'"),
+        ({"network": {4: 4}}, {}, "network: expected a dict of settings, or None; got {4: 4}"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_explained(settings, arguments, message) -> None:
     X, y = shades(20)
     with pytest.raises(ValueError, match=message):
         tiny(**settings).fit(X, y, **arguments)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_fit_that_fails_changes_nothing(late, monkeypatch) -> None:
+    """Neither a refusal nor an interrupt leaves new classes or statistics beside the weights of the fit before."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    X, y = shades(20)
+    model = tiny().fit(X, y)
+    before = copy.deepcopy(vars(model))
+    error, weights = ValueError, -np.ones(20)
+    if late:
+        error, weights = KeyboardInterrupt, None
+        monkeypatch.setattr(classifier, "train_until_best", interrupt)
+    others = X.reshape(20, 64) * 3
+    for fit in (model.fit, model.partial_fit):
+        with pytest.raises(error):
+            fit(X * 3, y if fit == model.partial_fit else np.arange(20) % 2, sample_weight=weights)
+        np.testing.assert_equal(vars(model), before)
+    new = tiny(image_shape=(8, 8))
+    with pytest.raises(error):
+        new.partial_fit(others, y, classes=["high", "low"], sample_weight=weights)
+    assert not hasattr(new, "classes_")
+    assert not hasattr(new, "n_features_in_")
+
+
+def test_a_torch_device_is_a_device() -> None:
+    X, y = shades(20)
+    assert equal(tiny(device=torch.device("cpu")).fit(X, y), tiny().fit(X, y))
 
 
 def test_rows_for_validation_are_as_long_as_those_of_fit() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from inspect import Parameter, signature
+from numbers import Real
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from hcnn.data.channels import Channels
 from hcnn.data.preprocessing import fit_float_preprocessing
 from hcnn.data.splits import stratified_split
-from hcnn.estimator.fitting import Fitted, Held, train_until_best
+from hcnn.estimator.fitting import Fitted, Held, all_or_nothing, train_until_best
 from hcnn.estimator.inputs import images_of, initial_of, network_config, recipe_for, weights_of
 from hcnn.estimator.predicting import FittedNetwork
 from hcnn.layers.randomness import drawn_from
@@ -69,7 +70,7 @@ class HCNNClassifier(FittedNetwork):
             ones.
         random_state: seed for initialization, data order, augmentation and the choice of validation images, in
             threads too. Unless it is None, no global random state is read or changed.
-        device: a torch device.
+        device: a torch device, or its name.
 
     Attributes:
         classes_: the labels.
@@ -113,7 +114,7 @@ class HCNNClassifier(FittedNetwork):
         n_iter_no_change: int = 10,
         warm_start: bool = False,
         random_state: int | np.random.RandomState | None = None,
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
     ) -> None:
         # scikit-learn wants one argument for each setting, stored as it came, and no check before fit.
         self.model = model
@@ -161,6 +162,7 @@ class HCNNClassifier(FittedNetwork):
             self.network = {**(self.network or {}), **nested}
         return self
 
+    @all_or_nothing
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None) -> Self:
         """Train a network, a new one unless `warm_start` says otherwise.
 
@@ -199,7 +201,7 @@ class HCNNClassifier(FittedNetwork):
             self._start(images[rest], config)
         network = self._build(config, seed, None if again else initial, again=again)
         preprocessing = self._preprocessing(images)
-        device = find_device(self.device)
+        device = find_device(str(self.device))
         validation = images[held], labels[held]
         if X_val is not None:
             validation = self._own_validation(X_val, y_val)
@@ -220,6 +222,7 @@ class HCNNClassifier(FittedNetwork):
         self._keep(network, config, train_until_best(trainer, apart, self.n_iter_no_change))
         return self
 
+    @all_or_nothing
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Train for one epoch on images that are part of a larger set, starting from the weights so far.
 
@@ -252,7 +255,7 @@ class HCNNClassifier(FittedNetwork):
             self._check_same_network(config)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         network = self._build(config, seed, initial if first else None, again=not first)
-        device = find_device(self.device)
+        device = find_device(str(self.device))
         recipe = recipe_for(self.recipe, self._changes(keep=not first or initial is not None), images)
         batch = len(images) // -(-len(images) // recipe.batch_size)  # no image is left over, or few
         recipe = replace(
@@ -281,10 +284,10 @@ class HCNNClassifier(FittedNetwork):
 
     def _config(self, images: Tensor, classes: int, initial: Initial | None) -> HierarchicalCNNConfig:
         recipe = recipe_for(self.recipe, self._changes(), images)
-        if not isinstance(self.network, Mapping | None):
-            raise ValueError(f"network: expected a dict of settings, or None; got {self.network!r}")
-        periodic = {"boundary": "circular"} if recipe.attributes else {}
-        changes = {**periodic, **(self.network or {})}
+        network = {} if self.network is None else self.network
+        if not isinstance(network, Mapping) or not all(isinstance(name, str) for name in network):
+            raise ValueError(f"network: expected a dict of settings, or None; got {network!r}")
+        changes = {**({"boundary": "circular"} if recipe.attributes else {}), **network}
         return network_config(self.model, changes, tuple(images.shape[1:]), classes, initial)
 
     def _class_weights(self) -> Any:
@@ -331,13 +334,13 @@ class HCNNClassifier(FittedNetwork):
             network = first_network(config, initial, self.freeze, tuple(map(str, self.classes_)))
         if again:
             network.load_state_dict({name: torch.tensor(value) for name, value in self.training_weights_.items()})
-        return network.to(find_device(self.device))
+        return network.to(find_device(str(self.device)))
 
     def _keep(self, network: AttributeNetwork, config: HierarchicalCNNConfig, fitted: Fitted) -> None:
         """Store what training gave as plain arrays and numbers."""
         network.load_state_dict(fitted.weights)
-        self.loss_curve_ += fitted.losses
-        self.validation_scores_ += fitted.scores
+        self.loss_curve_ = self.loss_curve_ + fitted.losses
+        self.validation_scores_ = self.validation_scores_ + fitted.scores
         self.n_iter_ = len(self.loss_curve_)
         self.network_config_ = asdict(config)
         self.training_weights_ = {name: value.cpu().numpy().copy() for name, value in network.state_dict().items()}
@@ -351,10 +354,11 @@ class HCNNClassifier(FittedNetwork):
             if X_val is not None:
                 raise ValueError("X_val: expected early_stopping=True, which validation images are for")
             return torch.arange(len(labels)), torch.arange(0)
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction: expected a number between 0 and 1; got {self.validation_fraction}")
-        if self.n_iter_no_change < 1:
-            raise ValueError(f"n_iter_no_change: expected 1 or more; got {self.n_iter_no_change}")
+        fraction, patience = self.validation_fraction, self.n_iter_no_change
+        if not isinstance(fraction, Real) or not 0 < fraction < 1:
+            raise ValueError(f"validation_fraction: expected a number between 0 and 1; got {fraction!r}")
+        if not isinstance(patience, Real) or not patience >= 1:
+            raise ValueError(f"n_iter_no_change: expected 1 or more; got {patience!r}")
         room = len(labels) - int((torch.bincount(labels) > 0).sum())
-        count = 0 if X_val is not None else min(round(self.validation_fraction * len(labels)), room)
+        count = 0 if X_val is not None else min(round(fraction * len(labels)), room)
         return stratified_split(labels, count, _VALIDATION, seed)

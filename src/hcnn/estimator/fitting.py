@@ -1,11 +1,44 @@
 """Training until the validation images show no more progress."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 from torch import Tensor
 
 from hcnn.training.best_epoch import BestEpoch, accuracy_and_loss, logits_with
 from hcnn.training.trainer import Trainer
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def all_or_nothing(fit: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A `fit` that leaves the estimator as it was if it fails or is interrupted.
+
+    Otherwise new classes beside old weights would predict wrong labels.
+
+    Args:
+        fit: a method, which may replace attributes but not change their values in place.
+
+    Returns:
+        The method.
+
+    """
+
+    @wraps(fit)
+    def fit_or_restore(*arguments: _P.args, **keywords: _P.kwargs) -> _R:
+        attributes = vars(arguments[0])
+        before = dict(attributes)
+        try:
+            return fit(*arguments, **keywords)
+        except BaseException:
+            attributes.clear()
+            attributes.update(before)
+            raise
+
+    return fit_or_restore
 
 
 @dataclass(frozen=True)

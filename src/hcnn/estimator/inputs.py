@@ -78,7 +78,10 @@ def weights_of(
         return slice(None), None
     weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
     if class_weight is not None:
-        weights = weights * compute_sample_weight(class_weight, y)
+        of_classes = compute_sample_weight(class_weight, y)
+        if not (np.isfinite(of_classes) & (of_classes >= 0)).all():
+            raise ValueError(f"class_weight: expected finite weights of 0 or more; got {class_weight!r}")
+        weights = weights * of_classes
     part = np.flatnonzero(weights > 0)
     if not len(part):
         raise ValueError("sample_weight: expected a positive weight of at least one image; all of them are zero")
