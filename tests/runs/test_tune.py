@@ -176,6 +176,30 @@ def test_a_search_of_an_earlier_version_is_resumed(whole, tmp_path) -> None:
     assert config["recipe"]["lr"] == 0.125
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("rung", "1", "a whole number from 1 to 3; got '1'"),
+        ("trial", 99, "a whole number from 0 to 3; got 99"),
+        ("epochs", None, "a whole number from 1 to 2147483648; got None"),
+        ("accuracy", None, "a number; got None"),
+        ("loss", "x", "a number; got 'x'"),
+        ("settings", 3, "a number for each of lr, weight_decay, width, batch_size; got 3"),
+        ("settings", {"lr": 0.1}, "a number for each of lr, .*; got {'lr': 0.1}"),
+    ],
+)
+def test_damaged_scores_are_refused(whole, tmp_path, name, value, expected) -> None:
+    """They ended in a traceback, or a trial that had been trained counted as lost."""
+    folder = tmp_path / "search"
+    shutil.copytree(whole[0], folder)
+    known = json.loads((folder / "tune.json").read_text(encoding="utf-8"))
+    known["scores"][1][name] = value
+    (folder / "tune.json").write_text(json.dumps(known), encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"tune\.json: scores\[1\]\.{name}: expected {expected}"):
+        tune(folder, settings(), DATA, trials=4, resume=True)
+    assert json.loads((folder / "tune.json").read_text(encoding="utf-8")) == known
+
+
 def test_a_search_is_not_resumed_without_its_validation_images(whole, tmp_path) -> None:
     folder = tmp_path / "search"
     shutil.copytree(whole[0], folder)

@@ -18,7 +18,7 @@ from hcnn.runs.settings import RunSettings, check_fit, describe_differences, run
 from hcnn.runs.train import train_run
 from hcnn.storage.atomic import write_atomically, write_json
 from hcnn.storage.records import read_object
-from hcnn.text import csv_row
+from hcnn.text import csv_row, is_number
 from hcnn.training.device import find_device
 from hcnn.training.first_step import check_batch
 from hcnn.training.progress import Diverged, Progress
@@ -112,12 +112,13 @@ def tune(
     check_fit(settings, data)
     find_device(settings.device)
     plan = dict(enumerate(plan_trials(settings, trials, len(data.train), fixed)))
+    names = [*plan[0]]
     begun = {
         "trials": trials,
         "fixed": sorted(fixed),
         **run_config(settings, data, fit_run_preprocessing(settings.network, settings.initial, data.train)),
     }
-    scores = _known_scores(folder, begun, resume=resume)
+    scores = _known_scores(folder, begun, names, resume=resume)
     plan |= {one.trial: one.settings for one in scores}  # an earlier version may have drawn others
     going, rung, rungs = sorted(plan), 1, rounds(len(plan))
     while True:
@@ -271,7 +272,7 @@ def _describe(score: Score) -> str:
     return f"trial {score.trial}, {score.epochs} epoch{'s' * (score.epochs > 1)}: {values}: {found}"
 
 
-def _known_scores(folder: Path, begun: dict[str, Any], *, resume: bool) -> list[Score]:
+def _known_scores(folder: Path, begun: dict[str, Any], names: list[str], *, resume: bool) -> list[Score]:
     """The scores that a search in the folder has so far."""
     path = folder / RECORD
     there = {one.name for one in folder.iterdir()} if folder.is_dir() else set()
@@ -287,9 +288,28 @@ def _known_scores(folder: Path, begun: dict[str, Any], *, resume: bool) -> list[
         told = describe_differences(different)
         raise ValueError(f"{folder} holds another search: its {told} differ; give another --output")
     try:
-        return [Score(**score) for score in known["scores"]]
+        scores = [Score(**score) for score in known["scores"]]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: it does not hold the scores of a search; {error!r}") from error
+    for index, one in enumerate(scores):
+        _check_score(one, f"{path}: scores[{index}]", begun["trials"], names)
+    return scores
+
+
+def _check_score(score: Score, where: str, trials: int, names: list[str]) -> None:
+    """Refuse a score from a file whose values are of other kinds than `tune` writes."""
+    whole = [("rung", 1, rounds(trials)), ("epochs", 1, 2**31), ("trial", 0, trials - 1)]
+    for name, least, most in whole:
+        value = getattr(score, name)
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError(f"{where}.{name}: expected a whole number from {least} to {most}; got {value!r}")
+    for name in ("accuracy", "loss", "seconds"):
+        value = getattr(score, name)
+        if not (is_number(value) or (value is None and name != "accuracy")):
+            raise ValueError(f"{where}.{name}: expected a number; got {value!r}")
+    found: Any = score.settings
+    if not isinstance(found, dict) or {*found} != {*names} or not all(map(is_number, found.values())):
+        raise ValueError(f"{where}.settings: expected a number for each of {', '.join(names)}; got {found!r}")
 
 
 def _write(folder: Path, begun: dict[str, Any], scores: list[Score], best: Score | None) -> None:
