@@ -180,6 +180,7 @@ def test_training_starts_from_the_weights_in_memory(trained, tmp_path) -> None:
         assert torch.equal(found, trained.model.state_dict()["layers.1.weight"] + 1)
     assert plain.run.config["init"]["source"] == "HierarchicalCNN"
     for init, says in (
+        (3, "init: expected a path, a name or a network of this package; got a int"),
         (hcnn.create_model("hcnn_digits"), "init: expected a HierarchicalCNN whose `preprocessing` says how"),
         (hcnn.load("hcnn_digits").model.inference(), "init: these are folded weights"),
     ):

@@ -190,8 +190,10 @@ def train(
     if isinstance(init, TrainedNetwork | Network):
         initial = _initial(init)
         options["init"] = initial.source
-    elif init is not None:
+    elif isinstance(init, str | os.PathLike):
         options["init"] = os.fspath(init)
+    elif init is not None:
+        raise ValueError(f"init: expected a path, a name or a network of this package; got a {type(init).__name__}")
     chosen = from_keywords(os.fspath(data), options, initial)
     prepare_process(chosen)
     splits = load_splits(chosen, say)
