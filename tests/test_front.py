@@ -202,6 +202,13 @@ def test_training_starts_from_the_weights_in_memory(trained, tmp_path) -> None:
         ({"init": "nowhere"}, "nowhere: expected a run folder"),
         ({"model": "hcnn_digit"}, "unknown model 'hcnn_digit'"),
         ({"freeze": 2}, "freeze: expected 0 without an initial network"),
+        ({"freeze": "4"}, "freeze: expected a whole number; got '4'"),
+        ({"train_images": 2.5}, "train_images: expected a whole number; got 2.5"),
+        ({"checkpoint_seconds": "1"}, "checkpoint_seconds: expected a number; got '1'"),
+        ({"teacher": 3}, "teacher: expected a path; got 3"),
+        ({"device": 3}, "device: expected one of cpu.*; got '3'"),
+        ({"lr": 10**400}, "lr: expected"),
+        ({"progress": 3}, "progress: expected a function; got 3"),
     ],
 )
 def test_wrong_options_are_named_and_nothing_is_written(tmp_path, options, says) -> None:
@@ -224,6 +231,7 @@ def test_wrong_images_are_named(trained, tmp_path) -> None:
     for image, says in (
         (np.zeros((9, 8), np.uint8), r"image 0: expected pixels of shape \(1, 8, 8\)"),
         (np.full((8, 8), 2.0), "image 0: expected floats between 0 and 1"),
+        ("", "images: expected a path; got ''"),
         (object(), "image 0: expected a path, bytes, a Pillow image or an array; got a object"),
         (b"no image", "image 0"),
         (Image.new("F", (8, 8)), "image 0: expected grey, RGB or CMYK pixels of 8 bits, or grey of 16; got mode F"),

@@ -89,6 +89,8 @@ class TrainedNetwork:
         """
         if not isinstance(top, int) or isinstance(top, bool) or top < 1:
             raise ValueError(f"top: expected 1 or more; got {top!r}")
+        if isinstance(images, str) and not images:
+            raise ValueError("images: expected a path; got ''")
         if isinstance(images, str | os.PathLike) and Path(images).is_dir():
             return list(self._several(find_images([Path(images)], None), top, channels))
         if isinstance(images, list | tuple):
@@ -185,6 +187,9 @@ def train(
 
     if not isinstance(data, str | os.PathLike):
         raise ValueError(f"data: expected the name of a data set or a path; got a {type(data).__name__}")
+    for name, function in (("progress", progress), ("say", say)):
+        if function is not None and not callable(function):
+            raise ValueError(f"{name}: expected a function; got {function!r}")
     say = say or (lambda line: None)
     initial, init = None, options.get("init")
     if isinstance(init, TrainedNetwork | Network):

@@ -3,7 +3,7 @@
 import csv
 import difflib
 import io
-import math
+import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
 
@@ -12,10 +12,11 @@ def is_number(value: object) -> bool:
     """Whether a setting is a finite number.
 
     Example:
-        >>> is_number(0.5), is_number(float("nan")), is_number("0.5"), is_number(True)
-        (True, False, False, False)
+        >>> is_number(0.5), is_number(float("nan")), is_number("0.5"), is_number(True), is_number(10**400)
+        (True, False, False, False, False)
     """
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    largest = sys.float_info.max  # there are integers beyond it, which become no float
+    return isinstance(value, int | float) and not isinstance(value, bool) and -largest <= value <= largest
 
 
 def count_of(number: int, noun: str) -> str:

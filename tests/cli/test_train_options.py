@@ -109,7 +109,7 @@ def test_an_empty_path_is_refused_from_python_too(data, given) -> None:
 @pytest.mark.parametrize("size", ["0", "-3", "100000"])
 def test_image_sizes_that_cannot_be_are_refused(folder, size, tmp_path, capsys) -> None:
     assert cli.main(["train", str(folder), "--image-size", size, "--output", str(tmp_path / "run")]) == 2
-    assert re.search(rf"image_size: expected .*; got {size}$", capsys.readouterr().err.strip())
+    assert re.search(rf"image_size: expected .*; got {size}( × {size})?$", capsys.readouterr().err.strip())
 
 
 def _values(config: object) -> dict[str, object]:

@@ -7,11 +7,13 @@ names, and on nothing else. Then model, recipe and data imply the defaults of ev
 from argparse import SUPPRESS, BooleanOptionalAction, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from numbers import Integral
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
 from hcnn.cli.options import Parser, Setting, add_setting, name_or_path, read_assignment, settings_of, with_settings
-from hcnn.text import suggest_name
+from hcnn.text import is_number, suggest_name
 
 DEFAULT_MODELS = {"digits": "hcnn_digits", "cifar10": "hcnn_small_cifar10", "cifar100": "hcnn_cifar100"}
 REFUSED: dict[str, str] = dict.fromkeys(("channels", "classes"), "follows from the data and cannot be set")
@@ -117,10 +119,25 @@ def from_keywords(data: str, given: Mapping[str, Any], initial: Any = None) -> T
             raise ValueError(f"{name}: {refused[name]}")
         if name not in (known := {*found, *settings, "validation"}):
             raise ValueError(f"train: unknown option {name!r}; {suggest_name(name, known)}")
-        if value is not None and name in ("output", "teacher", "data_dir"):
-            value = Path(value)
-        found[name] = value
+        found[name] = _of_its_kind(name, value)
     return _with_defaults({**found, "seeds": 1}, settings, initial)
+
+
+def _of_its_kind(name: str, value: Any) -> Any:
+    """A value that Python gave for an option whose words argparse would have converted."""
+    if value is None:
+        return None
+    if name in ("output", "teacher", "data_dir"):
+        if not isinstance(value, str | PathLike):
+            raise ValueError(f"{name}: expected a path; got {value!r}")
+        return Path(value)
+    if name in ("seed", "validation", "train_images", "freeze", "threads"):
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise ValueError(f"{name}: expected a whole number; got {value!r}")
+        return int(value)
+    if name == "checkpoint_seconds" and not is_number(value):
+        raise ValueError(f"{name}: expected a number; got {value!r}")
+    return value
 
 
 def make_parser(

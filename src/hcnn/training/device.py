@@ -47,7 +47,7 @@ def find_device(name: str) -> torch.device:
         Traceback (most recent call last):
         ValueError: device: expected one of ...; got 'gpu'
     """
-    known = available_devices()
+    known, name = available_devices(), str(name)
     local = f"{name}:{os.environ.get('LOCAL_RANK')}"
     wanted = local if name == "cuda" and "LOCAL_RANK" in os.environ else name
     if wanted not in known and wanted != "cpu:0":
