@@ -102,6 +102,9 @@ def test_a_network_is_measured_in_eval_mode_and_left_in_the_mode_it_was_in(train
     x = torch.randn(5, 1, 2, 2)
     torch.testing.assert_close(predict_logits(model, x), x.flatten(1))
     assert all(module.training is training for module in model.modules())
+    with pytest.raises(IndexError):  # images without channels and space
+        predict_logits(model, torch.randn(5))
+    assert all(module.training is training for module in model.modules())
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.8])

@@ -16,7 +16,7 @@ from hcnn.data.splits import fewer
 from hcnn.runs.settings import RunSettings
 from hcnn.runs.train import train_run
 from hcnn.training.distillation.config import DistillationConfig, get_distillation
-from hcnn.training.distillation.layer_pairs import find_pairs
+from hcnn.training.distillation.layer_pairs import find_pairs, layer_shapes
 from hcnn.training.distillation.losses import Distillation, attention_loss, attention_map, check_teacher, soft_loss
 from hcnn.training.recipes import get_recipe
 
@@ -289,6 +289,15 @@ def test_layers_of_unlike_resolution_say_which_and_how_to_match_them() -> None:
         ValueError, match="no layers of one resolution: the student's maps are 4x4, 2x2, 1x1, the teach"
     ):
         find_pairs(strided, flat, IMAGE, DistillationConfig(attention=1.0))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_network_that_does_not_take_the_image_is_left_as_it_was(training) -> None:
+    model = hcnn.create_model("wrn16_1_digits").train(training)
+    with pytest.raises(ValueError, match="expected images"):
+        layer_shapes(model, ["groups.0"], torch.zeros(1, 3, 8, 8), "student")
+    assert all(module.training is training for module in model.modules())
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_a_teacher_that_teaches_nothing_is_refused() -> None:

@@ -21,10 +21,12 @@ def predict_logits(model: nn.Module, images: Tensor, *, batch_size: int = 250, f
     images = images.to(parameter_type(model))
     model.eval()
     parts = []
-    for part in images.split(batch_size):
-        logits = model(part).float()
-        parts.append((logits + model(part.flip(-1)).float()) / 2 if flip else logits)
-    model.train(training)
+    try:
+        for part in images.split(batch_size):
+            logits = model(part).float()
+            parts.append((logits + model(part.flip(-1)).float()) / 2 if flip else logits)
+    finally:
+        model.train(training)
     return torch.cat(parts)
 
 

@@ -66,11 +66,12 @@ def layer_shapes(model: nn.Module, names: Sequence[str], image: Tensor, who: str
         ValueError: if there is no module of a name; near ones are suggested.
     """
     recorder, training = OutputRecorder(model, names, who), model.training
-    model.eval()(image)
-    shapes = {name: tuple(maps.shape[1:]) for name, maps in recorder.kept.items()}
-    model.train(training)
-    recorder.close()
-    return shapes
+    try:
+        model.eval()(image)
+        return {name: tuple(maps.shape[1:]) for name, maps in recorder.kept.items()}
+    finally:
+        model.train(training)
+        recorder.close()
 
 
 def find_pairs(
