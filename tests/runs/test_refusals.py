@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +18,7 @@ from hcnn.data.image_set import ImageSet, Splits
 from hcnn.runs import train as train_module
 from hcnn.runs.settings import RunSettings
 from hcnn.runs.train import train_run
-from hcnn.storage.checkpoints import save_checkpoint
+from hcnn.storage.checkpoints import load_newest, save_checkpoint
 from hcnn.storage.safetensors import save_weights
 from hcnn.training import device as device_module
 from hcnn.training.distillation.config import DistillationConfig
@@ -197,6 +198,27 @@ def test_a_disk_without_room_is_refused(tmp_path, monkeypatch) -> None:
         train_run(tmp_path / "deep" / "run", settings(), Splits(pets()))
     assert caught.value.errno == errno.ENOSPC
     assert snapshot(tmp_path) == {}
+
+
+@pytest.mark.parametrize("validation", [None, pets()], ids=["train", "best epoch"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_run_needs_room_for_three_checkpoints_and_a_resumed_one_for_one(
+    tmp_path, monkeypatch, optimizer, validation
+) -> None:
+    first = settings(recipe=replace(RECIPE, optimizer=optimizer))
+    longer = replace(first, recipe=replace(first.recipe, epochs=2))
+    data = Splits(pets(), validation)
+    train_run(tmp_path / "begun", first, data)
+    checkpoint, _ = load_newest(tmp_path / "begun")
+    assert checkpoint is not None
+    stored = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+    monkeypatch.setattr(train_module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 0}))
+    for name, copies in (("new", 3), ("begun", 1)):
+        with pytest.raises(OSError, match=r"checkpoints take [\d,]+ bytes") as caught:
+            train_run(tmp_path / name, longer, data, resume=True)
+        found = re.search(r"take ([\d,]+) bytes", str(caught.value))
+        assert found is not None
+        assert int(found[1].replace(",", "")) == pytest.approx(copies * stored, rel=0.02)
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write everywhere")
