@@ -10,7 +10,7 @@ from hcnn.bench import report
 from hcnn.bench.case import Case
 from hcnn.bench.machine import measure_limits
 from hcnn.bench.suite import dense_multiply_adds, race
-from hcnn.bench.timing import time_steps
+from hcnn.bench.timing import Throughput, throughput, time_steps
 from hcnn.bench.two_step import TwoStepNetwork
 from hcnn.models.attribute_network import AttributeNetwork
 
@@ -53,6 +53,21 @@ def test_steps_are_timed_in_turns_after_a_warm_up() -> None:
     assert all(second > 0 for one in taken for second in one)
     [longer] = time_steps([lambda: time.sleep(0.01)], rounds=1, seconds=0.5, warm_up=0)
     assert 2 <= len(longer) <= 50
+
+
+def test_rounds_follow_until_every_step_was_timed_for_long_enough() -> None:
+    now = 0.0
+
+    def spend(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    taken = time_steps([lambda: spend(1.0), lambda: spend(0.25)], rounds=1, seconds=1.0, clock=lambda: now)
+    assert taken == [[1.0] * 4, [0.25] * 4]
+
+
+def test_throughput_is_that_of_the_median_the_slowest_and_the_fastest_step() -> None:
+    assert throughput(6, [1.0, 6.0, 2.0]) == Throughput(median=3.0, low=1.0, high=6.0, steps=3)
 
 
 def test_report_of_a_small_measurement(tmp_path) -> None:

@@ -16,8 +16,8 @@ from hcnn import cli
 from hcnn.bench.comparison import make_entries
 from hcnn.bench.comparison_files import csv_text, markdown
 from hcnn.bench.published import SYSTEMS
-from hcnn.bench.results import read_results
-from hcnn.bench.throughput import load_throughput
+from hcnn.bench.results import Result, read_results
+from hcnn.bench.throughput import load_throughput, measure_all, save_throughput
 from hcnn.bench.timing import measure_throughput
 from hcnn.models.pretrained import pretrained_record
 from hcnn.models.registry import list_models
@@ -67,6 +67,22 @@ def test_a_run_older_than_a_field_keeps_its_name(results, tmp_path) -> None:
     assert [one.model for one in read_results(folder)] == ["resnet20_cifar10"]
 
 
+def test_runs_with_other_images_or_another_teaching_are_of_other_recipes(tmp_path) -> None:
+    record = pretrained_record("hcnn_small_cifar10_circular")
+    for name, config, result in (
+        ("0", {}, {"seed": 0}),
+        ("1", {}, {"seed": 1}),
+        ("2", {"teaching": {"attention": 1.0}}, {}),
+        ("3", {}, {"train_images": 100, "epochs": 3}),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(record["config"] | config))
+        (tmp_path / name / "result.json").write_text(json.dumps(record["result"] | {"weights_sha256": name} | result))
+    found = read_results(tmp_path)
+    assert [[one.recipe for one in found].index(one.recipe) for one in found] == [0, 0, 2, 3]
+    assert found[3].images == 300
+
+
 def test_rows_hold_our_figures_beside_the_publications(results) -> None:
     found = read_results(results)
     assert [(one.model, one.distilled, one.seed) for one in found] == [
@@ -85,6 +101,25 @@ def test_rows_hold_our_figures_beside_the_publications(results) -> None:
     assert rows["WRN-16-1, alone"].run == "not yet trained"
     assert (rows["HCNN"].stored, rows["HCNN"].learned) == (97_650 + 341, 344_640 + 341)
     assert (rows["HyperNetwork, WRN-40-1"].stored, rows["HyperNetwork, WRN-40-1"].computing) == (97_770, 563_930)
+
+
+def test_runs_are_one_row_that_differ_in_the_seed_alone() -> None:
+    one = Result(Path("a"), "resnet20_cifar10", False, "cifar10", "a recipe", 0, 0.9, tested=True, images=100)
+    runs = [
+        one,
+        replace(one, seed=1, accuracy=0.8),
+        replace(one, recipe="another recipe", images=300, accuracy=0.7),
+        replace(one, tested=False, images=200, accuracy=0.6),
+        replace(one, model="resnet20_cifar100", data="cifar100", images=50, accuracy=0.5),
+        replace(one, distilled=True),  # there is no such row
+        replace(one, model=None),
+    ]
+    rows = [row for row in make_entries(runs) if row.accuracies]
+    assert {row.system.title for row in rows} == {"ResNet-20"}
+    assert [row.accuracy for row in rows] == ["70.00 (n = 1)", "60.00 (n = 1)", "85.00 ± 7.07 (n = 2)", "50.00 (n = 1)"]
+    assert [row.seeds for row in rows] == [(0,), (0,), (0, 1), (0,)]
+    assert [row.data for row in rows] == ["cifar10"] * 3 + ["cifar100"]
+    assert [row.tested for row in rows] == [True, False, True, True]
 
 
 def test_the_command_writes_table_and_picture(results, tmp_path, capsys) -> None:
@@ -125,6 +160,17 @@ def test_measured_figures_are_kept_and_shown(results, tmp_path, capsys) -> None:
     (folder / "throughput.json").write_text(json.dumps(kept))
     assert cli.main(["compare", str(folder)]) == 0
     assert r"Images/s: \<b\>\\n\# \|fast\|, 1 thread(s)" in (folder / "comparison.md").read_text()
+
+
+def test_what_is_measured_is_read_again(tmp_path) -> None:
+    measured = measure_all(["hcnn_small_cifar10"], batch=2, seconds=0)
+    save_throughput(measured, tmp_path)
+    found = load_throughput(tmp_path)
+    assert found is not None
+    assert found["batch"] == 2
+    for kind in ("train", "infer"):
+        median, low, high = found["models"]["hcnn_small_cifar10"][kind]
+        assert low <= median <= high
 
 
 def test_throughput_counts_images() -> None:
@@ -187,9 +233,12 @@ def test_what_cannot_be_read_is_said(results, tmp_path, capsys) -> None:
     capsys.readouterr()
     assert cli.main(["compare", str(folder)]) == 0
     assert "no config.json beside it" in capsys.readouterr().out
+    kept = json.loads((folder / "resnet/0/result.json").read_text())
     (folder / "resnet/0/result.json").write_text("{}")
     assert cli.main(["compare", str(folder)]) == 0
     assert "neither test nor validation accuracy in it" in capsys.readouterr().out
+    (folder / "resnet/0/result.json").write_text(json.dumps(kept | {"test_accuracy": 1.5}))
+    assert "accuracy: expected 0 to 1; got 1.5" in error("compare", folder)
     (folder / "resnet/0/result.json").write_text("{")
     assert "resnet/0/result.json: expected a run's result" in error("compare", folder)
     shutil.rmtree(folder / "resnet")
