@@ -163,11 +163,17 @@ def test_arrays_between_0_and_1_are_pixels(run, tmp_path) -> None:
     image = datasets.load("digits").train.images[0]
     np.save(tmp_path / "a.npy", image.numpy() / 255)
     np.save(tmp_path / "b.npy", image.numpy())
-    np.save(tmp_path / "c.npy", image.numpy().astype(float))
     a, b = (read_input(ImageSource(str(tmp_path / name)), loaded) for name in ("a.npy", "b.npy"))
     torch.testing.assert_close(a, b)
-    with pytest.raises(ValueError, match=r"c\.npy: expected floats between 0 and 1; got 0 to 239"):
-        read_input(ImageSource(str(tmp_path / "c.npy")), loaded)
+    for array, message in (
+        (image.numpy().astype(float), "expected floats between 0 and 1; got 0 to 239"),
+        (image.numpy() / 255 - 0.5, r"expected floats between 0 and 1; got -0\.5 to 0"),
+        (np.where(image.numpy() > 200, np.nan, 0.5), r"\d+ of 64 pixels are NaN or infinite"),
+        (image.numpy().astype(np.int64), "expected uint8, or floats between 0 and 1; got int64"),
+    ):
+        np.save(tmp_path / "c.npy", array)
+        with pytest.raises(ValueError, match=rf"c\.npy: {message}"):
+            read_input(ImageSource(str(tmp_path / "c.npy")), loaded)
 
 
 def test_the_command_line_may_say_where_channels_are(run, tmp_path, capsys) -> None:

@@ -18,7 +18,7 @@ from hcnn.export.folded_weights import export_safetensors
 from hcnn.export.opening import open_network
 from hcnn.models.registry import model_config
 from hcnn.models.transfer import class_entries
-from hcnn.runs.initial import Initial, initial_network
+from hcnn.runs.initial import Initial, first_network, initial_network
 from hcnn.runs.interrupts import Interrupted
 from hcnn.runs.settings import RunSettings
 from hcnn.runs.train import train_run
@@ -99,6 +99,15 @@ def test_the_class_layer_is_kept_for_the_same_classes_only(tmp_path, source) -> 
             expected = kept or name not in class_entries(start.network)
             if parameter.ndim > 1:  # scales of normalizations begin as ones in either
                 assert torch.allclose(weights[name], trained[name], atol=1e-6) is expected, name
+
+
+def test_a_run_trains_in_float32_whatever_its_initial_network_is_in(source) -> None:
+    start = initial(source)
+    assert start.network is not None
+    double = replace(start, network=start.network.double())
+    for freeze, classes in ((0, start.preprocessing.classes), (1, OTHERS)):
+        model = first_network(start.config, double, freeze, classes)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def test_the_record_and_the_way_back(tmp_path, source) -> None:

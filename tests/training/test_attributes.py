@@ -214,13 +214,26 @@ def test_pairs_are_an_image_and_its_change_by_the_amount_that_is_said() -> None:
     assert not torch.equal(loss.pairs(x, seed=1, epoch=3, index=index)[0], both)
 
 
+def test_the_tie_the_amount_and_the_side_of_an_image_are_drawn_apart() -> None:
+    ties = as_ties(["brightness=v3@3:range=0..0.1", "contrast=v2@3:range=0..0.5"])
+    x, index = torch.zeros(1000, 3, 8, 8), torch.arange(1000)
+    _, which, amounts = ArrayLoss(network(), ties, 0.0, COLOUR).pairs(x, seed=1, epoch=2, index=index)
+    share = amounts.abs() / torch.tensor([0.1, 0.5])[which]
+    drawn = torch.stack(
+        [which.double(), share, (amounts > 0).double()]
+    )  # no amount is below 0, so the sign is the side
+    assert (drawn.corrcoef() - torch.eye(3)).abs().max() < 0.1
+
+
 def test_noise_is_drawn_for_each_image_and_epoch() -> None:
     loss = ArrayLoss(network(), as_ties(["noise=v3@3"]), 0.0, COLOUR)
     x, index = torch.zeros(300, 3, 8, 8), torch.arange(300)
     both, _, amounts = loss.pairs(x, seed=1, epoch=0, index=index)
     noise = (both[:300] + both[300:]) * 0.25 / amounts.abs().reshape(-1, 1, 1, 1).float()
     assert noise[amounts.abs() < 0.1].std().item() == pytest.approx(1, abs=0.05)  # stronger noise is clipped
-    assert not torch.allclose(noise[0], noise[1])
+    shifted = torch.stack([noise[0].flatten()[1:], noise[1].flatten()[:-1]])
+    for two in (noise[:2].flatten(1), shifted):
+        assert two.corrcoef()[0, 1].abs() < 0.3
     assert torch.equal(both, loss.pairs(x, seed=1, epoch=0, index=index)[0])
 
 
@@ -335,6 +348,17 @@ def test_a_tie_asks_for_its_translation_among_others_in_the_mean_over_the_oldest
         translation_losses(changed.mean(1), arrays.mean(1), 2, amounts * 16 / 360, [1]),
     ]
     assert float(total) == pytest.approx(sum(float(entropy + 0.3 * error) for error, entropy in parts), rel=1e-4)
+
+
+def test_arrays_turn_in_space_with_their_images() -> None:
+    tie, amounts = AttributeTie("rotation", "v3", 3), torch.full((20,), 90.0, dtype=torch.float64)
+    loss, x = (
+        ArrayLoss(network(attribute_support=(3, 3), width=16), (tie,), 0.0, COLOUR),
+        torch.randn(20, 4, 8, 16, 4, 4),
+    )
+    turned = shift_each(torch.rot90(x, 1, (-2, -1)), 3, tie.shift(amounts, 16))
+    loss._kept[3] = torch.cat([turned, x])
+    assert loss.loss(torch.zeros(20, dtype=torch.int64), amounts)[1].item() < 1e-6
 
 
 @pytest.mark.parametrize(
