@@ -57,8 +57,10 @@ def test_arrays_are_those_of_eq_9_at_every_depth(network, position) -> None:
     images = _images(7)
     plain = fit_preprocessing(images)
     logits, found = invariant_arrays(network, images.images, plain, position=position, batch=3)
-    expected, arrays = network(plain.standardize(images.images), return_arrays=True)
+    x = plain.standardize(images.images)
+    expected, arrays = network(x, return_arrays=True)
     torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(invariant_arrays(network, x, plain, position=position), (logits, found))
     assert list(found) == [3, 4, 5, 6]
     for j, array in found.items():
         values = arrays[j].values
@@ -145,6 +147,10 @@ def test_arrays_of_another_origin_are_refused(network, tmp_path) -> None:
         open_arrays(tmp_path / "x", network, images)
     build_arrays(tmp_path / "x", network, images, plain)
     other = hcnn.create_model("hcnn_digits", boundary="circular").eval()
+    with pytest.raises(ValueError, match=r"holds arrays of another origin: weights_sha256 \w+…, expected \w+…"):
+        open_arrays(tmp_path / "x", other, images)
+    other = hcnn.create_model("hcnn_digits", boundary="zeros").eval()  # the same weights make other arrays
+    other.load_state_dict(network.state_dict())
     with pytest.raises(ValueError, match=r"holds arrays of another origin: weights_sha256 \w+…, expected \w+…"):
         open_arrays(tmp_path / "x", other, images)
     with pytest.raises(ValueError, match="another origin: data_sha256"):
@@ -389,3 +395,6 @@ def test_an_untrained_twin_is_reproducible_and_alive(network) -> None:
     assert not torch.equal(one(x), other(x))
     assert not one.training
     assert float(one(x).detach().std(0).mean()) > 1e-3  # its normalizations have seen the images
+    halves = untrained_like(network, x, seed=1, batch=50)  # statistics are those of all batches alike
+    name = "layers.0.norm.running_mean"
+    torch.testing.assert_close(halves.get_buffer(name), one.get_buffer(name))

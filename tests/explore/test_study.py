@@ -506,6 +506,9 @@ def test_channels_of_an_ordinary_network_stand_beside_as_a_control(periodic) -> 
     )
     plain = channels_like(net.eval(), source, x[:1])
     assert plain.sizes() == {3: (1, 4, 8), 4: (1, 4, 8), 5: (2, 4, 8), 6: (2, 4, 10)}
+    shared = nn.ELU()  # it runs twice, so it has no one array
+    twice = nn.Sequential(net[0], shared, net[2], shared, net[4], net[5], net[6]).eval()
+    assert set(channels_like(twice, source, x[:1]).layers.values()) == {"0", "2"}
     sources = {"trained": source, "plain": plain}
     found = flatness_table(sources, x, Bootstrap(40, 50), orders=2)
     assert {row["depth"] for row in found.contrasts if row["against"] == "plain"} == {3, 4, 5}
