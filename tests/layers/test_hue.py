@@ -95,3 +95,6 @@ def test_a_network_with_hues_folds_counts_and_refuses_grey_images() -> None:
         hcnn.create_model("hcnn_digits", first_attribute="hue")
     with pytest.raises(ValueError, match="first_attribute: expected 'learned' or 'hue'; got 'saturation'"):
         hcnn.create_model("hcnn_small_cifar10", first_attribute="saturation")
+    for given in ({"channels": 4}, {}, {"channels": 3, "attribute_support": (3,)}):
+        with pytest.raises(ValueError, match="HueConv: expected 3 channels, RGB, and no attribute; got channels="):
+            HueConv(8, **given)

@@ -39,6 +39,7 @@ def build(geometry: str, boundary, **options) -> tuple[FactorizedConv, Tensor]:
     ).double()
     with torch.no_grad():  # away from the neutral values that would hide a forgotten parameter
         for norm in (layer.norm, layer.inner_norm):
+            norm.eps = 1e-3
             if norm.affine:
                 norm.weight.uniform_(0.5, 2)
                 norm.bias.normal_()
@@ -52,8 +53,8 @@ class TwoStep(nn.Module):
         super().__init__()
         self.source = layer
         self.h, self.g = nn.Parameter(layer.h.detach().clone()), nn.Parameter(layer.g.detach().clone())
-        self.inner_norm = nn.BatchNorm1d(len(layer.h), affine=layer.inner_norm.affine).double()
-        self.norm = nn.BatchNorm1d(len(layer.g)).double()
+        self.inner_norm = nn.BatchNorm1d(len(layer.h), layer.inner_norm.eps, affine=layer.inner_norm.affine).double()
+        self.norm = nn.BatchNorm1d(len(layer.g), layer.norm.eps).double()
         self.inner_norm.load_state_dict(layer.inner_norm.state_dict())
         self.norm.load_state_dict(layer.norm.state_dict())
 
@@ -115,6 +116,13 @@ def test_factorized_layer_equals_the_two_steps(geometry, boundary, inner) -> Non
 
 def _sizes(geometry: str) -> tuple[int, ...]:
     return GEOMETRIES[geometry][1][GEOMETRIES[geometry][0] :]
+
+
+def test_filters_begin_with_a_sum_of_squares_of_1() -> None:
+    torch.manual_seed(0)
+    factors, plain = FactorizedConv(64, 64, attribute_support=(5, 7)), AttributeConv(64, attribute_support=(5,))
+    for weight in (factors.h, factors.g, plain.weight):
+        assert weight.detach().square().flatten(1).sum(1).mean().item() == pytest.approx(1, abs=0.15)
 
 
 def test_plain_average_of_running_statistics() -> None:

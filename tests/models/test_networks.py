@@ -177,6 +177,18 @@ def test_arrays_are_named() -> None:
     assert tuple(arrays[11].values.shape) == (2, 4, 8, 10, 2, 2)
 
 
+@pytest.mark.parametrize("folded", [False, True])
+def test_no_images_have_no_answers(folded) -> None:
+    model, x = _small("hcnn_digits")
+    model = model.eval().fold() if folded else model.eval()
+    assert model(x[:0]).shape == (0, 10)
+    logits, arrays = model(x[:0], return_arrays=True)
+    assert logits.shape == (0, 10)
+    for j, array in model(x, return_arrays=True)[1].items():
+        assert arrays[j].axes == array.axes
+        assert arrays[j].values.shape == (0, *array.values.shape[1:])
+
+
 @pytest.mark.parametrize("axes", [1, 3])
 def test_other_numbers_of_spatial_axes(axes) -> None:
     model = hcnn.HierarchicalCNN(HierarchicalCNNConfig(width=4, rank=9, depth=5, spatial_axes=axes, downsample=(4,)))

@@ -58,6 +58,8 @@ def choose_method(
     Example:
         >>> choose_method((8, 16), (7, 11), (2, 2), 16, 9, "circular", "cpu")
         'spectral'
+        >>> choose_method((8, 16), (7, 11), (2, 2), 16, 9, "circular", "cuda")
+        'dense'
         >>> choose_method((4, 8), (5, 7), (2, 2), 8, 9, "zeros", "cpu")
         'dense'
         >>> choose_method((4, 8), (5, 7), (2, 2), 8, 9, "zeros", "cpu", native=True)
