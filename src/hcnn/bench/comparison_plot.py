@@ -10,7 +10,7 @@ _PRINTED, _OURS = "#999999", "#0072b2"
 _Point = tuple[float, float, str]
 _PLACES = tuple(
     (dx * far, dy * far, ha, va)
-    for far in (1, 2, 3)
+    for far in range(1, 8)
     for dx, dy, ha, va in (
         (7, 0, "left", "center"), (-7, 0, "right", "center"), (0, 7, "center", "bottom"), (0, -7, "center", "top"),
         (6, 6, "left", "bottom"), (6, -6, "left", "top"), (-6, 6, "right", "bottom"), (-6, -6, "right", "top"),
@@ -81,7 +81,11 @@ def _spreads(axes: Any, entries: list[Entry], field: str) -> None:
 
 
 def _name_points(figure: Any, axes: Any, points: list[_Point]) -> None:
-    """Write the name of each point at the first place around it that is within the axes and covers nothing else."""
+    """Write the name of each point at the first place around it that is within the axes and covers nothing else.
+
+    A name that does not stand beside its point is joined to it by a line.
+    """
+    from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
     figure.canvas.draw()
@@ -89,12 +93,18 @@ def _name_points(figure: Any, axes: Any, points: list[_Point]) -> None:
     inside = axes.get_window_extent()
     for x, y, title in sorted(points):
         for dx, dy, ha, va in _PLACES:
+            line = {"arrowstyle": "-", "linewidth": 0.5, "color": "0.6", "shrinkA": 0} if _far(dx, dy) else None
             text = axes.annotate(
-                title, (x, y), xytext=(dx, dy), textcoords="offset points", fontsize=7, ha=ha, va=va
+                title, (x, y), xytext=(dx, dy), textcoords="offset points", fontsize=7, ha=ha, va=va, arrowprops=line
             )  # fmt: skip
-            box = text.get_window_extent()
+            text.update_positions(figure.canvas.get_renderer())
+            box = Text.get_window_extent(text)  # without the line
             free = inside.x0 < box.x0 and box.x1 < inside.x1 and not any(box.overlaps(other) for other in taken)
             if free or (dx, dy, ha, va) == _PLACES[-1]:
                 taken.append(box)
                 break
             text.remove()
+
+
+def _far(dx: int, dy: int) -> bool:
+    return (dx, dy) not in [place[:2] for place in _PLACES[:8]]
