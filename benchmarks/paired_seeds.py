@@ -7,7 +7,6 @@ order, so the difference is taken within seeds, and its interval is Student's t 
 """
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from typing import Any
 from seed_interval import half_interval
 
 from hcnn.runs.load import read_result
+from hcnn.runs.settings import differences
+from hcnn.storage.records import read_object
 
 
 def collect(folder: Path) -> tuple[dict[int, float], dict[str, Any]]:
@@ -26,7 +27,7 @@ def collect(folder: Path) -> tuple[dict[int, float], dict[str, Any]]:
     found: dict[int, float] = {}
     settings: list[dict[str, Any]] = []
     for path in sorted(folder.glob("*/result.json")):
-        result, config = read_result(path.parent), json.loads(path.with_name("config.json").read_text(encoding="utf-8"))
+        result, config = read_result(path.parent), read_object(path.with_name("config.json"))
         if result["seed"] in found:
             raise ValueError(f"{folder}: expected one run for each seed; seed {result['seed']} comes twice")
         found[result["seed"]] = 100 * result["test_accuracy"]
@@ -36,14 +37,6 @@ def collect(folder: Path) -> tuple[dict[int, float], dict[str, Any]]:
     if any(one != settings[0] for one in settings):
         raise ValueError(f"{folder}: expected runs that differ in the seed only")
     return found, settings[0]
-
-
-def differing(first: Any, second: Any, name: str = "") -> list[str]:
-    """The names of all settings that differ, nested ones with dots."""
-    if isinstance(first, dict) and isinstance(second, dict):
-        keys = [*first, *(key for key in second if key not in first)]
-        return [one for key in keys for one in differing(first.get(key), second.get(key), f"{name}.{key}".lstrip("."))]
-    return [] if first == second else [f"{name} ({first} against {second})"]
 
 
 def main() -> None:
@@ -67,7 +60,8 @@ def main() -> None:
         sign = "+" if name == "difference" else ""
         cells = " | ".join(f"{value:{sign}.2f}" for value in values)
         print(f"| {name} | {cells} | {statistics.fmean(values):{sign}.2f} ± {half_interval(values):.2f} |")
-    print("\nThey differ in:", ", ".join(differing(one, other)) or "nothing")
+    told = [f"{name} ({mine} against {its})" for name, (mine, its) in differences(other, one).items()]
+    print("\nThey differ in:", ", ".join(told) or "nothing")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from hcnn.plotting import pyplot, save
 _PRINTED, _OURS = "#999999", "#0072b2"
 _Point = tuple[float, float, str]
 _PLACES = tuple(
-    (dx * far, dy * far, ha, va)
+    (far, dx * far, dy * far, ha, va)
     for far in range(1, 8)
     for dx, dy, ha, va in (
         (7, 0, "left", "center"), (-7, 0, "right", "center"), (0, 7, "center", "bottom"), (0, -7, "center", "top"),
@@ -92,19 +92,16 @@ def _name_points(figure: Any, axes: Any, points: list[_Point]) -> None:
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in axes.transData.transform([p[:2] for p in points])]
     inside = axes.get_window_extent()
     for x, y, title in sorted(points):
-        for dx, dy, ha, va in _PLACES:
-            line = {"arrowstyle": "-", "linewidth": 0.5, "color": "0.6", "shrinkA": 0} if _far(dx, dy) else None
+        for place in _PLACES:
+            far, dx, dy, ha, va = place
+            line = {"arrowstyle": "-", "linewidth": 0.5, "color": "0.6", "shrinkA": 0} if far > 1 else None
             text = axes.annotate(
                 title, (x, y), xytext=(dx, dy), textcoords="offset points", fontsize=7, ha=ha, va=va, arrowprops=line
             )  # fmt: skip
             text.update_positions(figure.canvas.get_renderer())
             box = Text.get_window_extent(text)  # without the line
             free = inside.x0 < box.x0 and box.x1 < inside.x1 and not any(box.overlaps(other) for other in taken)
-            if free or (dx, dy, ha, va) == _PLACES[-1]:
+            if free or place is _PLACES[-1]:
                 taken.append(box)
                 break
             text.remove()
-
-
-def _far(dx: int, dy: int) -> bool:
-    return (dx, dy) not in [place[:2] for place in _PLACES[:8]]
