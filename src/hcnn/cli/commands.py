@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from hcnn.cli import train_options
+from hcnn.cli import train_options, train_parser
 from hcnn.cli.options import Parser, name_or_path
 
 _RUN = "A run folder, or the name of a model whose pretrained weights ship with the package."
@@ -68,7 +68,7 @@ class TrainCommand(Command):
 
     def parser(self, name: str) -> Parser:
         """The parser of all its options, with those of the default network and recipe."""
-        return train_options.make_parser((), self.description, name)[0]
+        return train_parser.make_parser((), self.description, name)[0]
 
     def read(self, name: str, words: Sequence[str]) -> Any:
         """The options in the words after the command's name."""
