@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from hcnn.data.preprocessing import FloatPreprocessing, Preprocessing
+from hcnn.data.preprocessing import Preprocessing
+from hcnn.export.plain_network import check_takes_bytes
 from hcnn.layers.randomness import to_be_replaced
 from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.models.factory import build
@@ -39,8 +40,7 @@ def export_safetensors(folder: StrPath, model: AttributeNetwork, preprocessing: 
         OSError: if the folder cannot be written.
 
     """
-    if isinstance(preprocessing, FloatPreprocessing):  # it would be loaded as one of bytes
-        raise ValueError("export: expected a network that takes bytes; this one takes floating-point images")
+    check_takes_bytes(preprocessing)  # another would be loaded as one of bytes
     folder = ensure_writable(folder)
     folded = model if model.folded else model.fold()
     about = {

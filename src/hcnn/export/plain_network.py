@@ -195,6 +195,20 @@ def check_periodic(extent: Sequence[int], support: Sequence[int]) -> None:
         raise ValueError(f"export: a periodic image of {tuple(extent)} is too small for a filter of {tuple(support)}")
 
 
+def check_takes_bytes(preprocessing: Preprocessing | None, export: str = "export") -> None:
+    """Refuse a network of floating-point images, whose scale no exported file states.
+
+    Args:
+        preprocessing: of the network.
+        export: what refuses it, as the message begins.
+
+    Raises:
+        ValueError: if it is that of floating-point images.
+    """
+    if isinstance(preprocessing, FloatPreprocessing):
+        raise ValueError(f"{export}: expected a network that takes bytes; this one takes floating-point images")
+
+
 class PlainNetwork(nn.Module):
     """A folded network whose forward pass consists of plain operations; its inputs are pixels between 0 and 1.
 
@@ -233,8 +247,7 @@ class PlainNetwork(nn.Module):
             raise ValueError(f"export: expected an attribute network; got a {type(model).__name__}")
         if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
             raise ValueError(f"export: expected a Preprocessing; got a {type(preprocessing).__name__}")
-        if isinstance(preprocessing, FloatPreprocessing):
-            raise ValueError("export: expected a network that takes bytes; this one takes floating-point images")
+        check_takes_bytes(preprocessing)
         first = next(model.parameters())
         if first.device.type != "cpu" or first.dtype != torch.float32:
             raise ValueError(f"export: expected a float32 network on the CPU; got {first.dtype} on {first.device}")

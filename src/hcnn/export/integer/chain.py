@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hcnn.data.preprocessing import FloatPreprocessing, Preprocessing
-from hcnn.export.plain_network import flatten_taps, wrap
+from hcnn.data.preprocessing import Preprocessing
+from hcnn.export.plain_network import check_takes_bytes, flatten_taps, wrap
 from hcnn.layers.folded import FoldedConv
 from hcnn.layers.normalization import in_double, running, scale_shift
 from hcnn.models.attribute_network import AttributeNetwork, Readout
@@ -161,8 +161,7 @@ def chain_of(model: Network, preprocessing: Preprocessing, size: tuple[int, ...]
         ValueError: for another network, one with three spatial axes, or one that takes floating-point images.
 
     """
-    if isinstance(preprocessing, FloatPreprocessing):
-        raise ValueError("export c --int8: expected a network that takes bytes; this one takes floating-point images")
+    check_takes_bytes(preprocessing, "export c --int8")
     if len(size) not in (1, 2):
         raise ValueError(f"export c --int8: expected one or two spatial axes; the network has {len(size)}")
     plane = (1, size[0]) if len(size) == 1 else (size[0], size[1])
