@@ -16,7 +16,7 @@ from hcnn.models.network import Network
 from hcnn.runs.environment import commit, hardware
 from hcnn.runs.settings import CONFIG, METRICS, RESULT, TIMING, WEIGHTS, RunSettings
 from hcnn.storage.atomic import write_json
-from hcnn.storage.checkpoints import load_newest, save_checkpoint
+from hcnn.storage.checkpoints import save_checkpoint
 from hcnn.storage.log import append_line, sync_log
 from hcnn.storage.records import read_object
 from hcnn.storage.safetensors import save_weights
@@ -33,13 +33,19 @@ class Recorder:
     """
 
     def __init__(
-        self, folder: Path, trainer: Trainer, settings: RunSettings, data: Splits, seconds: float, best: BestEpoch
+        self,
+        folder: Path,
+        trainer: Trainer,
+        settings: RunSettings,
+        data: Splits,
+        seconds: float,
+        best: BestEpoch,
+        last: Path | None,
     ) -> None:
         self.folder, self.trainer, self.settings, self.data, self.best = folder, trainer, settings, data, best
         self.before, self.start = seconds, time.perf_counter()
         self.saved_at = self.start
-        newest, _ = load_newest(folder) if trainer.step else (None, [])
-        self.last: Path | None = newest.path if newest else None
+        self.last = last  # checkpoint
         self.board = _tensorboard(folder)
 
     @property

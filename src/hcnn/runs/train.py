@@ -295,13 +295,13 @@ def _begin(
     if checked.known is None:
         write_json(folder / CONFIG, checked.config)
         (folder / TIMING).unlink(missing_ok=True)
-    state, seconds = _newest(folder, trainer, say)
+    path, state, seconds = _newest(folder, trainer, say)
     if checked.epochs_before is not None:
         _extend(folder, trainer, checked, say)
     best = BestEpoch()
     if state is not None and "best" in state:
         best.load_state_dict(state["best"])
-    return state, Recorder(folder, trainer, settings, data, seconds, best)
+    return state, Recorder(folder, trainer, settings, data, seconds, best, path)
 
 
 def _train(
@@ -335,14 +335,16 @@ def _train(
             raise Interrupted(stop.number or 15, (recorder and recorder.last) or folder)
 
 
-def _newest(folder: Path, trainer: Trainer, say: Callable[[str], None]) -> tuple[dict[str, Any] | None, float]:
-    """Load the newest valid checkpoint and cut the log back to it; returns its state and the seconds spent, or None."""
+def _newest(
+    folder: Path, trainer: Trainer, say: Callable[[str], None]
+) -> tuple[Path | None, dict[str, Any] | None, float]:
+    """Load the newest valid checkpoint and cut the log back to it; returns its path and state, or None, and seconds."""
     checkpoint, rejected = load_newest(folder)
     for one in rejected:
         say(f"refused {one}")
     if checkpoint is None:
         write_atomically(folder / METRICS, b"")
-        return None, 0.0
+        return None, None, 0.0
     try:
         size, seconds, tree = (checkpoint.state[key] for key in ("log_size", "seconds", "tree"))
         state = unflatten_state(checkpoint.tensors, tree)
@@ -351,7 +353,7 @@ def _newest(folder: Path, trainer: Trainer, say: Callable[[str], None]) -> tuple
         raise ValueError(f"{checkpoint.path}: it does not hold the state of this run; {error!r}") from error
     truncate_log(folder / METRICS, size)
     say(f"resuming from {checkpoint.path}, step {checkpoint.step} of {trainer.steps}")
-    return state, seconds
+    return checkpoint.path, state, seconds
 
 
 def _extend(folder: Path, trainer: Trainer, checked: CheckedRun, say: Callable[[str], None]) -> None:
