@@ -201,7 +201,7 @@ class HCNNClassifier(FittedNetwork):
             self._start(images[rest], config)
         network = self._build(config, seed, None if again else initial, again=again)
         preprocessing = self._preprocessing(images)
-        device = find_device(str(self.device))
+        device = find_device(self.device)
         validation = images[held], labels[held]
         if X_val is not None:
             validation = self._own_validation(X_val, y_val)
@@ -255,7 +255,7 @@ class HCNNClassifier(FittedNetwork):
             self._check_same_network(config)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         network = self._build(config, seed, initial if first else None, again=not first)
-        device = find_device(str(self.device))
+        device = find_device(self.device)
         recipe = recipe_for(self.recipe, self._changes(keep=not first or initial is not None), images)
         batch = len(images) // -(-len(images) // recipe.batch_size)  # no image is left over, or few
         recipe = replace(
@@ -334,7 +334,7 @@ class HCNNClassifier(FittedNetwork):
             network = first_network(config, initial, self.freeze, tuple(map(str, self.classes_)))
         if again:
             network.load_state_dict({name: torch.tensor(value) for name, value in self.training_weights_.items()})
-        return network.to(find_device(str(self.device)))
+        return network.to(find_device(self.device))
 
     def _keep(self, network: AttributeNetwork, config: HierarchicalCNNConfig, fitted: Fitted) -> None:
         """Store what training gave as plain arrays and numbers."""

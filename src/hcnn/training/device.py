@@ -31,11 +31,11 @@ def available_devices() -> list[str]:
     return names
 
 
-def find_device(name: str) -> torch.device:
+def find_device(name: str | torch.device) -> torch.device:
     """A device by its name; "cuda" becomes the GPU of this process's local rank, where torchrun gave it one.
 
     Args:
-        name: one of `available_devices`.
+        name: one of `available_devices`, or that device.
 
     Raises:
         ValueError: if there is no such device here; names those that there are.
