@@ -272,6 +272,25 @@ def test_a_child_of_a_fork_has_threads_of_its_own() -> None:
         torch.set_num_threads(before)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of the address space")
+def test_a_system_without_threads_left_computes_on_those_that_there_are() -> None:
+    program = """
+import resource
+import torch
+from hcnn.functional.native import library
+torch.set_num_threads(1)
+x = torch.randn(7, 32, 16, 16)
+expected = torch.ops.hcnn.native_moments(x, False)
+taken = 1024 * int(open("/proc/self/status").read().split("VmSize:")[1].split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (taken + (1 << 20),) * 2)  # the stack of a thread does not fit
+torch.set_num_threads(4)
+with library.own_threads():
+    found = torch.ops.hcnn.native_moments(x, False)
+assert all(torch.equal(one, other) for one, other in zip(expected, found))
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
 def test_transforms_of_functions() -> None:
     torch.manual_seed(0)
     layer = FactorizedConv(4, 5, attribute_support=(3,), stride=(2, 1, 1)).eval()

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <mutex>
 #include <new>
+#include <system_error>
 #include <thread>
 
 #if !defined(_WIN32)
@@ -79,7 +80,11 @@ struct Pool {
     void run(Job& work, int helpers) {
         {
             std::lock_guard<std::mutex> lock(mutex);
-            for (; workers < helpers; ++workers) std::thread(&Pool::serve, this, workers).detach();
+            try {
+                for (; workers < helpers; ++workers) std::thread(&Pool::serve, this, workers).detach();
+            } catch (const std::system_error&) {
+                // The system has no more threads for this process; those that there are do the work.
+            }
             job = &work;
             wanted = helpers;
             ++turn;
