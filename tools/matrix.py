@@ -21,8 +21,8 @@ SETTINGS: dict[str, dict[str, str]] = {
     "c-locale": {"LC_ALL": "C"},
     "one-thread": {"OMP_NUM_THREADS": "1"},
     "threads": {"OMP_NUM_THREADS": "3"},
-    "no-simd": {"ATEN_CPU_CAPABILITY": "default"},
-    "avx2": {"ATEN_CPU_CAPABILITY": "avx2"},
+    "no-simd": {"ATEN_CPU_CAPABILITY": "default", "HCNN_NATIVE_ISA": "baseline"},
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "HCNN_NATIVE_ISA": "avx2"},
     "onednn-avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
     "time-zone": {"TZ": "Asia/Kolkata"},
     "path": {},  # a checkout whose path has a space and an umlaut
