@@ -2,12 +2,13 @@
 
 import json
 import random
+import re
 import subprocess
 
 import pytest
 from markdown_it import MarkdownIt
 
-from hcnn.export.escape import c_string, markdown
+from hcnn.export.escape import c_identifier, c_string, markdown
 from hcnn.export.model_card import Records, model_card
 from hcnn.text import printable
 
@@ -120,6 +121,16 @@ def test_c_holds_names_to_the_byte(compiler, tmp_path) -> None:
     subprocess.run(command, check=True)
     done = subprocess.run([tmp_path / "a"], capture_output=True, check=True)
     assert done.stdout == b"".join(name.encode(errors="backslashreplace") + b"\n" for name in names)
+
+
+def test_names_of_any_files_begin_names_in_c() -> None:
+    draw = random.Random(0)
+    for _ in range(500):
+        text = "".join(draw.choices("aZ09__-. é", k=draw.randrange(60)))
+        name = c_identifier(text)
+        assert re.fullmatch(r"[A-Za-z](_?[A-Za-z0-9])*", name), text
+        assert len(name) <= 40
+        assert c_identifier(name) == name, text  # what names the file by default is accepted as --prefix
 
 
 def test_class_names_in_an_onnx_file_are_json(settled) -> None:

@@ -34,15 +34,17 @@ def c_identifier(text: str) -> str:
         text: any text.
 
     Returns:
-        Letters, digits and single underscores, beginning with a letter; "hcnn" where nothing is left.
+        At most 40 letters, digits and single underscores, beginning with a letter; "hcnn" where nothing is left. Of
+        such a name it is the name itself.
 
     Example:
         >>> c_identifier("my-net.v2"), c_identifier("2 dogs"), c_identifier("犬")
         ('my_net_v2', 'n2_dogs', 'hcnn')
 
     """
-    name = re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")[:40]
-    return (f"n{name}" if name[:1].isdigit() else name) or "hcnn"
+    name = re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")
+    name = f"n{name}" if name[:1].isdigit() else name
+    return name[:40].rstrip("_") or "hcnn"
 
 
 def markdown(value: object) -> str:
