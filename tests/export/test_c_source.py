@@ -174,13 +174,19 @@ def test_the_source_file_is_not_its_own_header(settled, standard, tmp_path) -> N
     assert not list(tmp_path.iterdir())
 
 
-def test_multiply_adds_of_the_c_file_are_counted_exactly(standard) -> None:
-    config = HierarchicalCNNConfig(channels=3, classes=2, width=4, depth=3, attribute_support=(3, 3), downsample=())
+@pytest.mark.parametrize("inner_elu", [False, True])
+def test_multiply_adds_of_the_c_file_are_counted_exactly(inner_elu, standard) -> None:
+    config = HierarchicalCNNConfig(
+        channels=3, classes=2, width=4, depth=4, attribute_support=(3, 3), downsample=(), rank=3, inner_elu=inner_elu
+    )
     source = c_source(PlainNetwork(build(config).eval(), standard), standard, (5, 4))
     first = 20 * 3 * 4 * 9
     pairs = 2 + 3  # two outputs along v1: the first filter reaches over the border, the second does not
-    second = 20 * pairs * 2 * 9
-    assert source.multiply_adds == first + second
+    second = 20 * pairs * 4 * 9
+    pairs *= 2  # likewise along v2, and the one output along v1 sees both its values
+    inner = 20 * (2 * 4) * 3 * 9  # of HCNN(+): each value of v1, v2 is filtered in space by 3 filters
+    third = inner + 20 * pairs * 2 * 3 if inner_elu else 20 * pairs * 2 * 9
+    assert source.multiply_adds == first + second + third
 
 
 def test_a_periodic_image_that_a_filter_wraps_around_twice_is_refused(standard) -> None:

@@ -1,16 +1,19 @@
 """`hcnn export` as a command: what it writes, replaces, prints and refuses."""
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from hcnn import cli
 from hcnn.data import archives
+from hcnn.export.replace import is_export
 from hcnn.models.pretrained import pretrained_record
 
 
@@ -142,6 +145,46 @@ def test_folders_links_to_nothing_and_devices_are_never_replaced(run, tmp_path, 
         error = _error(capsys, "export", run, "--to", "c", "--force", "--output", tmp_path / name)
         assert f"expected a file or a free name; it is {kind}" in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link", "pipe"]
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "says"),
+    [
+        (["c"], "a.c", "not checked: there is no C compiler (cc) here"),
+        (["c", "--int8"], "a.c", "the C file was not checked: there is no C compiler (cc) here"),
+        (["html"], "a.html", "not checked: there is no Node.js (node) here"),
+    ],
+)
+def test_what_could_not_be_checked_is_said(options, name, says, run, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert cli.main(["export", str(run), "--to", *options, "--output", str(tmp_path / name)]) == 0
+    out = capsys.readouterr().out
+    assert says in out
+    assert "largest difference" not in out
+    assert (tmp_path / name).is_file()
+
+
+def _archive(entry: str) -> bytes:
+    with zipfile.ZipFile(file := io.BytesIO(), "w") as archive:
+        archive.writestr(entry, "")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "ours"),
+    [
+        (b"\0\0\0\0ET12" + 99_999 * b"\0" + b"written by hcnn", True),  # ExecuTorch
+        (b"\0\0\0\0ET12" + 99_999 * b"\0", False),
+        (_archive("archive/extra/written by hcnn"), True),
+        (_archive("archive/extra/written by someone"), False),
+        (_archive("archive/extra/written by hcnn")[:-1], False),
+        (200 * b"-" + b"How to tell a file that was written by hcnn", False),
+        (b'The header has "format":"hcnn-folded-1" in it', False),
+    ],
+)
+def test_an_export_is_known_by_its_producer(data, ours, tmp_path) -> None:
+    (tmp_path / "file").write_bytes(data)
+    assert is_export(tmp_path / "file") is ours
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])

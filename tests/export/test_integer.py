@@ -19,9 +19,11 @@ from hcnn import cli
 from hcnn.data.preprocessing import FloatPreprocessing, Preprocessing
 from hcnn.export import CSource, export_c_int8
 from hcnn.export.check_images import synthetic_images
+from hcnn.export.integer import program
 from hcnn.export.integer.arena import Use, place
-from hcnn.export.integer.evaluate import integer_logits
-from hcnn.export.integer.quantize import IntegerConvolution, IntegerNetwork, Rescale, array_range, rescaling
+from hcnn.export.integer.chain import Chain, Convolution, chain_of
+from hcnn.export.integer.evaluate import convolve, integer_logits
+from hcnn.export.integer.quantize import IntegerConvolution, IntegerNetwork, Rescale, array_range, quantize, rescaling
 from hcnn.models.configs import HierarchicalCNNConfig
 from hcnn.models.factory import build
 from hcnn.models.network import Network
@@ -291,8 +293,9 @@ def test_arrays_overwrite_only_what_was_read() -> None:
             source = number if draw.random() < 0.8 else draw.randint(0, number)
             out = (rows[source] - 1) // step + 1
             wide = draw.choice([4, 8, 12])
-            same = [n for n in range(1, number + 1) if n != source and rows[n] == out and widths[n] == wide]
+            same = [n for n in range(1, number + 1) if rows[n] == out and widths[n] == wide]
             read = tuple(min(rows[source], y * step + reach + 1) for y in range(out))
+            read = draw.choice([read, read, read, (0,) * out])  # of a periodic array all rows are read until the end
             uses.append(Use(source, draw.choice(same) if same else None, out, wide, read))
             rows.append(out)
             widths.append(wide)
@@ -301,7 +304,8 @@ def test_arrays_overwrite_only_what_was_read() -> None:
         for number, use in enumerate(uses, start=1):
             loaded = 0
             for y in range(use.rows):
-                for r in range(loaded, use.read[y]) if use.source else ():
+                needed = range(loaded, use.read[y]) if use.read[y] else range(rows[use.source])
+                for r in needed if use.source else ():
                     at, wide = offsets[use.source - 1], widths[use.source]
                     assert memory[at + r * wide : at + (r + 1) * wide] == [(use.source, r)] * wide
                 loaded = use.read[y]
@@ -315,16 +319,75 @@ def test_arrays_overwrite_only_what_was_read() -> None:
         assert len(memory) == size
 
 
-@pytest.mark.parametrize("scale", [3e-7, 0.01, 0.3, 0.5, 0.9, 7.0, 100.0])
+@pytest.mark.parametrize("scale", [1e-12, 3e-7, 0.01, 0.3, 0.5, 0.9, 7.0, 100.0])
 def test_rescaling_rounds_the_exact_product(scale) -> None:
     by = rescaling(np.array([scale, scale / 3]), 2000, "a")
-    assert by.right >= 1
+    assert 1 <= by.right <= 30  # the C file shifts 32 bits
     values = np.arange(-2000, 2001)
     for k, exact in enumerate((scale, scale / 3)):
         got = rescaled(by, values, k)
         assert np.abs(got - exact * values).max() < 0.5 + 1e-6 * scale * 2000
     with pytest.raises(ValueError, match="do not fit in 32 bits"):
         rescaling(np.array([scale]), 2**31, "a")
+
+
+def test_sums_that_float32_cannot_hold_are_exact() -> None:
+    channels = 601
+    geometry = Convolution(
+        np.ones((1, 1, channels, 1, 1)), np.zeros((1, 1), np.int64), np.zeros((1, 1)), channels, 1, 1, 0, (1, 1),
+        activation="none",
+    )  # fmt: skip
+    weight, bias = np.full((1, 1, channels, 1, 1), 127, np.int8), np.array([[1 - channels * 127 * 255]])
+    inner, outer = (rescaling(np.array([scale]), 1000, "a") for scale in (8.0, 1.0))
+    layer = IntegerConvolution(geometry, weight, bias, inner, None, outer, 0)
+    assert convolve(layer, torch.full((1, channels, 1, 1), 255)).item() == 8
+
+
+@pytest.mark.parametrize(("low", "high"), [(3.0, 5.0), (-5.0, -3.0), (-1.0, 2.0), (0.0, 0.0)])
+def test_zero_is_one_of_the_8_bits_of_any_array(low, high) -> None:
+    scale, zero = array_range(torch.linspace(low, high, 100))
+    assert scale > 0
+    assert -128 <= zero <= 127
+
+
+@pytest.mark.parametrize("number", [0, 2])
+@pytest.mark.parametrize("bias", [None, 0.7, 0.0])
+def test_filters_without_weights_give_their_bias(number, bias, settled) -> None:
+    standard = Preprocessing((0.3,), (0.4,), (8, 8), tuple("0123456789"))
+    chain, images = chain_of(settled("zeros"), standard, (8, 8)), synthetic_images(1, (8, 8), 20)
+    layers = list(chain.convolutions)
+    weight, biases = layers[number].weight.copy(), layers[number].bias.copy()
+    if bias is None:  # one filter
+        weight[1], biases[:, 1] = 0, 0.7
+    else:
+        weight[:], biases[:] = 0, bias
+    layers[number] = dataclasses.replace(layers[number], weight=weight, bias=biases)
+    chain = dataclasses.replace(chain, convolutions=tuple(layers))
+    network, exact = quantize(chain, images), chain.logits(chain.arrays(images)[-1])
+    assert (integer_logits(network, images) * network.unit - exact).abs().max() < 0.07 * exact.abs().max()
+
+
+def test_sums_and_logits_beyond_32_bits_are_refused() -> None:
+    def error(channels: int, side: int) -> str:
+        index = np.array([[0], [-1]])  # an output that sees all channels, and one that sees none
+        one = Convolution(np.ones((1, 1, channels, 1, 1)), index, np.zeros((2, 1)), channels, 1, 1, 0, (1, 1))
+        standard = Preprocessing((0.0,) * channels, (1.0,) * channels, (side, side), ("a", "b"))
+        chain = Chain((one,), np.ones((2, 1)), np.zeros(2), 1.0, 1, standard, (side, side))
+        with pytest.raises(ValueError, match="export c --int8: ") as found:
+            quantize(chain, torch.full((1, channels, side, side), 255, dtype=torch.uint8))
+        return str(found.value)
+
+    assert "convolution 1 cannot be quantized: its sums do not fit in 32 bits" in error(70_000, 1)
+    assert "the logits do not fit in 32 bits" in error(1, 300)
+
+
+@needs_gcc
+def test_a_program_with_other_integers_is_not_written(settled, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(program, "integer_logits", lambda network, images: integer_logits(network, images) + 1)
+    standard = Preprocessing((0.3,), (0.4,), (8, 8), tuple("0123456789"))
+    with pytest.raises(ValueError, match="the compiled file gives other integers than it should"):
+        export_c_int8(tmp_path / "net.c", settled("zeros"), synthetic_images(1, (8, 8), 4), standard)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_quantized_is_explained(settled, tmp_path) -> None:

@@ -10,7 +10,7 @@ class Use:
 
     Attributes:
         source: number of the array that it reads; 0 is the image, which is elsewhere.
-        residual: number of the array that it adds, place by place, or None.
+        residual: number of the array of equal size that it adds, place by place, or None.
         rows: of its output.
         row_bytes: bytes of a row of its output.
         read: for each row of its output, how many rows of the source have been read when it is written.
@@ -85,5 +85,5 @@ def _compatible(
     if last[array] != other:
         return False
     if use.residual == array:
-        return at == other_at and sizes[array] == sizes[other] and use.source != array
+        return at == other_at and use.source != array
     return at - other_at >= distance(uses, array, other, sizes)

@@ -19,6 +19,7 @@ from hcnn.export.integer.chain import Chain, Convolution, Integers
 ELU_BITS = 10  # F of a layer with an ELU: its table counts in 2^-10
 ELU_STEP = 4  # the table's entries are 2^4 such units, a 64th, apart
 LIMIT = 2**31
+LARGEST_BIAS = 2**24  # in units of the sums of products
 
 
 def elu_table() -> Integers:
@@ -40,7 +41,7 @@ class Rescale:
     Attributes:
         multiplier: (n,) of at most 31 bits.
         left: a power of two.
-        right: a shift, 1 or more, so that the rounding is one addition to the upper 32 bits of the product.
+        right: a shift from 1 to 30, so that the rounding is one addition to the upper 32 bits of the product.
     """
 
     multiplier: Integers
@@ -116,10 +117,10 @@ def rescaling(scales: NDArray[np.float64], largest: int, what: str) -> Rescale:
         [50, 13]
     """
     top = float(scales.max())
-    left = max(0, math.ceil(math.log2(top)) + 2) if top > 0 else 0
-    right = min(30, math.floor(-math.log2(top / 2**left)) - 1) if top > 0 else 1
+    left = max(0, math.ceil(math.log2(top)) + 2)
+    right = min(30, math.floor(-math.log2(top / 2**left)) - 1)
     multiplier = np.minimum(np.round(scales * 2.0 ** (32 + right - left)), LIMIT - 1).astype(np.int64)
-    if largest << left >= LIMIT or largest * top >= LIMIT // 4:
+    if largest << left >= LIMIT:
         raise ValueError(
             f"export c --int8: {what} cannot be quantized: values up to {largest * top:.3g} steps of its range "
             "do not fit in 32 bits"
@@ -191,7 +192,9 @@ def quantize(chain: Chain, calibration: Tensor) -> IntegerNetwork:
             bits, scale = ELU_BITS, max(scale, 2.0 ** (2 - ELU_BITS))
         else:
             bits = 6 - math.floor(math.log2(scale))
-        steps = np.maximum(np.abs(weight).reshape(len(weight), -1).max(1) / 127, 1e-30)
+        # A filter without weights, as after pruning, still has a bias.
+        least = np.abs(bias).max(0) / (scales[layer.source] * LARGEST_BIAS)
+        steps = np.maximum(np.abs(weight).reshape(len(weight), -1).max(1) / 127, least.clip(1e-30))
         codes = np.round(weight / steps.reshape(-1, 1, 1, 1, 1)).astype(np.int8)
         sums = steps * scales[layer.source]
         integer_bias = np.round(bias / sums).astype(np.int64)
