@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.export import CSource, PlainNetwork, c_source, export_c
+from hcnn.export.c_program import compile_program
 from hcnn.export.escape import c_identifier
 from hcnn.export.html_file import network_spec
 from hcnn.export.integer.chain import chain_of
+from hcnn.export.plain_network import PlainLayer
 from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.models.configs import HierarchicalCNNConfig
 from hcnn.models.factory import build
@@ -208,6 +211,26 @@ def test_a_periodic_image_that_a_filter_wraps_around_twice_is_refused(standard) 
 def test_c_wants_the_standardization(settled, standard) -> None:
     with pytest.raises(ValueError, match="expected a network that includes its standardization; got one without"):
         c_source(PlainNetwork(settled("zeros")), standard, (8, 8))
+
+
+def test_numbers_in_the_c_file_are_those_of_the_network_to_the_last_bit(settled, standard) -> None:
+    network = PlainNetwork(settled("zeros"), standard)
+    text = c_source(network, standard, (8, 8), "one").text
+    for j, layer in enumerate(network.layers):
+        assert isinstance(layer, PlainLayer)
+        (found,) = re.findall(rf"one_w{j}\[\] = {{(.*)}};", text)
+        values = torch.tensor([float(value.removesuffix("f")) for value in found.split(", ")])
+        assert torch.equal(values, layer.taps.weight.flatten())
+
+
+def test_a_compiler_that_rejects_the_file_is_quoted(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"(?s)the compiler does not accept the C file:\n.*nothing"):
+        compile_program(CSource("int nothing = ;", "", 0, 0, 0), tmp_path)
+
+
+def test_c_wants_a_size_for_each_axis(settled, standard) -> None:
+    with pytest.raises(ValueError, match=r"the network has 2, the size is \(8,\)"):
+        c_source(PlainNetwork(settled("zeros"), standard), standard, (8,))
 
 
 def test_c_refuses_volumes(settled, standard) -> None:

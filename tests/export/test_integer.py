@@ -24,6 +24,7 @@ from hcnn.export.integer.arena import Use, place
 from hcnn.export.integer.chain import Chain, Convolution, chain_of
 from hcnn.export.integer.evaluate import convolve, integer_logits
 from hcnn.export.integer.quantize import IntegerConvolution, IntegerNetwork, Rescale, array_range, quantize, rescaling
+from hcnn.export.integer.source import integer_source
 from hcnn.models.configs import HierarchicalCNNConfig
 from hcnn.models.factory import build
 from hcnn.models.network import Network
@@ -367,18 +368,19 @@ def test_filters_without_weights_give_their_bias(number, bias, settled) -> None:
     assert (integer_logits(network, images) * network.unit - exact).abs().max() < 0.07 * exact.abs().max()
 
 
-def test_sums_and_logits_beyond_32_bits_are_refused() -> None:
-    def error(channels: int, side: int) -> str:
+def test_what_is_too_large_for_the_integers_is_refused() -> None:
+    def error(channels: int, size: tuple[int, int], readout: NDArray[np.float64] | None = None) -> str:
         index = np.array([[0], [-1]])  # an output that sees all channels, and one that sees none
         one = Convolution(np.ones((1, 1, channels, 1, 1)), index, np.zeros((2, 1)), channels, 1, 1, 0, (1, 1))
-        standard = Preprocessing((0.0,) * channels, (1.0,) * channels, (side, side), ("a", "b"))
-        chain = Chain((one,), np.ones((2, 1)), np.zeros(2), 1.0, 1, standard, (side, side))
+        standard = Preprocessing((0.0,) * channels, (1.0,) * channels, size, ("a", "b"))
+        chain = Chain((one,), readout, np.zeros(2), 1.0, 1, standard, size)
         with pytest.raises(ValueError, match="export c --int8: ") as found:
-            quantize(chain, torch.full((1, channels, side, side), 255, dtype=torch.uint8))
+            integer_source(quantize(chain, torch.full((1, channels, *size), 255, dtype=torch.uint8)))
         return str(found.value)
 
-    assert "convolution 1 cannot be quantized: its sums do not fit in 32 bits" in error(70_000, 1)
-    assert "the logits do not fit in 32 bits" in error(1, 300)
+    assert "convolution 1 cannot be quantized: its sums do not fit in 32 bits" in error(70_000, (1, 1))
+    assert "the logits do not fit in 32 bits" in error(1, (200, 200), np.ones((2, 1)))
+    assert "sizes of at most 32,767, which fit in 16 bits; convolution 1 has one of 32,768" in error(1, (1, 2**15))
 
 
 @needs_gcc

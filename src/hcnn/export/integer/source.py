@@ -147,7 +147,7 @@ def integer_source(network: IntegerNetwork, prefix: str = "hcnn") -> CSource:
         The source, its header and what it needs.
 
     Raises:
-        ValueError: for a prefix that no C name can begin with.
+        ValueError: for a prefix that no C name can begin with, or sizes beyond 16 bits.
 
     """
     if prefix != c_identifier(prefix):
@@ -209,6 +209,11 @@ def integer_source(network: IntegerNetwork, prefix: str = "hcnn") -> CSource:
             0 if residual is None else zeros[residual], offsets[number],
             offsets[geometry.source - 1] if geometry.source else -1, -1 if residual is None else offsets[residual - 1],
         ]  # fmt: skip
+        if max(numbers[:-3]) >= 2**15:  # all but the offsets
+            raise ValueError(
+                f"export c --int8: expected sizes of at most 32,767, which fit in 16 bits; convolution {number + 1} "
+                f"has one of {max(numbers[:-3]):,}"
+            )
         scales = [_rescale(layer.inner, 0), _rescale(layer.residual), _rescale(layer.outer)]
         rows.append(
             f"    {{{', '.join(map(str, numbers))}, {', '.join(scales)},\n     {', '.join(names)}, {function}}},"
