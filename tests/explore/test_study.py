@@ -158,6 +158,10 @@ def test_amount_zero_changes_nothing_and_every_amount_something(name) -> None:
 def test_changes_go_the_way_their_names_say() -> None:
     x = torch.rand(2, 3, 16, 16) * 0.2 + 0.4
     torch.testing.assert_close(change(x, "rotation", 90), torch.rot90(x, 1, (2, 3)), atol=1e-4, rtol=1e-3)
+    wide = torch.zeros(2, 3, 16, 24)
+    wide[..., 4:12, 8:16] = x[..., :8, :8]  # angles are those of the image, whatever its sides
+    turned = change(wide, "rotation", 90)[..., 4:12, 8:16]
+    torch.testing.assert_close(turned, torch.rot90(x[..., :8, :8], 1, (2, 3)), atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(change(x, "position right", 1 / 16)[..., 1:], x[..., :-1], atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(change(x, "position down", 1 / 16)[:, :, 1:], x[:, :, :-1], atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(change(x, "contrast", 1).std((1, 2, 3)), 2 * x.std((1, 2, 3)))

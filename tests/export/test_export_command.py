@@ -13,6 +13,9 @@ import pytest
 
 from hcnn import cli
 from hcnn.data import archives
+from hcnn.data.cifar import CIFAR10
+from hcnn.export.check_images import find_check_images
+from hcnn.export.opening import open_network
 from hcnn.export.replace import is_export
 from hcnn.models.pretrained import pretrained_record
 
@@ -114,6 +117,25 @@ def test_pretrained_weights_are_exported_without_any_data(tmp_path, capsys) -> N
     arguments = ["hcnn_small_cifar10", "--to", "c", "--output", str(tmp_path / "a.c"), "--data-dir", str(tmp_path)]
     assert cli.main(["export", *arguments]) == 0
     assert f"64 synthetic images, because cifar10 is not in {tmp_path}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("where", ["the archive", "unpacked", "in its folder"])
+def test_damaged_data_is_not_called_missing(where, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(archives, "fetch", lambda archive, folder: folder / archive.file)  # without a download
+    archive = CIFAR10.archive
+    home = tmp_path / archive.folder if where == "in its folder" else tmp_path
+    home.mkdir(exist_ok=True)
+    for name in [archive.file] if where == "the archive" else [name for name, _ in archive.members]:
+        (home / name).touch()
+    source = find_check_images(open_network("hcnn_small_cifar10"), data_dir=tmp_path).source
+    assert source.startswith("64 synthetic images, because ")
+    assert "is not in" not in source
+
+
+def test_folded_weights_have_no_data(run, tmp_path, capsys) -> None:
+    assert cli.main(["export", str(run), "--to", "safetensors", "--output", str(tmp_path / "folded")]) == 0
+    assert cli.main(["export", str(tmp_path / "folded"), "--to", "c"]) == 0
+    assert "64 synthetic images, because the network has no record of its data" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 
 from hcnn.export import PlainNetwork, export_onnx, export_program, onnx_runner
 from hcnn.export.onnx_file import onnx_bytes
-from hcnn.export.parity import check_outputs
+from hcnn.export.parity import check_outputs, needs
 
 
 @pytest.mark.parametrize("name", ["zeros", "plus circular"])
@@ -97,3 +97,10 @@ def test_an_export_that_differs_is_not_written(settled, standard) -> None:
         check_outputs(lambda x: torch.ones(2, 9), model, standard, images, "here.onnx")
     with pytest.raises(ValueError, match="differ by nan"):
         check_outputs(lambda x: torch.full((2, 10), torch.nan), model, standard, images, "here.onnx")
+
+
+def test_a_package_that_lacks_a_package_of_its_own_is_not_called_missing(tmp_path, monkeypatch) -> None:
+    (tmp_path / "installed_but_broken.py").write_text("import no_such_package\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModuleNotFoundError, match=r"^No module named 'no_such_package'$"):
+        needs("export", "installed_but_broken")

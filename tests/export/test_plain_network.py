@@ -35,9 +35,11 @@ def test_the_plain_network_says_what_the_network_says(name, compact, settled) ->
     assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
-def test_a_network_in_double_is_refused(settled) -> None:
+def test_a_network_in_double_or_on_another_device_is_refused(settled) -> None:
     with pytest.raises(ValueError, match=r"expected a float32 network on the CPU; got torch\.float64 on cpu"):
         PlainNetwork(settled("zeros").double())
+    with pytest.raises(ValueError, match=r"expected a float32 network on the CPU; got torch\.float32 on meta"):
+        PlainNetwork(settled("zeros").to("meta"))
 
 
 def test_what_is_no_attribute_network_is_refused(settled) -> None:
