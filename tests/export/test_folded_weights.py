@@ -1,6 +1,7 @@
 """Folded weights as safetensors: written, read back, refused where they are something else."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,21 @@ def test_configurations_that_are_none_are_refused_by_field(change, message, expo
         load_folded(_changed(exported, about=change))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({}, "expected folded weights of format hcnn-folded-1; got None"),
+        ({"format": "hcnn-1"}, "expected folded weights of format hcnn-folded-1; got 'hcnn-1'"),
+        ({"format": "hcnn-folded-1"}, "expected the network's configuration in the metadata; there is none"),
+    ],
+)
+def test_other_safetensors_are_refused(metadata, message, exported) -> None:
+    path = exported / "model.safetensors"
+    save_weights(path, load_weights(path)[0], metadata)
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {message}')}$"):
+        load_folded(exported)
 
 
 def test_what_is_no_path_is_refused() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from hcnn import HierarchicalCNN, HierarchicalCNNConfig, cli, create_model
 from hcnn.data.datasets import load
 from hcnn.data.preprocessing import Preprocessing
-from hcnn.export.html_file import attribute_axes, export_html, network_spec, run_node
+from hcnn.export.html_file import attribute_axes, examples, export_html, network_spec, run_node
 from hcnn.export.plain_network import PlainNetwork
 from hcnn.export.replace import is_export
 
@@ -108,6 +108,29 @@ def test_a_page_that_computes_something_else_is_not_written(tmp_path, monkeypatc
     with pytest.raises(ValueError, match="Nothing was written"):
         export_html(tmp_path / "page.html", model, pixels(4, 1, (8, 8)), preprocessing_of(model, (8, 8)))
     assert not (tmp_path / "page.html").exists()
+
+
+def test_a_program_that_fails_is_quoted(tmp_path) -> None:
+    wrong = tmp_path / "node"
+    wrong.write_text("#!/bin/sh\necho out of memory >&2\nexit 1\n")
+    wrong.chmod(0o755)
+    with pytest.raises(ValueError, match="the JavaScript network failed:\nout of memory"):
+        run_node(str(wrong), {}, pixels(1, 1, (8, 8)))
+
+
+def test_examples_are_right_answers_and_of_every_class_first() -> None:
+    answers = torch.tensor([0, 0, 0, 1, 0, 2, 1, 3, 0, 0])
+    labels = answers.clone()
+    labels[5] = 1
+    images = torch.zeros(10, 1, 1, 2, dtype=torch.uint8)
+    images[:, 0, 0] = torch.stack([answers, torch.arange(10)], 1).byte()
+
+    def network(x: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot((x[:, 0, 0, 0] * 255).round().long(), 4)
+
+    found = examples(network, images, labels, ("a", "b", "<c>", "d\n"))  # pyright: ignore[reportArgumentType]
+    assert [base64.b64decode(one["bytes"])[1] for one in found] == [0, 3, 7, 1, 6, 2, 4, 8]
+    assert [one["label"] for one in found] == ["a", "b", "d\\n", "a", "b", "a", "a", "a"]
 
 
 def test_what_leaves_the_scores_unchanged_is_what_the_network_says() -> None:
