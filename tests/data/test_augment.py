@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hcnn.data.augment import Augmentation, augment
-from hcnn.data.counter_random import counter_uniform
+from hcnn.data.counter_random import beta_quantile, counter_uniform
 from hcnn.data.preprocessing import standardize
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
@@ -190,7 +190,7 @@ def test_epochs_and_seeds_change_the_augmentation():
 
 
 @pytest.mark.parametrize("u", SHAPES)
-@pytest.mark.parametrize("side", [1, 3, 4])
+@pytest.mark.parametrize("side", [1, 3, 4, 5])  # 5 is the smallest side of a volume
 def test_cutout_is_a_box_about_a_uniform_centre(u, side):
     images, labels, index = batch(40, u=u)
     cut, _ = run(Augmentation(cutout=side), images, labels, index)
@@ -286,6 +286,12 @@ def test_weights_are_beta_distributed(alpha):
     assert np.isfinite(weights).all()
 
 
+@pytest.mark.parametrize("alpha", [0.01, 1.0, 100.0])
+def test_the_ends_and_the_middle_of_the_uniform_numbers_have_weights(alpha):
+    weights = beta_quantile(torch.tensor([0.0, 0.5, 1 - 2**-24]), alpha)
+    assert weights.tolist() == pytest.approx([0, 0.5, 1], abs=1e-3)
+
+
 # ---------------------------------------------------------------------------------------------- independence
 
 EVERYTHING = Augmentation(translation=3, fill="zeros", flip="random", cutout=3, mixup=0.3, cutmix=1.0)
@@ -346,6 +352,7 @@ def test_types_of_images_are_kept(dtype):
     ("values", "message"),
     [
         ({"translation": -1}, r"Augmentation: expected translation to be a whole number of pixels, 0 or more; got -1"),
+        ({"translation": True}, r"Augmentation: expected translation to be a whole number of pixels, .* got True"),
         ({"cutout": 2.5}, r"Augmentation: expected cutout to be a whole number of pixels, 0 or more; got 2.5"),
         (
             {"mixup": float("nan")},
@@ -378,6 +385,7 @@ def test_bad_settings_are_refused(values, message):
             r"floating-point .* torch.uint8",
         ),
         (Augmentation(), {"images": torch.zeros(64, 2)}, r"1 to 3 spatial axes; got torch.float32 of shape \(64, 2\)"),
+        (Augmentation(), {"images": torch.zeros(64, 1, 2, 2, 2, 2)}, r"1 to 3 spatial axes; got torch.float32"),
         (
             Augmentation(),
             {"labels": torch.zeros(63, dtype=torch.int64)},
