@@ -189,6 +189,19 @@ def test_changes_go_the_way_their_names_say() -> None:
     torch.testing.assert_close(2 * small, large)
 
 
+@pytest.mark.parametrize("name", ["rotation", "scale", "position right", "position down", "blur"])
+def test_no_border_appears(name) -> None:
+    for sides in ((16, 24), (3, 3)):
+        grey = torch.full((2, 1, *sides), 0.5)
+        for amount in PROPERTIES[name].amounts:
+            torch.testing.assert_close(change(grey, name, amount), grey)
+
+
+def test_bytes_of_a_dark_image_are_no_floats() -> None:
+    dark = torch.ones(1, 1, 2, 2, dtype=torch.uint8)
+    torch.testing.assert_close(change(dark, "brightness", 0.1), dark / 255 + 0.1)
+
+
 def test_bad_changes_are_explained() -> None:
     grey = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
     with pytest.raises(ValueError, match="hue: expected 3 channels, RGB; got 1"):
