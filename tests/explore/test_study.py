@@ -210,6 +210,8 @@ def test_bad_changes_are_explained() -> None:
         change(grey, "age", 10)
     with pytest.raises(ValueError, match=r"blur: expected images \(n, c, h, w\), uint8 or floats; got torch.int64"):
         change(grey.long(), "blur", 1)
+    with pytest.raises(ValueError, match="blur: expected one amount, or one for each of 2 images"):
+        change(grey, "blur", torch.ones(3))
 
 
 # ----------------------------------------------------------------------------------------------------- statistics

@@ -151,14 +151,23 @@ def test_images_change_by_their_own_amounts(name) -> None:
     assert (together[1:] - x[1:]).abs().amax((1, 2, 3)).min() > 0.01
 
 
+def test_a_hue_begins_again_after_a_turn_and_lines_after_half_of_one() -> None:
+    cycles = {one.name: one.cycle for one in PROPERTIES.values() if one.cycle is not None}
+    assert cycles == {"hue": 360, "rotation": 180}
+
+
 def test_standardized_images_change_as_their_pixels_do() -> None:
     images = patches(4)
-    x, amounts = COLOUR.standardize(images), torch.tensor([10.0, -90.0, 45.0, 180.0])
-    expected = COLOUR.standardize_floats(change(images, "hue", amounts))
-    torch.testing.assert_close(StandardizedChange(COLOUR)(x, "hue", amounts.double()), expected)
-    floats = FloatPreprocessing((8.0,) * 3, (4.0,) * 3, (8, 8), ("a", "b"))  # of pixels from 0 to 16
-    changed = StandardizedChange(floats, (0.0, 16.0))(x, "brightness", torch.full((4,), 0.25))
-    torch.testing.assert_close(changed, x + 1.0)
+    x = COLOUR.standardize(images)
+    for name, amounts in (("hue", [10.0, -90.0, 45.0, 180.0]), ("brightness", [0.3, -0.3, 0.9, -0.9])):  # some clipped
+        each = torch.tensor(amounts, dtype=torch.float64)
+        expected = COLOUR.standardize_floats(change(images, name, each))
+        for of_bytes in (StandardizedChange(COLOUR), StandardizedChange(COLOUR, (0.0, 16.0))):
+            torch.testing.assert_close(of_bytes(x, name, each), expected)
+    for low in (0.0, -16.0):  # pixels from 0 to 16, and from -16 to 0
+        floats = FloatPreprocessing((low + 8,) * 3, (4.0,) * 3, (8, 8), ("a", "b"))
+        changed = StandardizedChange(floats, (low, low + 16))(x, "brightness", torch.full((4,), 0.25))
+        torch.testing.assert_close(changed, x + 1.0)
 
 
 def test_signals_change_as_their_names_say() -> None:
@@ -183,8 +192,11 @@ def test_signals_change_as_their_names_say() -> None:
     higher = change_signal(bands, "transposition", torch.tensor([2.0, -1.0]))
     torch.testing.assert_close(higher[0, 2:], bands[0, :-2], rtol=0, atol=1e-5)
     torch.testing.assert_close(higher[1, :-1], bands[1, 1:], rtol=0, atol=1e-5)
+    assert ["transposition" in known_properties(bands, 1) for bands in (7, 8)] == [False, True]
     with pytest.raises(ValueError, match="expected one of loudness"):
         change_signal(x, "hue", amounts)
+    with pytest.raises(ValueError, match=r"loudness: expected signals \(n, c, time\) of floats; got torch.int64"):
+        change_signal(x.long(), "loudness", amounts)
 
 
 # ------------------------------------------------------------------------------------------------------- the loss
