@@ -126,6 +126,17 @@ def test_properties_are_judged_over_all_attributes_and_properties_together() -> 
     assert any(real(row, 1) != real(row, len(rows)) for row in rows), "the test is of no use if the number is the same"
 
 
+def test_a_control_need_not_have_every_attribute() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 96, 3), nn.ELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    sizes = {"trained": (3, 4, 8), "other": (4, 3, 8)}  # an attribute of 3 values has no order
+    sources = {name: ChannelSource(net, {3: "1"}, {3: one}) for name, one in sizes.items()}
+    pixels = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
+    plain = Preprocessing((0.5,), (0.25,), (8, 8), ("a", "b"))
+    rows = property_table(sources, pixels, plain, Bootstrap(5, 10), orders=1)
+    assert {(row["attribute"], "other_r" in row) for row in rows} == {("v2", False), ("v3", True)}
+
+
 # ---------------------------------------------------------------------------------------------------- in sentences
 
 

@@ -70,9 +70,7 @@ def best_shifts(before: Tensor, after: Tensor, axis: int) -> Fit:
     y = shifts.smooth(after, axis).movedim(axis, -1).flatten(2, -2).double()  # (n, amounts, others, size)
     grid = sorted(shift_grid(size), key=abs)
     once = torch.full((size // 2 + 1,), 2.0, dtype=torch.float64)
-    once[0] = 1
-    if size % 2 == 0:
-        once[-1] = 1
+    once[0] = 1  # smoothed arrays have nothing of the highest frequency of an even axis, which would count once too
     phases = shifts.phases(grid, size) * (once / size)  # (τ, frequencies)
     spectrum_x, spectrum_y = torch.fft.rfft(x), torch.fft.rfft(y)
     cross = (spectrum_y.conj() * spectrum_x[:, None]).sum(2)  # (n, amounts, frequencies)
