@@ -17,13 +17,14 @@ from onnx.numpy_helper import to_array
 from onnx.reference import ReferenceEvaluator
 
 from hcnn import AttributeNetwork
-from hcnn.data.image_set import Splits
+from hcnn.data.image_set import ImageSet, Splits
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.export import int8, int8_bytes, onnx_runner
 from hcnn.export.int8 import calibration_images, measure_int8
 from hcnn.models.configs import HierarchicalCNNConfig
 from hcnn.models.factory import build, load_pretrained
 from hcnn.runs.load import load_run
+from hcnn.training.evaluate import predict_logits
 
 # Sums of products: columns (..., n) of activations and rows (o, n) of weights -> (..., o).
 Sums = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -262,3 +263,18 @@ def test_int8_is_measured_on_images_that_the_network_was_not_trained_on(run, dig
     assert (only_training.source, only_training.held_out) == ("digits/train", False)
     with pytest.raises(ValueError, match="digits/validation: expected the classes of the network, a, b; got 0, 1, 2"):
         measure_int8(by_onnx(data), model, digits, Preprocessing((0.0,), (1.0,), (8, 8), ("a", "b")))
+
+
+def test_of_many_images_2000_drawn_at_random_are_measured(settled, standard) -> None:
+    model = settled("zeros")
+    images = torch.arange(2100).div(9, rounding_mode="floor").byte().reshape(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+    many = ImageSet(images.contiguous(), torch.arange(2100) % 10, standard.classes, "many")
+    seen = []
+
+    def run(images: torch.Tensor) -> torch.Tensor:
+        seen.append(images[:, 0, 0, 0])
+        return predict_logits(model, standard.standardize(images))
+
+    loss = measure_int8(run, model, Splits(many), standard)
+    assert (loss.images, loss.changed, loss.int8) == (2000, 0, loss.float32)
+    assert torch.cat(seen).max() == images.max()  # data may be ordered by class
