@@ -1,5 +1,7 @@
 """Statistics with a planted answer: what is there must be found, and what is not must not."""
 
+import csv
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 import hcnn
 from hcnn.data.datasets import load
 from hcnn.data.image_changes import PROPERTIES, change, changed_inputs, properties_for
+from hcnn.data.image_set import ImageSet
 from hcnn.data.preprocessing import Preprocessing, fit_preprocessing
 from hcnn.explore import (
     Arrays,
@@ -37,10 +40,20 @@ from hcnn.explore.statistics import (
     roughness,
 )
 from hcnn.explore.study import Study, StudySettings, run_study
-from hcnn.explore.tables import CONSISTENCY, Row, Tables, consistency_table, flatness_table, implied_shifts, path_table
+from hcnn.explore.tables import (
+    CHANGE,
+    CONSISTENCY,
+    Row,
+    Tables,
+    consistency_table,
+    flatness_table,
+    implied_shifts,
+    path_table,
+)
 from hcnn.explore.verdicts import judge, property_table
 from hcnn.runs.load import Run, load_named
 
+EMPTY = ("contrasts", "orders", "properties")
 PLAIN = Preprocessing((0.5,), (0.25,), (8, 8), ("a", "b"))
 
 
@@ -563,7 +576,7 @@ def test_a_control_may_have_any_name() -> None:
 def test_a_few_images_are_enough_and_fewer_are_refused() -> None:
     run = load_named("hcnn_digits")
     few = load("digits").train.subset(range(12))  # of ten classes, so that a split would leave two
-    found = run_study(explore_images(run, few), settings=StudySettings(orders=2, resamples=20))
+    found = run_study(explore_images(run, few), settings=StudySettings(queries=5, orders=2, resamples=20))
     assert found.info["queries"] == "12 of digits/train, themselves excluded"
     assert all(math.isfinite(row["value"]) for row in found.rows)
     with pytest.raises(ValueError, match="digits/train: expected 2 images or more to ask about; got 1"):
@@ -571,3 +584,32 @@ def test_a_few_images_are_enough_and_fewer_are_refused() -> None:
     for name in ("queries", "changed", "flat"):
         with pytest.raises(ValueError, match=f"{name}: expected 2 images or more; got 1"):
             StudySettings(**{name: 1})
+    for name, value in (("orders", 0), ("resamples", 0), ("seed", -1)):
+        with pytest.raises(ValueError, match=f"{name}: expected {value + 1} or more; got {value}"):
+            StudySettings(**{name: value})
+    with pytest.raises(ValueError, match="seed: expected a whole number from 0 to"):
+        StudySettings(seed=2**63)
+
+
+def test_signals_are_studied_without_properties_of_images() -> None:
+    random = torch.Generator().manual_seed(0)
+    signals = torch.randint(0, 256, (30, 1, 12), dtype=torch.uint8, generator=random)
+    data = ImageSet(signals, torch.arange(30) % 10, tuple("0123456789"), "signals")
+    model = hcnn.create_model("hcnn_digits", spatial_axes=1, width=8, depth=4, downsample=()).eval()
+    run = Run(Path("one"), model, fit_preprocessing(data), {})
+    settings = StudySettings(queries=10, changed=4, flat=5, orders=2, resamples=20)
+    found = run_study(explore_images(run, data), settings=settings)
+    assert found.properties == []
+    counts = {row["statistic"]: row["n"] for row in found.rows if row["order"] == "own"}
+    assert (counts["class consistency"], counts["path distance"], counts[CHANGE]) == (10, 10, 5)
+
+
+def test_tables_have_a_column_for_every_name_and_six_digits(tmp_path) -> None:
+    rows: list[Row] = [{"x": 1, "y": 0.123456789}, {"z": "a, b", "x": 2}]
+    paths = Study({"n": 3}, rows, [], [], []).write(tmp_path)
+    assert [path.name for path in paths] == ["study.json", *(f"{name}.csv" for name in ("rows", *EMPTY))]
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [["x", "y", "z"], ["1", "0.123457", ""], ["2", "", "a, b"]]
+    read = json.loads((tmp_path / "study.json").read_text())
+    rows[0]["y"] = 0.123457
+    assert read == {"info": {"n": 3}, "rows": rows, **{name: [] for name in EMPTY}}

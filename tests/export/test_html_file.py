@@ -91,10 +91,14 @@ def test_the_published_readout_is_linear() -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
-def test_a_network_of_sound_is_refused() -> None:
+def test_a_network_of_sound_or_of_other_colours_is_refused() -> None:
     model = create_model("hcnn_digits", spatial_axes=1).eval()
     preprocessing = Preprocessing((0.5,), (0.25,), (8,), tuple("0123456789"))
     with pytest.raises(ValueError, match="expected a network of images with 1 or 3 channels; got 1 spatial axes"):
+        network_spec(PlainNetwork(model, preprocessing), preprocessing)
+    model = create_model("hcnn_digits", channels=2).eval()
+    preprocessing = Preprocessing((0.5, 0.5), (0.25, 0.25), (8, 8), tuple("0123456789"))
+    with pytest.raises(ValueError, match="1 or 3 channels; got 2 spatial axes and 2 channels"):
         network_spec(PlainNetwork(model, preprocessing), preprocessing)
 
 
