@@ -15,6 +15,7 @@ from hcnn import cli
 from hcnn.data import archives
 from hcnn.data.cifar import CIFAR10
 from hcnn.export.check_images import find_check_images
+from hcnn.export.model_card import Records, model_card, read_records
 from hcnn.export.opening import open_network
 from hcnn.export.replace import is_export
 from hcnn.models.pretrained import pretrained_record
@@ -24,6 +25,25 @@ def test_the_card_of_shipped_weights_has_their_accuracy(tmp_path) -> None:
     assert cli.main(["export", "hcnn_digits", "--to", "safetensors", "--output", str(tmp_path / "folded")]) == 0
     accuracy = pretrained_record("hcnn_digits")["result"]["test_accuracy"]
     assert f"test: {accuracy:.2%} of 360 images" in (tmp_path / "folded" / "README.md").read_text()
+
+
+def test_a_card_says_what_the_records_hold(settled, tmp_path) -> None:
+    standard = {"mean": [0.3], "std": [0.4], "size": [8, 8], "classes": [f"c{n}" for n in range(22)]}
+    config = {"data": "there/photos", "seed": 3, "preprocessing": standard, "recipe": {"augmentation": {}}}
+    result = {"seconds": 1.0, "hardware": {"processor": "any"}, "versions": {}, "seed": 3}
+    result |= {"validation_accuracy": 0.25, "validation_images": 40, "test_accuracy": 0.5, "test_images": 1234}
+    seeds = {"seeds": [3], "test_accuracy": {"mean": 0.5, "std": None}}
+    card = model_card(settled("plus"), Records(config, result, seeds))
+    for part in (
+        "# HCNN(+), photos\n",
+        ", c19 and 2 more.\n",
+        "- validation: 25.00% of 40 images, seed 3\n",
+        "- test: 50.00% of 1,234 images, seed 3\n  - over seeds [3]: 50.00%\n",
+    ):
+        assert part in card
+    (tmp_path / "seeds.json").write_text(json.dumps(seeds))
+    assert read_records(tmp_path / "seed-3").seeds == seeds
+    assert read_records(tmp_path / "another").seeds == {}
 
 
 def test_the_command_exports_everything(run, capsys) -> None:
