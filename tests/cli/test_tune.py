@@ -35,7 +35,8 @@ def test_the_printed_command_trains_the_same_network(tmp_path, monkeypatch, caps
     ("words", "message"),
     [
         (["--seeds", "2"], "--seeds: a search compares its trials with one seed, --seed"),
-        (["--trials", "1"], "trials: expected 2 or more; got 1"),
+        (["--trials", "1"], "trials: expected 2 to 10,000; got 1"),
+        (["--trials", str(10**9)], "trials: expected 2 to 10,000; got 1000000000"),
         (["--trials", "many"], "--trials: expected a whole number; got 'many'"),
         (["--lr", "0.1", "--weight-decay", "0", "--batch-size", "9"], "expected something to search among lr"),
     ],

@@ -136,7 +136,7 @@ def test_refusals_leave_nothing(tmp_path, whole) -> None:
     folder = tmp_path / "search"
     with pytest.raises(ValueError, match="shades: expected validation images"):
         tune(folder, settings(), Splits(DATA.train))
-    with pytest.raises(ValueError, match="trials: expected 2 or more; got 1"):
+    with pytest.raises(ValueError, match="trials: expected 2 to 10,000; got 1"):
         tune(folder, settings(), DATA, trials=1)
     with pytest.raises(ValueError, match="expected something to search among lr, weight_decay, width, batch_size"):
         tune(folder, settings(), DATA, fixed=["lr", "weight_decay", "width", "batch_size"])

@@ -23,14 +23,15 @@ from hcnn.storage.atomic import write_json
 from hcnn.text import printable
 from hcnn.training.progress import Progress
 
+_MOST_SEEDS = 10_000  # each of them is checked before the first one is trained
 _ACCURACIES = ("validation_accuracy", "test_accuracy", "test_accuracy_with_flips")
 
 
 def train(options: TrainOptions, console: Console) -> None:
     """Train with one seed or several."""
     rest = options.rest
-    if rest.seeds < 1:
-        raise ValueError(f"--seeds: expected 1 or more; got {rest.seeds}")
+    if not 1 <= rest.seeds <= _MOST_SEEDS:
+        raise ValueError(f"--seeds: expected 1 to {_MOST_SEEDS:,}; got {rest.seeds}")
     prepare_process(options)
     base, first = options.output, _is_first_process()
     splits = load_splits(options, lambda line: say(console, line))

@@ -9,6 +9,8 @@ import numpy as np
 from hcnn.functional import BOUNDARIES, Boundary
 
 FirstAttribute = Literal["learned", "hue"]
+_WHOLE = 2**31  # no setting that `hcnn.storage.records` reads is larger, and PyTorch's sizes stay below 2**63
+_DEEPEST = 1000  # layers; many more take hours to build before anything is said
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ def check_types(config: Any) -> None:
     """Refuse numbers, tuples of numbers, and truth values that are something else, and tuples of another length.
 
     NumPy's numbers count as numbers and lists as tuples, but truth values do not count as numbers. All become Python's
-    own numbers and tuples, so that equal configurations are equal and can be written as JSON.
+    own numbers and tuples, so that equal configurations are equal and can be written as JSON. Whole numbers from 2**31
+    on and depths above 1,000 are refused too: no network of theirs could be built.
 
     Args:
         config: a configuration, a dataclass.
@@ -144,8 +147,18 @@ def check_types(config: Any) -> None:
             raise ValueError(f"{name}: expected {len(kinds)} {what}s; got {value!r}")
         if not many and not _is_a(value, kind):
             raise ValueError(f"{name}: expected a {what}; got {value!r}")
-        plain = tuple(map(_plain, value)) if many else _plain(value)
+        plain: Any = tuple(map(_plain, value)) if many else _plain(value)
+        for one in plain if many else (plain,):
+            if kind is Integral and abs(one) >= _WHOLE:
+                raise ValueError(f"{name}: expected a whole number below 2**31; got {_short(one)}")
+        if name == "depth" and plain > _DEEPEST:
+            raise ValueError(f"{name}: expected at most {_DEEPEST:,} layers; got {plain}")
         object.__setattr__(config, name, plain)  # which is frozen
+
+
+def _short(value: int) -> str:
+    """A number for an error text; Python refuses to write out one of very many digits."""
+    return str(value) if abs(value) < 10**30 else "a number of more than 30 digits"
 
 
 def _plain(value: Any) -> Any:

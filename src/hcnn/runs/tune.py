@@ -26,6 +26,7 @@ from hcnn.training.progress import Diverged, Progress
 RECORD, TABLE = "tune.json", "tune.csv"
 SEARCHED = ("lr", "weight_decay", "width", "batch_size")
 SHARE = 3  # the best third of a round is trained again, three times as long
+_MOST = 10_000  # trials
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def tune(
         folder: for the records and the runs; it is created if it does not exist.
         settings: where the search begins; trial 0 has them as they are.
         data: with validation images, by which trials are compared.
-        trials: how many there are in the first round.
+        trials: how many there are in the first round, at most 10,000.
         fixed: names among `SEARCHED` that keep their value.
         resume: continue a search in the folder, within the trial that was interrupted.
         on_step: called after every step of every trial.
@@ -106,8 +107,8 @@ def tune(
     say = say or (lambda text: None)
     if data.validation is None:
         raise ValueError(f"{settings.data_name}: expected validation images, by which trials are compared")
-    if not isinstance(trials, int) or trials < 2:
-        raise ValueError(f"trials: expected 2 or more; got {trials}")
+    if not isinstance(trials, int) or not 2 <= trials <= _MOST:
+        raise ValueError(f"trials: expected 2 to {_MOST:,}; got {trials}")
     data = replace(data, test=None)
     check_fit(settings, data)
     find_device(settings.device)
@@ -208,11 +209,13 @@ def plan_trials(
         raise ValueError(f"tune: expected something to search among {', '.join(SEARCHED)}; all of them are given")
     begun = {"width": getattr(settings.network, "width", None), **asdict(recipe)}
     plan: list[dict[str, float | int]] = [{name: begun[name] for name in choices}]
+    known = {tuple(plan[0].values())}
     for _ in range(100 * count):
         if len(plan) == count:
             break
         values = {name: choose() for name, choose in choices.items()}
-        if values not in plan:
+        if (key := tuple(values.values())) not in known:
+            known.add(key)
             plan.append(values)
     return plan
 

@@ -97,12 +97,15 @@ def settle_precision(
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error is a failed allocation; on a CPU PyTorch raises a plain RuntimeError.
 
+    So it does for a tensor of more than 2**63 bytes.
+
     Example:
         >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes differ"))
         (True, False)
     """
     known = ("not enough memory", "can't allocate memory", "bad_alloc", "could not create a memory")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(one in str(error) for one in known)
+    failed = any(one in str(error) for one in (*known, "Storage size calculation overflowed"))
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or failed
 
 
 def _has_bfloat16(device: torch.device) -> tuple[bool, str]:
