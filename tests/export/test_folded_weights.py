@@ -1,6 +1,8 @@
 """Folded weights as safetensors: written, read back, refused where they are something else."""
 
+import errno
 import json
+import os
 import re
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from hcnn.export import export_safetensors, load_folded
+from hcnn.export import export_safetensors, folded_weights, load_folded
 from hcnn.layers.folded import FoldedConv
 from hcnn.storage.safetensors import load_weights, save_weights
 
@@ -38,6 +40,16 @@ def test_a_folded_network_is_saved_by_other_libraries_as_it_is(name, settled, tm
     vector = torch.nn.utils.parameters_to_vector(model.parameters())
     torch.nn.utils.vector_to_parameters(2 * vector, model.parameters())
     assert torch.equal(torch.nn.utils.parameters_to_vector(model.parameters()), 2 * vector)
+
+
+def test_an_export_that_fails_leaves_no_folder(settled, standard, tmp_path, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(folded_weights, "write_together", fail)
+    with pytest.raises(OSError, match="No space left on device"):
+        export_safetensors(tmp_path / "out", settled("zeros"), standard, "# card\n")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture
@@ -86,7 +98,7 @@ def test_weights_that_are_no_network_are_refused_by_name(change, message, export
     ("change", "message"),
     [
         (lambda a: a["model"].update(width=10**9), "model.width: 1000000000 is too large for weights of"),
-        (lambda a: a["model"].update(depth=10**6), "model.depth: 1000000 is too large"),
+        (lambda a: a["model"].update(depth=999), "model.depth: 999 is too large"),
         (lambda a: a["model"].update(width=8.0), "model.width: expected a whole number; got 8.0"),
         (lambda a: a["model"].update(width=[[8]]), "model.width: expected a whole number; got [[8]]"),
         (lambda a: a["model"].update(boundary="mirror"), "model.boundary: expected one of 'zeros', 'circular'"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from hcnn.storage.atomic import ensure_writable, output_folder, write_atomically, write_json
+from hcnn.storage.atomic import ensure_writable, output_folder, write_atomically, write_json, write_together
 from hcnn.storage.checkpoints import save_checkpoint
 from hcnn.storage.log import append_line
 from hcnn.storage.safetensors import save_weights
@@ -120,6 +120,14 @@ def test_write_atomically_names_path_and_size_and_leaves_nothing(tmp_path: Path)
     write_atomically(tmp_path / "x", b"new")
     assert (tmp_path / "x").read_bytes() == b"new"
     assert names(tmp_path) == ["folder", "x"]
+
+
+def test_files_that_belong_together_are_replaced_together_or_not_at_all(tmp_path: Path) -> None:
+    write_together({tmp_path / "net.h": b"old", tmp_path / "net.c": b"old"})
+    with pytest.raises(FileNotFoundError, match=r"while writing 2 bytes: '.*nowhere.*x'"):
+        write_together({tmp_path / "net.h": b"new", tmp_path / "net.c": b"new", tmp_path / "nowhere" / "x": b"12"})
+    assert [path.read_bytes() for path in (tmp_path / "net.h", tmp_path / "net.c")] == [b"old", b"old"]
+    assert names(tmp_path) == ["net.c", "net.h"]
 
 
 def test_json_is_strict_and_stable(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`hcnn demo`: the digits of scikit-learn, from data to prediction."""
 
+import io
 from argparse import Namespace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hcnn.cli.train import train_one
 from hcnn.data import datasets
 from hcnn.models.registry import model_config
 from hcnn.runs.settings import RunSettings
+from hcnn.storage.atomic import write_atomically
 from hcnn.training.recipes import RECIPES, get_recipe
 
 
@@ -33,7 +35,9 @@ def demo(options: Namespace, console: Console) -> None:
     settings = RunSettings(model_config("hcnn_digits"), recipe, "digits", options.seed)
     train_one(folder, settings, splits, console, ("hcnn_digits", "digits"), resume=options.resume)
     sample = folder / "sample.png"
-    Image.fromarray(splits.test.images[0, 0].numpy()).save(sample)
+    buffer = io.BytesIO()
+    Image.fromarray(splits.test.images[0, 0].numpy()).save(buffer, format="png")
+    write_atomically(sample, buffer.getvalue())
     say(console, f"wrote {sample} (a {splits.test.classes[int(splits.test.labels[0])]} from the test set)")
     say(console, f"try: hcnn predict {folder} {sample}")
 

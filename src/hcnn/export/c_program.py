@@ -14,7 +14,7 @@ from hcnn.export.escape import c_identifier
 from hcnn.export.parity import check_outputs
 from hcnn.export.plain_network import PlainNetwork
 from hcnn.models.attribute_network import AttributeNetwork
-from hcnn.storage.atomic import StrPath, write_atomically
+from hcnn.storage.atomic import StrPath, write_together
 
 FLAGS = ("-std=c99", "-O2")
 
@@ -63,8 +63,7 @@ def export_c(
 
 def write_source(path: StrPath, source: CSource) -> None:
     """Write a source file, and its header beside it."""
-    write_atomically(header_path(path), source.header.encode())
-    write_atomically(path, source.text.encode())
+    write_together({header_path(path): source.header.encode(), path: source.text.encode()})
 
 
 def header_path(path: StrPath) -> Path:

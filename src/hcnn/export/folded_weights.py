@@ -1,5 +1,6 @@
 """Folded weights as safetensors: the smallest file that this package can read."""
 
+import hashlib
 import json
 import os
 from dataclasses import asdict
@@ -15,9 +16,9 @@ from hcnn.models.factory import build
 from hcnn.models.registry import NetworkConfig
 from hcnn.runs.load import check_size, network_config, preprocessing_of
 from hcnn.runs.settings import network_kind
-from hcnn.storage.atomic import StrPath, ensure_writable, write_atomically
+from hcnn.storage.atomic import StrPath, output_folder, write_together
 from hcnn.storage.records import parse_object
-from hcnn.storage.safetensors import load_weights, match_state, save_weights
+from hcnn.storage.safetensors import load_weights, match_state, safetensors_bytes
 
 FORMAT = "hcnn-folded-1"
 WEIGHTS, CARD = "model.safetensors", "README.md"
@@ -41,18 +42,17 @@ def export_safetensors(folder: StrPath, model: AttributeNetwork, preprocessing: 
 
     """
     check_takes_bytes(preprocessing)  # another would be loaded as one of bytes
-    folder = ensure_writable(folder)
     folded = model if model.folded else model.fold()
     about = {
         "network": network_kind(folded.config),
         "model": asdict(folded.config),
         "preprocessing": asdict(preprocessing),
     }
-    digest = save_weights(
-        folder / WEIGHTS, folded.state_dict(), {"format": FORMAT, "hcnn": json.dumps(about, allow_nan=False)}
-    )
-    write_atomically(folder / CARD, card.encode())
-    return digest
+    metadata = {"format": FORMAT, "hcnn": json.dumps(about, allow_nan=False)}
+    weights = safetensors_bytes(folded.state_dict(), metadata, Path(folder) / WEIGHTS)
+    with output_folder(folder) as made:
+        write_together({made / WEIGHTS: weights, made / CARD: card.encode()})
+    return hashlib.sha256(weights).hexdigest()
 
 
 def load_folded(path: StrPath) -> tuple[AttributeNetwork, Preprocessing]:

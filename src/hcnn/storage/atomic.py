@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 StrPath = str | os.PathLike[str]
@@ -29,22 +29,41 @@ def write_atomically(path: StrPath, data: bytes) -> None:
             and the temporary one, ``.NAME.tmp-PID``, is removed.
 
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    write_together({path: data})
+
+
+def write_together(files: Mapping[StrPath, bytes]) -> None:
+    """Replace files that belong to each other: no file is replaced before all of them have found room on the disk.
+
+    Args:
+        files: the whole content of each; their folders must exist.
+
+    Raises:
+        OSError: as `write_atomically` does. Only if a rename fails, files before it may be new.
+
+    """
+    made: list[tuple[Path, Path]] = []
+    path, data = Path(), b""
     try:
-        # In a container a dead writer may well have had our process id: clear its leftover first.
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        try:
-            write_all(descriptor, data)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        temporary.replace(path)
-        sync_folder(path.parent)
+        for name, data in files.items():
+            path = Path(name)
+            temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+            # In a container a dead writer may well have had our process id: clear its leftover first.
+            temporary.unlink(missing_ok=True)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+            made.append((temporary, path))
+            try:
+                write_all(descriptor, data)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        for temporary, path in made:
+            temporary.replace(path)
+            sync_folder(path.parent)
     except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        for temporary, _ in made:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
         if isinstance(error, OSError):
             raise name_failure(error, f"while writing {len(data):,} bytes", path) from error
         raise
