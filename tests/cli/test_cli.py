@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 
 import hcnn
 from hcnn import cli
+from hcnn.cli import explore as explore_command
 from hcnn.cli import train_options
 from hcnn.export import export_safetensors
 from hcnn.storage.safetensors import load_weights, save_weights
@@ -187,6 +189,18 @@ def test_a_lack_of_memory_without_words_is_named(monkeypatch, capsys) -> None:
 
     monkeypatch.setattr("hcnn.cli.inspect.models", fail)
     assert _error(capsys, "models") == "hcnn: not enough memory "
+
+
+def test_a_command_that_is_terminated_leaves_nothing(run, tmp_path, monkeypatch, capsys) -> None:
+    def stop(*_: object) -> None:
+        assert (tmp_path / "new").is_dir()
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(explore_command, "open_with_progress", stop)
+    assert cli.main(["figure", "3", str(run), "--output", str(tmp_path / "new" / "figure.png")]) == 143
+    assert capsys.readouterr().err == "hcnn: terminated\n"
+    assert [*tmp_path.iterdir()] == []
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys) -> None:

@@ -237,6 +237,16 @@ def test_the_command_serves_and_says_where(tmp_path, explorer) -> None:
         assert "Traceback" not in errors
 
 
+def test_the_server_is_announced_when_a_signal_ends_it(explorer) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script, where one would be lost
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            app = server.make_app(explorer)
+            server.run_app(app, listening, started=lambda: signal.raise_signal(signal.SIGINT))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_names_with_a_port_are_refused_as_names(explorer, capsys) -> None:
     assert cli.main(["serve", str(explorer.run.folder), "--allow-host", "example.org:80"]) == 2
     assert "--allow-host: expected names without a port" in capsys.readouterr().err

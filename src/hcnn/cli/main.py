@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from hcnn.cli.commands import COMMANDS
+from hcnn.cli.signals import Terminated, raising_terminated
 from hcnn.cli.terminal import discard_output, make_console, prepare_streams, say
 from hcnn.text import suggest_name
 
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: instead of those of the process.
 
     Returns:
-        The exit code: 0, 2 for bad input, 130 after an interrupt.
+        The exit code: 0, 2 for bad input, 130 after SIGINT, 143 after SIGTERM.
 
     Raises:
         SystemExit: with code 0 after the help of a command, 2 for options that cannot be parsed.
@@ -70,9 +71,12 @@ def _run(words: list[str]) -> int:
     if words[0] not in COMMANDS:
         return _fail(f"unknown command {words[0]!r}; {suggest_name(words[0], COMMANDS)}")
     try:
-        return _carry_out(words, make_console())
+        with raising_terminated():
+            return _carry_out(words, make_console())
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
+    except Terminated:
+        return _fail("terminated", 143)
 
 
 def _carry_out(words: list[str], console: Console) -> int:

@@ -39,5 +39,6 @@ def serve(options: Namespace, console: Console) -> None:
         host: str = options.host
         name: str = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         name = f"[{name}]" if ":" in name else name
-        say(console, f"http://{name}:{listening.getsockname()[1]}/   (Ctrl-C ends)")
-        run_app(make_app(explorer, hosts=(options.host, *options.allow_host)), listening)
+        line = f"http://{name}:{listening.getsockname()[1]}/   (Ctrl-C ends)"
+        app = make_app(explorer, hosts=(options.host, *options.allow_host))
+        run_app(app, listening, started=lambda: say(console, line))

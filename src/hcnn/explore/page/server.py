@@ -180,12 +180,13 @@ def make_app(
     return app
 
 
-def run_app(app: Any, listening: socket.socket) -> None:
+def run_app(app: Any, listening: socket.socket, started: Callable[[], None] = lambda: None) -> None:
     """Serve an application until SIGINT or SIGTERM; whatever clients do, it ends within about two seconds then.
 
     Args:
         app: as `make_app` gives it.
         listening: the socket.
+        started: called when requests are answered and both signals end the server.
 
     Raises:
         ImportError: if uvicorn is not installed; it names the extra.
@@ -203,7 +204,13 @@ def run_app(app: Any, listening: socket.socket) -> None:
         timeout_keep_alive=5,
         timeout_graceful_shutdown=_CLOSING_SECONDS,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            started()
+
+    Server(config).run(sockets=[listening])
 
 
 def _amounts(text: str) -> dict[str, float]:
