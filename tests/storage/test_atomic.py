@@ -90,6 +90,16 @@ def test_ensure_writable_refuses_a_file_and_what_is_below_one(tmp_path: Path, be
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@needs_posix
+@pytest.mark.parametrize("name", ["nothing", "link"])
+def test_ensure_writable_says_that_a_link_leads_nowhere(tmp_path: Path, name: str) -> None:
+    (tmp_path / "link").symlink_to(name)
+    for folder in (tmp_path / "link", tmp_path / "link" / "run"):
+        with pytest.raises(OSError, match=r"(No such file|Too many levels).*\(the output folder cannot be written\)"):
+            ensure_writable(folder)
+    assert names(tmp_path) == ["link"]
+
+
 # ------------------------------------------------------ plain files and the log
 
 
@@ -120,6 +130,16 @@ def test_write_atomically_names_path_and_size_and_leaves_nothing(tmp_path: Path)
     write_atomically(tmp_path / "x", b"new")
     assert (tmp_path / "x").read_bytes() == b"new"
     assert names(tmp_path) == ["folder", "x"]
+
+
+@needs_posix
+@pytest.mark.parametrize("letter", ["x", "Й"])
+def test_the_longest_names_of_a_file_system_can_be_written(tmp_path: Path, letter: str) -> None:
+    path = tmp_path / (letter * (255 // len(letter.encode())))
+    write_atomically(path, b"abc")
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert names(tmp_path) == [path.name]
 
 
 def test_files_that_belong_together_are_replaced_together_or_not_at_all(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ holds either the old bytes or the new.
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import sys
@@ -26,7 +27,7 @@ def write_atomically(path: StrPath, data: bytes) -> None:
 
     Raises:
         OSError: with the errno of the failure, naming the path and the size; the previous file is intact
-            and the temporary one, ``.NAME.tmp-PID``, is removed.
+            and the temporary one, ``.NAME.tmp-PID`` with a name that may be shortened, is removed.
 
     """
     write_together({path: data})
@@ -47,7 +48,7 @@ def write_together(files: Mapping[StrPath, bytes]) -> None:
     try:
         for name, data in files.items():
             path = Path(name)
-            temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+            temporary = path.with_name(f".{_short_name(path)}.tmp-{os.getpid()}")
             # In a container a dead writer may well have had our process id: clear its leftover first.
             temporary.unlink(missing_ok=True)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
@@ -67,6 +68,12 @@ def write_together(files: Mapping[StrPath, bytes]) -> None:
         if isinstance(error, OSError):
             raise name_failure(error, f"while writing {len(data):,} bytes", path) from error
         raise
+
+
+def _short_name(path: Path) -> str:
+    """The name of a file, or a digest of one so long that no room is left for what makes it a temporary name."""
+    name = os.fsencode(path.name)
+    return path.name if len(name) <= 200 else hashlib.sha256(name).hexdigest()
 
 
 def write_json(path: StrPath, obj: object) -> None:
@@ -101,6 +108,8 @@ def ensure_writable(folder: StrPath) -> Path:
     probe = folder / ".write-probe"
     made = _missing(folder)
     try:
+        if any(path.is_symlink() for path in made):  # where a folder would be made, mkdir finds that a file exists
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         folder.mkdir(parents=True, exist_ok=True)
