@@ -226,7 +226,8 @@ def test_the_command_refuses_a_start_that_has_changed(tmp_path, source, capsys) 
     words = ("digits", "--init", tmp_path / "start", "--epochs", 1, "--train-images", 200, "--output", tmp_path / "run")
     assert _train(*words) == 0
     train_run(tmp_path / "start2", RunSettings(TINY, RECIPE, "digits", seed=9), digits())
-    shutil.copy(tmp_path / "start2" / "weights.safetensors", tmp_path / "start")
+    for name in ("weights.safetensors", "result.json"):
+        shutil.copy(tmp_path / "start2" / name, tmp_path / "start")
     capsys.readouterr()
     assert _train(*words, "--resume") == 2
     assert "init.weights_sha256 (" in capsys.readouterr().err.replace("\n", " ")

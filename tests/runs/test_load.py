@@ -214,6 +214,20 @@ def test_sound_weights_of_another_width_still_load(folder) -> None:
     assert all(torch.equal(expected[key], value) for key, value in state.items())
 
 
+def test_a_changed_byte_of_the_weights_is_noticed(folder) -> None:
+    path = folder / "weights.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1  # of the last number
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"weights.safetensors: expected weights with SHA-256 \w+…, as result.json"):
+        load_run(folder)
+    for text in ("{", "{}"):  # damaged, or of an early version
+        (folder / "result.json").write_text(text)
+        load_run(folder)
+    (folder / "result.json").unlink()
+    load_run(folder)
+
+
 def test_loading_draws_nothing(folder) -> None:
     before = torch.get_rng_state()
     load_run(folder)

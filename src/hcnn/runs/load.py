@@ -1,5 +1,6 @@
 """Loading the network and the records of a run folder."""
 
+import hashlib
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from hcnn.models.registry import NetworkConfig
 from hcnn.runs.settings import CONFIG, RESULT, WEIGHTS
 from hcnn.storage.atomic import StrPath
 from hcnn.storage.records import build_record, read_object
-from hcnn.storage.safetensors import load_weights, match_state
+from hcnn.storage.safetensors import load_weights, match_state, safetensors_bytes
 from hcnn.text import is_number
 
 
@@ -50,7 +51,8 @@ def load_run(folder: Path) -> Run:
         The run, its network in eval mode.
 
     Raises:
-        ValueError: if the folder, its configuration or its weights are missing, damaged, or do not fit each other.
+        ValueError: if the folder, its configuration or its weights are missing, damaged, or do not fit each other, or
+            the weights are not those whose digest is in result.json.
     """
     if not isinstance(folder, str | os.PathLike):
         raise ValueError(f"expected the path of a run folder; got {folder!r}")
@@ -65,7 +67,27 @@ def load_run(folder: Path) -> Run:
     if not isinstance(config.get("data", ""), str):
         raise ValueError(f"{where}: data: expected a name or a path; got {str(config['data'])[:60]!r}")
     model = load_recorded(config, folder / WEIGHTS, where)
+    _check_digest(folder, model)
     return Run(folder, model, model.preprocessing, config)
+
+
+def _check_digest(folder: Path, model: Any) -> None:
+    """Refuse values that are not those of the run's result; one that cannot be read says nothing about them."""
+    try:
+        expected = read_object(folder / RESULT).get("weights_sha256")
+    except (OSError, ValueError):
+        return
+    if not isinstance(expected, str) or hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() == expected:
+        return
+    # The same values may have been written in another dtype, or by another version of safetensors.
+    again = safetensors_bytes(model.state_dict(), {"format": "hcnn-1"}, folder / WEIGHTS)
+    digest = hashlib.sha256(again).hexdigest()
+    if digest != expected:
+        raise ValueError(
+            f"{folder / WEIGHTS}: expected weights with SHA-256 {expected[:16]}…, as {RESULT} says; got {digest[:16]}…"
+            ": they are damaged, or of a run that ended before it wrote its result, which hcnn train --resume "
+            f"finishes; to use them as they are, remove {RESULT}"
+        )
 
 
 def load_recorded(config: dict[str, Any], weights: Path, where: str) -> Any:
