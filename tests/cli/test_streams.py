@@ -90,6 +90,20 @@ def test_a_full_device_is_an_error_of_one_line(tmp_path) -> None:
     assert errors.decode() == "hcnn: No space left on device\n"
 
 
+def test_output_on_a_full_device_fails_once(run, tmp_path) -> None:
+    codes, _, errors = _process([["predict", run, run.parent / "ж.png"]], tmp_path / "codes", ">/dev/full")
+    assert codes == [2]
+    assert errors.decode() == "hcnn: No space left on device\n"
+
+
+def test_a_run_goes_on_when_nobody_reads_its_output(run, tmp_path) -> None:
+    commands = [["models"], _training(run.parent, tmp_path / "out"), ["evaluate", tmp_path / "none"]]
+    codes, _, errors = _process(commands, tmp_path / "codes", ' | true; exit "${PIPESTATUS[0]}"')
+    assert codes == [0, 0, 2]
+    assert errors.decode().startswith(f"hcnn: {tmp_path / 'none'}: expected a run folder")
+    assert (tmp_path / "out" / "result.json").is_file()
+
+
 @pytest.mark.parametrize("encoding", ["cp1251", "ascii:strict"])
 def test_what_an_encoding_lacks_is_escaped(encoding, run, tmp_path) -> None:
     commands = [[*one, "--help"] for one in (["train"], ["predict"], ["explore"])]

@@ -45,18 +45,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: with code 0 after the help of a command, 2 for options that cannot be parsed.
     """
     prepare_streams()
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words, code = list(sys.argv[1:] if arguments is None else arguments), 0
     try:
         try:
-            return _run(words)
+            code = _run(words)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough, as `head` does
         discard_output()
-        return 0
     except OSError as error:  # of the last flush: no room on the device, for example
         discard_output()
-        return _fail(error)
+        return code or _fail(error)  # a failure before it has been said already
+    return code
 
 
 def _run(words: list[str]) -> int:

@@ -35,19 +35,34 @@ def prepare_streams() -> None:
             reconfigure(errors="backslashreplace")
 
 
-def discard_output() -> None:
-    """Send what is still buffered for standard output to the null device, so that nothing fails at exit."""
+def discard_output(stream: Any = None) -> None:
+    """Send what is still buffered for a stream to the null device, so that nothing fails at exit.
+
+    Args:
+        stream: standard output, if it is not given.
+    """
     with contextlib.suppress(OSError, ValueError, AttributeError):  # a test's stream has no descriptor
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, (stream or sys.stdout).fileno())
         os.close(nowhere)
+
+
+class _PatientConsole(Console):
+    """A console whose reader may go, as `head` does: the command still writes its files, and says nothing more.
+
+    Rich would end the process, without a word and in the middle of a training run.
+    """
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        discard_output(self.file)
 
 
 def make_console(*, stderr: bool = False) -> Console:
     """A console that parses no markup, and wraps lines only where a person watches them."""
     stream: Any = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _UNBOUNDED
-    return Console(stderr=stderr, width=width, soft_wrap=True, markup=False, emoji=False, highlight=False)
+    return _PatientConsole(stderr=stderr, width=width, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def say(console: Console, text: object, style: str = "") -> None:
