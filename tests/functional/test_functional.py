@@ -179,8 +179,14 @@ def test_translate_and_marginal() -> None:
     for axis in ("v1", 1.0):
         with pytest.raises(ValueError, match=f"translate: expected an axis between -2 and 1 of .*; got {axis!r}"):
             translate(x, axis, 1)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"translate: expected a shift by a whole number of positions; got 1.5"):
-        translate(x, 1, 1.5)  # type: ignore[arg-type]
+    for shift in (1.5, "1", None, torch.tensor([1, 2])):
+        expected = f"translate: expected a shift by a whole number of positions; got {shift!r}"
+        with pytest.raises(ValueError, match=re.escape(expected)):
+            translate(x, 1, shift)  # type: ignore[arg-type]
+    for one in (np.int64(1), torch.tensor(1)):
+        assert translate(x, 1, one).equal(translate(x, 1, 1))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"marginal: expected floating-point values; got torch.int64 of shape"):
+        marginal(x.long(), 1)
     with pytest.raises(ValueError, match="translate: expected a tensor; got a list"):
         translate([1, 2], 0, 1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"marginal: expected different axes of \(3, 4\); got \(1, -1\)"):

@@ -1,5 +1,6 @@
 """Axes: their names, boundaries, translation, marginals."""
 
+import operator
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any, Literal
@@ -129,8 +130,11 @@ def translate(x: Tensor, axis: int, shift: int, *, boundary: Boundary = "circula
     """
     check_boundary(boundary, "translate")
     axis = _check_axis(x, axis, "translate")
-    if isinstance(shift, float):  # `hcnn.explore.shift` interpolates
-        raise ValueError(f"translate: expected a shift by a whole number of positions; got {shift}")
+    if not isinstance(shift, int):
+        try:
+            shift = operator.index(shift)  # of NumPy's numbers and of tensors that hold one
+        except TypeError:  # `hcnn.explore.shift` interpolates
+            raise ValueError(f"translate: expected a shift by a whole number of positions; got {shift!r}") from None
     if boundary == "circular":
         return x.roll(shift, axis)
     size = x.shape[axis]
@@ -152,7 +156,7 @@ def marginal(x: Tensor, axis: int | Sequence[int]) -> Tensor:
         An array without those axes.
 
     Raises:
-        ValueError: if an axis does not exist or is named twice.
+        ValueError: if an axis does not exist or is named twice, or the values are whole numbers, which have no mean.
 
     Example:
         >>> marginal(torch.tensor([[1.0, 3.0], [5.0, 7.0]]), 0)
@@ -163,6 +167,8 @@ def marginal(x: Tensor, axis: int | Sequence[int]) -> Tensor:
     axes = [_check_axis(x, one, "marginal") for one in given]
     if len(set(axes)) != len(axes):
         raise ValueError(f"marginal: expected different axes of {tuple(x.shape)}; got {axis}")
+    if not (x.is_floating_point() or x.is_complex()):
+        raise ValueError(f"marginal: expected floating-point values; got {x.dtype} of shape {tuple(x.shape)}")
     return x.mean(axes) if axes else x
 
 
