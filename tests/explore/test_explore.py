@@ -107,6 +107,24 @@ def test_arrays_that_find_no_room_on_the_disk_are_refused_at_once(network, small
     assert [path.name for path in (small_disk / "arrays").iterdir()] == [".lock"]
 
 
+def test_arrays_of_others_are_not_replaced(network, tmp_path) -> None:
+    (tmp_path / "logits.npy").write_bytes(b"mine")
+    images = _images(20)
+    with pytest.raises(ValueError, match=r"it holds logits\.npy without index\.json, which would be replaced"):
+        build_arrays(tmp_path, network, images, fit_preprocessing(images))
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("logits.npy", b"mine")]
+
+
+def test_a_computation_killed_before_its_first_block_begins_anew(network, tmp_path) -> None:
+    images = _images(20)
+    whole = build_arrays(tmp_path, network, images, fit_preprocessing(images))
+    record = json.loads((tmp_path / "index.json").read_text())
+    (tmp_path / "index.json").write_text(json.dumps({**record, "done": 0}))
+    (tmp_path / "logits.npy").unlink()
+    again = build_arrays(tmp_path, network, images, fit_preprocessing(images))
+    assert (np.asarray(again.logits) == np.asarray(whole.logits)).all()
+
+
 def test_a_killed_computation_goes_on_where_it_stopped(tmp_path) -> None:
     script = f"""
 import os, sys, torch, hcnn

@@ -145,7 +145,8 @@ def build_arrays(
         The arrays, mapped from disk.
 
     Raises:
-        ValueError: if the folder holds arrays of other weights, other images or another position; it says which.
+        ValueError: if the folder holds arrays of other weights, other images or another position; it says which. Also
+            if it holds files of these names that are no arrays of this package.
         RunFolderBusy: if another process is computing into the folder.
         OSError: if the folder cannot be written.
 
@@ -154,13 +155,14 @@ def build_arrays(
     origin = _origin(source, images, position)
     if (folder / INDEX).exists() and _read(folder, origin)["done"] == len(images):
         return open_arrays(folder, source, images, position=position)
+    if not (folder / INDEX).exists():
+        _refuse_others(folder, origin)
     folder = ensure_writable(folder)
     with RunLock(folder):
-        record = _read(folder, origin) if (folder / INDEX).exists() else None
-        done = record["done"] if record else 0
-        files = _open(folder, origin, "r+" if record else "w+")
-        if not record:
-            write_json(folder / INDEX, {**origin, "done": 0})
+        done = _read(folder, origin)["done"] if (folder / INDEX).exists() else 0
+        if not done:
+            write_json(folder / INDEX, {**origin, "done": 0})  # first: from now on the files are known to be ours
+        files = _open(folder, origin, "r+" if done else "w+")
         while done < len(images):
             end = min(done + block, len(images))
             logits, arrays = invariant_arrays(source, images.images[done:end], preprocessing, position=position)
@@ -242,22 +244,35 @@ def _read(folder: Path, origin: dict[str, Any]) -> dict[str, Any]:
     return {**record, "done": done}
 
 
+def _refuse_others(folder: Path, origin: dict[str, Any]) -> None:
+    """Refuse to write over files of a folder without a record, which someone else has put there."""
+    if there := [name for name in _shapes(origin) if (folder / name).exists()]:
+        raise ValueError(
+            f"{folder}: expected a folder of arrays or a new one; it holds {', '.join(there)} without {INDEX}, which "
+            "would be replaced; choose another folder"
+        )
+
+
+def _shapes(origin: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The files of a folder of arrays, and the shapes of what they hold."""
+    n = origin["images"]
+    return {f"x{j}.npy": (n, *sizes) for j, sizes in origin["sizes"].items()} | {LOGITS: (n, origin["classes"])}
+
+
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 40 else text[:12] + "…"
 
 
 def _open(folder: Path, origin: dict[str, Any], mode: Any) -> dict[str, Any]:
-    n = origin["images"]
-    shapes = {f"x{j}.npy": (n, *sizes) for j, sizes in origin["sizes"].items()} | {LOGITS: (n, origin["classes"])}
-    files = {}
+    shapes, files = _shapes(origin), {}
     for name, shape in shapes.items():
         path = folder / name
         if mode == "w+":
             try:
                 files[name] = _create(path, shape)
             except OSError:
-                for made in shapes:
+                for made in (*shapes, INDEX):
                     (folder / made).unlink(missing_ok=True)
                 raise
             continue
