@@ -206,6 +206,7 @@ def test_training_starts_from_the_weights_in_memory(trained, tmp_path) -> None:
         ({"train_images": 2.5}, "train_images: expected a whole number; got 2.5"),
         ({"checkpoint_seconds": "1"}, "checkpoint_seconds: expected a number; got '1'"),
         ({"teacher": 3}, "teacher: expected a path; got 3"),
+        ({"resume": "no"}, "resume: expected True or False; got 'no'"),
         ({"device": 3}, "device: expected one of cpu.*; got '3'"),
         ({"lr": 10**400}, "lr: expected"),
         ({"progress": 3}, "progress: expected a function; got 3"),

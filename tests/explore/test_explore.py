@@ -224,8 +224,13 @@ def test_fractional_shifts_form_a_group_and_keep_distances_of_smoothed_arrays(si
     torch.testing.assert_close(shift(shift(a, -1, 0.5), -1, 0.5), a.roll(1, -1))
     torch.testing.assert_close(shift(a, -1, 1 + 1e-9), a.roll(1, -1), atol=1e-7, rtol=0)
     torch.testing.assert_close(smooth(a.roll(1, -1), -1), smooth(a, -1).roll(1, -1))
-    with pytest.raises(ValueError, match="expected a finite amount; got nan"):
-        shift(a, -1, float("nan"))
+    for amount in (float("nan"), None):
+        with pytest.raises(ValueError, match=f"expected a finite amount; got {amount}"):
+            shift(a, -1, amount)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"shift: expected an axis between -2 and 1 of \(3, \d\); got 3"):
+        shift(a, 3, 0.5)
+    with pytest.raises(ValueError, match="shift: expected a tensor; got a list"):
+        shift([1.0, 2.0], 0, 0.5)  # type: ignore[arg-type]
 
 
 def test_shuffled_orders_leave_out_what_keeps_the_circle() -> None:

@@ -256,6 +256,11 @@ def test_bad_input_is_explained(shape, dtype, message) -> None:
         (lambda: AttributeConv(0), "AttributeConv: filters: expected a whole number of at least 1; got 0"),
         (lambda: AttributeConv(-1, label="W"), "W: filters: expected a whole number of at least 1; got -1"),
         (lambda: AttributeConv(2.0), "filters: expected a whole number of at least 1; got 2.0"),  # type: ignore
+        (
+            lambda: AttributeConv(2**31),
+            r"filters: expected a whole number below 2\*\*31; got 2147483648",
+        ),
+        (lambda: AttributeConv(2, attribute_support=(2**70 + 1,)), r"expected attribute supports below 2\*\*31; got"),
         (lambda: AttributeConv(2, channels=0), "channels: expected a whole number of at least 1; got 0"),
         (lambda: HueConv(0, channels=3), "HueConv: filters: expected a whole number of at least 1; got 0"),
         (lambda: FactorizedConv(2, 0, attribute_support=(3,)), "rank: expected a whole number of at least 1; got 0"),

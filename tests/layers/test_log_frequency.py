@@ -110,6 +110,7 @@ def test_gradients_reach_the_sound() -> None:
     ("options", "message"),
     [
         ({"bins": 66}, r"reach 4271\.49 Hz; expected at most half the sample rate, 4000 Hz"),
+        ({"bins": 10**6}, r"reach inf Hz; expected at most half the sample rate, 4000 Hz"),
         ({"bins": 0}, "LogFrequency: bins: expected a whole number of at least 1; got 0"),
         ({"bins": 24.5}, r"LogFrequency: bins: expected a whole number of at least 1; got 24\.5"),
         ({"hop": 2.5}, r"LogFrequency: hop: expected a whole number of at least 1; got 2\.5"),

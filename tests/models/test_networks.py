@@ -313,6 +313,8 @@ def test_bad_multiscale_configurations_are_explained() -> None:
 def test_unknown_names_suggest_near_ones() -> None:
     with pytest.raises(ValueError, match="unknown model 'hcnn_cifar'; did you mean hcnn_cifar10"):
         hcnn.create_model("hcnn_cifar")
+    with pytest.raises(ValueError, match=r"unknown model \['hcnn_cifar10'\]"):
+        hcnn.create_model(["hcnn_cifar10"])  # type: ignore[call-overload]
     with pytest.raises(ValueError, match=r"unknown settings \['wide'\]; expected some of \['channels'"):
         hcnn.create_model("hcnn_cifar10", wide=3)
 

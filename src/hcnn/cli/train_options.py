@@ -110,14 +110,16 @@ def from_keywords(data: str, given: Mapping[str, Any], initial: Any = None) -> T
             raise ValueError(f"{name}: {refused[name]}")
         if name not in (known := {*found, *settings, "validation"}):
             raise ValueError(f"train: unknown option {name!r}; {suggest_name(name, known)}")
-        found[name] = _of_its_kind(name, value)
+        found[name] = _of_its_kind(name, value, flag=isinstance(found.get(name), bool))
     return _with_defaults({**found, "seeds": 1}, settings, initial)
 
 
-def _of_its_kind(name: str, value: Any) -> Any:
+def _of_its_kind(name: str, value: Any, *, flag: bool) -> Any:
     """A value that Python gave for an option whose words argparse would have converted."""
     if value is None:
         return None
+    if flag and not isinstance(value, bool):  # "no" would mean yes
+        raise ValueError(f"{name}: expected True or False; got {value!r}")
     if name in ("output", "teacher", "data_dir"):
         if not isinstance(value, str | PathLike):
             raise ValueError(f"{name}: expected a path; got {value!r}")

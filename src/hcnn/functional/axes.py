@@ -129,7 +129,7 @@ def translate(x: Tensor, axis: int, shift: int, *, boundary: Boundary = "circula
 
     """
     check_boundary(boundary, "translate")
-    axis = _check_axis(x, axis, "translate")
+    axis = check_axis(x, axis, "translate")
     if not isinstance(shift, int):
         try:
             shift = operator.index(shift)  # of NumPy's numbers and of tensors that hold one
@@ -164,7 +164,7 @@ def marginal(x: Tensor, axis: int | Sequence[int]) -> Tensor:
 
     """
     given: Iterable[Any] = axis if isinstance(axis, Iterable) and not isinstance(axis, str) else [axis]
-    axes = [_check_axis(x, one, "marginal") for one in given]
+    axes = [check_axis(x, one, "marginal") for one in given]
     if len(set(axes)) != len(axes):
         raise ValueError(f"marginal: expected different axes of {tuple(x.shape)}; got {axis}")
     if not (x.is_floating_point() or x.is_complex()):
@@ -172,7 +172,8 @@ def marginal(x: Tensor, axis: int | Sequence[int]) -> Tensor:
     return x.mean(axes) if axes else x
 
 
-def _check_axis(x: Tensor, axis: int, where: str) -> int:
+def check_axis(x: Tensor, axis: int, where: str) -> int:
+    """The axis, counted from the start; a ValueError where `x` is no tensor or has no such axis."""
     if not isinstance(x, Tensor):
         raise ValueError(f"{where}: expected a tensor; got a {type(x).__name__}")
     if not isinstance(axis, Integral) or not -x.ndim <= axis < x.ndim:

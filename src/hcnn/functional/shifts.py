@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hcnn.functional.axes import check_axis
+
 
 def smooth(arrays: Tensor, axis: int) -> Tensor:
     """Average consecutive samples along an attribute, periodically: ``y(v) = (x(v) + x(v+1)) / 2``.
@@ -43,7 +45,7 @@ def shift(arrays: Tensor, axis: int, amount: float) -> Tensor:
         An array of the same shape.
 
     Raises:
-        ValueError: if the amount is not finite.
+        ValueError: if the axis does not exist or the amount is not a finite number.
 
     Example:
         >>> shift(torch.tensor([1.0, 2.0, 3.0, 4.0]), 0, 1)
@@ -53,7 +55,8 @@ def shift(arrays: Tensor, axis: int, amount: float) -> Tensor:
         True
 
     """
-    if isinstance(amount, str) or not math.isfinite(amount):
+    axis = check_axis(arrays, axis, "shift")
+    if amount is None or isinstance(amount, str) or not math.isfinite(amount):
         raise ValueError(f"shift: expected a finite amount; got {amount!r}")
     if float(amount).is_integer():
         return arrays.roll(int(amount), axis)

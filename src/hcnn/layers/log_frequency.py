@@ -121,7 +121,8 @@ class LogFrequency(nn.Module):
         for name, value in {**given, "width": 1.0 if width is None else width}.items():
             if not (isinstance(value, Real) and math.isfinite(value) and float(value) > 0):
                 raise ValueError(f"LogFrequency: {name}: expected a positive number; got {value!r}")
-        highest = lowest * 2 ** ((bins - 1) / bins_per_octave)
+        octaves = (bins - 1) / bins_per_octave
+        highest = lowest * 2**octaves if octaves < 1000 else math.inf  # which no number of Python's is then
         if highest > sample_rate / 2:
             raise ValueError(
                 f"LogFrequency: {bins} bins from {lowest:g} Hz, {bins_per_octave} an octave, reach {highest:g} Hz; "

@@ -118,8 +118,8 @@ def model_spec(name: str) -> ModelSpec:
         ((8, 8), 'digits_muon')
 
     """
-    if name not in _SPECS:
-        raise ValueError(f"unknown model {name!r}; {suggest_name(name, _SPECS)}")
+    if not isinstance(name, str) or name not in _SPECS:
+        raise ValueError(f"unknown model {name!r}; {suggest_name(str(name), _SPECS)}")
     return _SPECS[name]
 
 
