@@ -182,7 +182,7 @@ def test_attributes_are_given_one_by_one_and_make_the_network_periodic() -> None
         (["--model", "hcnn_digit"], "unknown model 'hcnn_digit'; did you mean hcnn_digits"),
         (["--recipe", "fats"], "unknown recipe 'fats'; did you mean fast"),
         (["--width", "6"], "K = 6 does not fit depth J = 7"),
-        (["--depth", str(10**9)], "depth: expected at most 1,000 layers; got 1000000000"),
+        (["--depth", str(10**9)], "depth: expected at most 2,000 layers; got 1000000000"),
         (["--spatial-support", str(10**9 + 1)], "out of memory"),
         (["--seeds", str(10**9)], "--seeds: expected 1 to 10,000; got 1000000000"),
         (

@@ -250,7 +250,7 @@ BAD_CONFIGS = [
     ({"attribute_support": (3,)}, r"attribute_support: expected 2 whole numbers; got \(3,\)"),
     ({"classes": True}, "classes: expected a whole number; got True"),
     ({"inner_elu": "no"}, "inner_elu: expected a truth value, True or False; got 'no'"),
-    ({"depth": 10**9}, "depth: expected at most 1,000 layers; got 1000000000"),
+    ({"depth": 10**9}, "depth: expected at most 2,000 layers; got 1000000000"),
     ({"width": 2**31}, r"width: expected a whole number below 2\*\*31; got 2147483648"),
     ({"rank": 10**5000}, r"rank: expected a whole number below 2\*\*31; got a number of more than 30 digits"),
     ({"downsample": (-(2**70),)}, r"downsample: expected a whole number below 2\*\*31; got -1180591620717411303424"),
@@ -306,7 +306,7 @@ def test_bad_multiscale_configurations_are_explained() -> None:
         MultiscaleHierarchicalCNNConfig(attribute_stride=2)
     with pytest.raises(ValueError, match="odd filter support; got 2"):
         MultiscaleHierarchicalCNNConfig(support=2)
-    with pytest.raises(ValueError, match="depth: expected at most 1,000 layers"):  # before 2 ** (10**9 - 2) is computed
+    with pytest.raises(ValueError, match="depth: expected at most 2,000 layers"):  # before 2 ** (10**9 - 2) is computed
         MultiscaleHierarchicalCNNConfig(depth=10**9, attribute_stride=2)
 
 

@@ -122,7 +122,7 @@ class LogFrequency(nn.Module):
             if not (isinstance(value, Real) and math.isfinite(value) and float(value) > 0):
                 raise ValueError(f"LogFrequency: {name}: expected a positive number; got {value!r}")
         octaves = (bins - 1) / bins_per_octave
-        highest = lowest * 2**octaves if octaves < 1000 else math.inf  # which no number of Python's is then
+        highest = lowest * 2**octaves if octaves < 1000 else math.inf  # else beyond Python's floats
         if highest > sample_rate / 2:
             raise ValueError(
                 f"LogFrequency: {bins} bins from {lowest:g} Hz, {bins_per_octave} an octave, reach {highest:g} Hz; "

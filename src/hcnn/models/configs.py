@@ -7,10 +7,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 
 from hcnn.functional import BOUNDARIES, Boundary
+from hcnn.layers.base import TOO_LARGE
 
 FirstAttribute = Literal["learned", "hue"]
-_WHOLE = 2**31  # no setting that `hcnn.storage.records` reads is larger, and PyTorch's sizes stay below 2**63
-_DEEPEST = 1000  # layers; many more take hours to build before anything is said
+_DEEPEST = 2000  # layers; many more take hours to build before anything is said
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def check_types(config: Any) -> None:
 
     NumPy's numbers count as numbers and lists as tuples, but truth values do not count as numbers. All become Python's
     own numbers and tuples, so that equal configurations are equal and can be written as JSON. Whole numbers from 2**31
-    on and depths above 1,000 are refused too: no network of theirs could be built.
+    on and depths above 2,000 are refused too: no network of theirs could be built.
 
     Args:
         config: a configuration, a dataclass.
@@ -149,7 +149,7 @@ def check_types(config: Any) -> None:
             raise ValueError(f"{name}: expected a {what}; got {value!r}")
         plain: Any = tuple(map(_plain, value)) if many else _plain(value)
         for one in plain if many else (plain,):
-            if kind is Integral and abs(one) >= _WHOLE:
+            if kind is Integral and abs(one) >= TOO_LARGE:
                 raise ValueError(f"{name}: expected a whole number below 2**31; got {_short(one)}")
         if name == "depth" and plain > _DEEPEST:
             raise ValueError(f"{name}: expected at most {_DEEPEST:,} layers; got {plain}")
