@@ -13,7 +13,7 @@ from hcnn.models.factory import build
 from hcnn.runs.load import check_size, load_run, network_config, preprocessing_of
 from hcnn.runs.settings import CONFIG
 from hcnn.storage.records import read_object
-from hcnn.storage.safetensors import load_weights, match_state, save_weights
+from hcnn.storage.safetensors import WEIGHTS_FORMAT, load_weights, match_state, save_weights
 
 try:
     from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
@@ -105,7 +105,7 @@ class HubNetwork(nn.Module, PyTorchModelHubMixin):
         return ModelCard(model_card(self.network, self.records, size=self.preprocessing.size, usage=usage))
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        save_weights(Path(save_directory) / SAFETENSORS_SINGLE_FILE, self.network.state_dict(), {"format": "hcnn-1"})
+        save_weights(Path(save_directory) / SAFETENSORS_SINGLE_FILE, self.network.state_dict(), WEIGHTS_FORMAT)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, run: Any = None, map_location: str = "cpu", **rest: Any) -> Self:

@@ -1,6 +1,5 @@
 """The trained network that a run starts from, and what becomes of it: new classes, other channels, frozen layers."""
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +10,7 @@ from hcnn.models.network import Network
 from hcnn.models.records import network_config, preprocessing_of
 from hcnn.models.registry import NetworkConfig, common_standardization
 from hcnn.models.transfer import adapt, class_entries
-from hcnn.storage.safetensors import safetensors_bytes
+from hcnn.storage.safetensors import weights_sha256
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,8 @@ def initial_network(source: str, network: Any, preprocessing: Preprocessing) -> 
             f"{source}: init: these are folded weights, which have no layers to train; expected the run folder or the "
             "Hub folder that they were exported from"
         )
-    data = safetensors_bytes(network.state_dict(), {"format": "hcnn-1"}, source)
-    return Initial(source, network.config, preprocessing, hashlib.sha256(data).hexdigest(), network)
+    digest = weights_sha256(network.state_dict(), source)
+    return Initial(source, network.config, preprocessing, digest, network)
 
 
 def recorded_initial(config: dict[str, Any], where: str) -> Initial:

@@ -20,7 +20,7 @@ from hcnn.models.registry import NetworkConfig
 from hcnn.runs.settings import CONFIG, RESULT, WEIGHTS
 from hcnn.storage.atomic import StrPath
 from hcnn.storage.records import build_record, read_object
-from hcnn.storage.safetensors import load_weights, match_state, safetensors_bytes
+from hcnn.storage.safetensors import load_weights, match_state, weights_sha256
 from hcnn.text import is_number
 
 
@@ -80,8 +80,7 @@ def _check_digest(folder: Path, model: Any) -> None:
     if not isinstance(expected, str) or hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() == expected:
         return
     # The same values may have been written in another dtype, or by another version of safetensors.
-    again = safetensors_bytes(model.state_dict(), {"format": "hcnn-1"}, folder / WEIGHTS)
-    digest = hashlib.sha256(again).hexdigest()
+    digest = weights_sha256(model.state_dict(), folder / WEIGHTS)
     if digest != expected:
         raise ValueError(
             f"{folder / WEIGHTS}: expected weights with SHA-256 {expected[:16]}…, as {RESULT} says; got {digest[:16]}…"

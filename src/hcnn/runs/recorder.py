@@ -19,7 +19,7 @@ from hcnn.storage.atomic import write_json
 from hcnn.storage.checkpoints import save_checkpoint
 from hcnn.storage.log import append_line, sync_log
 from hcnn.storage.records import read_object
-from hcnn.storage.safetensors import save_weights
+from hcnn.storage.safetensors import WEIGHTS_FORMAT, save_weights
 from hcnn.storage.state_tree import flatten_state
 from hcnn.training.best_epoch import BestEpoch, accuracy_and_loss, logits_with
 from hcnn.training.progress import Diverged, Progress
@@ -118,7 +118,7 @@ class Recorder:
         weights = best.weights or weights
         self._measure(self.data.train.subset(range(min(250, len(self.data.train)))), weights)  # refuses useless weights
         state = {name: value.detach().cpu() for name, value in weights.items()}
-        digest = save_weights(self.folder / WEIGHTS, state, {"format": "hcnn-1"})
+        digest = save_weights(self.folder / WEIGHTS, state, WEIGHTS_FORMAT)
         model = trainer.model
         result: dict[str, Any] = {
             "data": settings.data_name,

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from hcnn.storage.atomic import StrPath, write_atomically
 
+WEIGHTS_FORMAT = {"format": "hcnn-1"}  # metadata of a network's weights
+
 
 def save_weights(path: StrPath, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Write tensors as a safetensors file, atomically; equal content gives equal bytes.
@@ -36,6 +38,20 @@ def save_weights(path: StrPath, tensors: Mapping[str, Tensor], metadata: Mapping
     data = safetensors_bytes(tensors, metadata, path)
     write_atomically(path, data)
     return hashlib.sha256(data).hexdigest()
+
+
+def weights_sha256(tensors: Mapping[str, Tensor], name: StrPath) -> str:
+    """SHA-256 of the file that a run would write for some weights, in hexadecimal.
+
+    Args:
+        tensors: the weights by name.
+        name: of what holds them, for error texts.
+
+    Raises:
+        ValueError: as `save_weights` does.
+
+    """
+    return hashlib.sha256(safetensors_bytes(tensors, WEIGHTS_FORMAT, name)).hexdigest()
 
 
 def load_weights(path: StrPath) -> tuple[dict[str, Tensor], dict[str, str]]:
