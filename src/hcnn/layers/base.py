@@ -24,7 +24,7 @@ from hcnn.functional import (
 )
 from hcnn.functional.dtypes import autocast_dtype
 
-TOO_LARGE = 2**31  # no setting of a network is so large, and products of two of them are sizes that PyTorch takes
+_TOO_LARGE = 2**31  # no setting of a network is so large, and products of two of them are sizes that PyTorch takes
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Geometry:
             found = tuple(support) if isinstance(support, Iterable) else support
             if not isinstance(found, tuple) or any(not isinstance(k, Integral) or k < 1 or k % 2 == 0 for k in found):
                 raise ValueError(f"{label}: expected odd, positive {what} supports; got {found!r}")
-            if any(k >= TOO_LARGE for k in found):
+            if any(k >= _TOO_LARGE for k in found):
                 raise ValueError(f"{label}: expected {what} supports below 2**31; got {found!r}")
         if len(spatial_support) not in (1, 2, 3):
             raise ValueError(f"{label}: expected 1, 2 or 3 spatial axes; got support {tuple(spatial_support)}")
@@ -131,8 +131,14 @@ def check_number(value: int, least: int, what: str) -> None:
     """Raise a ValueError unless a number is whole, large enough, and one that PyTorch can take for a size."""
     if not isinstance(value, Integral) or value < least:
         raise ValueError(f"{what}: expected a whole number of at least {least}; got {value!r}")
-    if value >= TOO_LARGE:
-        raise ValueError(f"{what}: expected a whole number below 2**31; got {value!r}")
+    check_below(value, what)
+
+
+def check_below(value: int, what: str) -> None:
+    """Raise a ValueError for a whole number beyond all settings; Python writes out none of very many digits."""
+    if abs(value) >= _TOO_LARGE:
+        shown = value if abs(value) < 10**30 else "a number of more than 30 digits"
+        raise ValueError(f"{what}: expected a whole number below 2**31; got {shown}")
 
 
 def enter(x: Tensor, geometry: Geometry, dtype: torch.dtype) -> Tensor:

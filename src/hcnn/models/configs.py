@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 
 from hcnn.functional import BOUNDARIES, Boundary
-from hcnn.layers.base import TOO_LARGE
+from hcnn.layers.base import check_below
 
 FirstAttribute = Literal["learned", "hue"]
 _DEEPEST = 2000  # layers; many more take hours to build before anything is said
@@ -149,16 +149,11 @@ def check_types(config: Any) -> None:
             raise ValueError(f"{name}: expected a {what}; got {value!r}")
         plain: Any = tuple(map(_plain, value)) if many else _plain(value)
         for one in plain if many else (plain,):
-            if kind is Integral and abs(one) >= TOO_LARGE:
-                raise ValueError(f"{name}: expected a whole number below 2**31; got {_short(one)}")
+            if kind is Integral:
+                check_below(one, name)
         if name == "depth" and plain > _DEEPEST:
             raise ValueError(f"{name}: expected at most {_DEEPEST:,} layers; got {plain}")
         object.__setattr__(config, name, plain)  # which is frozen
-
-
-def _short(value: int) -> str:
-    """A number for an error text; Python refuses to write out one of very many digits."""
-    return str(value) if abs(value) < 10**30 else "a number of more than 30 digits"
 
 
 def _plain(value: Any) -> Any:
