@@ -231,9 +231,8 @@ def test_the_tie_the_amount_and_the_side_of_an_image_are_drawn_apart() -> None:
     x, index = torch.zeros(1000, 3, 8, 8), torch.arange(1000)
     _, which, amounts = ArrayLoss(network(), ties, 0.0, COLOUR).pairs(x, seed=1, epoch=2, index=index)
     share = amounts.abs() / torch.tensor([0.1, 0.5])[which]
-    drawn = torch.stack(
-        [which.double(), share, (amounts > 0).double()]
-    )  # no amount is below 0, so the sign is the side
+    side = (amounts > 0).double()  # the ranges have no amount below 0, so the sign is the side
+    drawn = torch.stack([which.double(), share, side])
     assert (drawn.corrcoef() - torch.eye(3)).abs().max() < 0.1
 
 
@@ -364,10 +363,8 @@ def test_a_tie_asks_for_its_translation_among_others_in_the_mean_over_the_oldest
 
 def test_arrays_turn_in_space_with_their_images() -> None:
     tie, amounts = AttributeTie("rotation", "v3", 3), torch.full((20,), 90.0, dtype=torch.float64)
-    loss, x = (
-        ArrayLoss(network(attribute_support=(3, 3), width=16), (tie,), 0.0, COLOUR),
-        torch.randn(20, 4, 8, 16, 4, 4),
-    )
+    loss = ArrayLoss(network(attribute_support=(3, 3), width=16), (tie,), 0.0, COLOUR)
+    x = torch.randn(20, 4, 8, 16, 4, 4)
     turned = shift_each(torch.rot90(x, 1, (-2, -1)), 3, tie.shift(amounts, 16))
     loss._kept[3] = torch.cat([turned, x])
     assert loss.loss(torch.zeros(20, dtype=torch.int64), amounts)[1].item() < 1e-6
