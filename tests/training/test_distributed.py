@@ -3,6 +3,11 @@
 import subprocess
 import sys
 import textwrap
+import threading
+
+import torch
+
+from hcnn.training import distributed
 
 SCRIPT = """
     import os
@@ -30,3 +35,13 @@ def test_processes_meet_again(tmp_path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     found = {path.name: path.read_text() for path in tmp_path.glob("?-?")}
     assert found == {"0-0": "0", "1-0": "0", "0-1": "1", "1-1": "1"}
+
+
+def test_the_end_of_a_process_waits_for_messages_that_the_backend_still_holds() -> None:
+    message = torch.zeros(3)
+    kept = [distributed._lend(message)]
+    kept[0] += 1
+    assert message.tolist() == [1, 1, 1]
+    threading.Timer(0.3, kept.clear).start()
+    distributed._leave()
+    assert not kept

@@ -3,6 +3,8 @@
 import atexit
 import json
 import os
+import time
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hcnn.storage.state_tree import flatten_state, unflatten_state
+
+_lent: list[weakref.ref[Tensor]] = []  # what the backend's threads may still refer to
 
 
 def process_group(device: torch.device) -> dist.ProcessGroup | None:
@@ -35,6 +39,24 @@ def process_group(device: torch.device) -> dist.ProcessGroup | None:
 def _leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
+    # A thread of gloo still holds the last message for a moment after the call that sent it. It needs the interpreter's
+    # lock to let go of it, and where the interpreter ends before, C++ aborts the process: the group's threads outlive
+    # the group whenever PyTorch itself keeps a reference to it.
+    deadline = time.monotonic() + 10
+    while any(message() is not None for message in _lent) and time.monotonic() < deadline:
+        time.sleep(0.001)  # gives the lock away
+
+
+def _lend(message: Tensor) -> Tensor:
+    """A tensor on the same memory to give to a collective, whose end this module waits for when the process ends.
+
+    Args:
+        message: of any shape; the collective writes into it.
+    """
+    alias = message.detach()  # an object that nothing but the backend refers to after the call
+    _lent[:] = [reference for reference in _lent if reference() is not None]
+    _lent.append(weakref.ref(alias))
+    return alias
 
 
 def rank_and_size(group: dist.ProcessGroup | None) -> tuple[int, int]:
@@ -57,7 +79,7 @@ def average_gradients(parameters: Sequence[Tensor], extra: Tensor, group: dist.P
         return extra
     gradients = [p.grad for p in parameters if p.grad is not None]
     message = torch.cat([*(g.reshape(-1) for g in gradients), extra.to(gradients[0].dtype)])
-    dist.all_reduce(message, group=group)
+    dist.all_reduce(_lend(message), group=group)
     message /= group.size()
     start = 0
     for gradient in gradients:
@@ -86,11 +108,11 @@ def share(obj: Any, group: dist.ProcessGroup | None, device: torch.device) -> An
             {name: value.contiguous().clone() for name, value in tensors.items()}, {"tree": json.dumps(tree)}
         )
     length = torch.tensor([len(payload)], device=device)
-    dist.broadcast(length, 0, group=group)
+    dist.broadcast(_lend(length), 0, group=group)
     message = torch.empty(int(length), dtype=torch.uint8, device=device)
     if group.rank() == 0:
         message.copy_(torch.frombuffer(bytearray(payload), dtype=torch.uint8))
-    dist.broadcast(message, 0, group=group)
+    dist.broadcast(_lend(message), 0, group=group)
     data = message.cpu().numpy().tobytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return unflatten_state(safetensors.torch.load(data), json.loads(header["__metadata__"]["tree"]))
