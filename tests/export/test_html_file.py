@@ -384,6 +384,43 @@ def test_sliders_obey_proposition_3_1(page, trained) -> None:
 
 
 @browser_test
+@pytest.mark.parametrize("then", ["#reset", "#depths button:first-child"])
+def test_a_translation_that_is_no_longer_asked_for_is_not_shown(page, then) -> None:
+    before = page.locator(".score").all_text_contents()
+    page.evaluate(
+        """async (then) => {
+            const [slider] = document.querySelectorAll("#sliders input");
+            slider.value = 1;
+            slider.dispatchEvent(new Event("input")); // asks the worker
+            document.querySelector(then).click(); // before it has answered
+            await hcnnPage.ask({ kind: "array", depth: 1 }); // it answers in order
+            await new Promise((done) => setTimeout(done));
+        }""",
+        then,
+    )
+    assert page.locator("#moved").text_content() == ""
+    assert page.locator(".score").all_text_contents() == before
+    assert page.locator(".before").count() == 0
+
+
+@browser_test
+@pytest.mark.parametrize(
+    "fails", ["throw new Error('refused')", "setTimeout(() => this.onerror(new Event('error')), 50)"]
+)
+def test_a_browser_without_workers_computes_on_the_page(browser, file, fails) -> None:
+    page = browser.new_page()
+    page.add_init_script(
+        f"window.Worker = class {{ constructor() {{ {fails} }} postMessage() {{}} terminate() {{}} }};"
+    )
+    page.goto(file.as_uri())
+    page.wait_for_selector(".score")
+    slider = page.locator("#sliders input").first
+    slider.evaluate("slider => { slider.value = 1; slider.dispatchEvent(new Event('input')); }")
+    page.wait_for_function("document.querySelector('#moved').textContent !== ''")
+    page.close()
+
+
+@browser_test
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_page_fits_a_phone(browser, file, dark) -> None:
     context = browser.new_context(

@@ -20,21 +20,40 @@
 
   // -------------------------------------------------------------------------------------------- the network at work
   const ask = (() => {
-    const waiting = new Map();
-    let count = 0;
+    const waiting = new Map(); // by number: a question, and what takes the answer
+    let count = 0, image = null, send;
+    function give([id, found]) {
+      waiting.get(id).done(found);
+      waiting.delete(id);
+    }
+    function answerHere() { // a browser that allows no worker to a file on disk, or a worker that failed
+      const answer = hcnnAnswer(hcnnNetwork.load(spec));
+      if (image) answer(image); // whose arrays the questions are about
+      send = (id) => setTimeout(() => give([id, answer(waiting.get(id).question)]), 0);
+      for (const id of waiting.keys()) send(id);
+    }
     try {
       const source = at("engine").textContent +
         "\nlet answer; onmessage = ({ data: [id, question] }) => {" +
         " if (question.kind === 'load') answer = hcnnAnswer(hcnnNetwork.load(question.spec));" +
         " else postMessage([id, answer(question)]); };";
       const worker = new Worker(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
-      worker.onmessage = ({ data: [id, found] }) => { waiting.get(id)(found); waiting.delete(id); };
+      worker.onmessage = ({ data }) => give(data);
+      worker.onerror = (event) => { // a page's security policy is told in this way only
+        event.preventDefault();
+        worker.terminate();
+        answerHere();
+      };
       worker.postMessage([0, { kind: "load", spec }]);
-      return (question) => new Promise((done) => { waiting.set(++count, done); worker.postMessage([count, question]); });
-    } catch (refused) { // a browser that allows no worker to a file on disk
-      const answer = hcnnAnswer(hcnnNetwork.load(spec));
-      return (question) => new Promise((done) => setTimeout(() => done(answer(question)), 0));
+      send = (id) => worker.postMessage([id, waiting.get(id).question]);
+    } catch (refused) {
+      answerHere();
     }
+    return (question) => new Promise((done) => {
+      if (question.kind === "image") image = question;
+      waiting.set(++count, { question, done });
+      send(count);
+    });
   })();
 
   function probabilities(logits) {
@@ -230,23 +249,23 @@
     at("moved").textContent = "";
   }
 
-  let busy = false, again = false;
+  let busy = false, again = null;
   async function move() { // the newest position of the sliders wins; those in between are skipped
     if (!base) return;
-    if (busy) { again = true; return; }
+    if (busy) { again = shifts; return; }
     busy = true;
     do {
-      again = false;
-      const mine = current;
+      again = null;
+      const mine = shifts; // another layer, image or start has other shifts
       const { array, logits, milliseconds } = await ask({ kind: "translate", depth, shifts: [...shifts] });
-      if (mine !== current) continue;
+      if (mine !== shifts) continue;
       const now = probabilities(logits);
       const best = showScores(now, base);
       drawArray(array);
       const change = Math.max(...now.map((one, index) => Math.abs(one - base[index])));
       at("moved").textContent = `${spec.classes[best]}, ${percent(now[best])}; the largest change of a probability is ` +
         `${percent(change)} (the orange marks show the answer without a translation). ${milliseconds.toFixed(0)} ms.`;
-    } while (again);
+    } while (again === shifts);
     busy = false;
   }
 
