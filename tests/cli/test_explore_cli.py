@@ -151,7 +151,7 @@ def test_the_explorer_answers_for_images_of_its_own_and_for_others(run) -> None:
     torch.testing.assert_close(
         explorer.array(7, 5, {"v4": 1}, smooth=["v4"]), explorer.array(7, 5, smooth=["v4"]).roll(1, 0)
     )
-    scores = explorer.scores(7, 5, "v4", [0, 1, 2, 3])
+    scores = explorer.scores(7, 5, [{"v4": tau} for tau in range(4)])
     torch.testing.assert_close(scores.sum(1), torch.ones(4))
     step = explorer.run.model.invariant_shift(5, "v4")
     torch.testing.assert_close(scores[step], scores[0], atol=1e-4, rtol=1e-4)

@@ -349,13 +349,13 @@ def test_an_image_is_named_by_an_integer_of_any_kind(network) -> None:
     for query in same:
         assert torch.equal(explorer.neighbours(query, 5, [{}], k=2).indices, found.indices)
         assert torch.equal(explorer.array(query, 5), explorer.array(3, 5))
-        assert torch.equal(explorer.scores(query, 5, "v5", [1]), explorer.scores(3, 5, "v5", [1]))
+        assert torch.equal(explorer.scores(query, 5, [{"v5": 1}]), explorer.scores(3, 5, [{"v5": 1}]))
         assert torch.equal(explorer.image(query), base.images[3])
     assert torch.equal(explorer.image(found.indices[0, 0]), base.images[int(found.indices[0, 0])])
     asks: list[Any] = [
         lambda query: explorer.neighbours(query, 5, [{}]),
         lambda query: explorer.array(query, 5),
-        lambda query: explorer.scores(query, 5, "v5", [1]),
+        lambda query: explorer.scores(query, 5, [{"v5": 1}]),
         explorer.image,
     ]
     for ask in asks:
@@ -371,8 +371,10 @@ def test_an_image_is_named_by_an_integer_of_any_kind(network) -> None:
         ValueError, match=r"moves: expected a list of translations, such as \[{'v5': 1}\]; got {'v4': 1}"
     ):
         explorer.neighbours(3, 5, {"v4": 1})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="amounts: expected one or more; got none"):
-        explorer.scores(3, 5, "v5", [])
+    with pytest.raises(ValueError, match="moves: expected one translation or more"):
+        explorer.scores(3, 5, [])
+    with pytest.raises(ValueError, match="expected an attribute of x_5, one of v3, v4, v5; got 'v6'"):
+        explorer.scores(3, 5, [{}, {"v6": 1}])
 
 
 def test_scores_after_whole_translations_are_those_of_proposition_3_1(network) -> None:
@@ -381,10 +383,24 @@ def test_scores_after_whole_translations_are_those_of_proposition_3_1(network) -
     for j in (3, 4, 5):
         for axis in (f"v{j - 2}", f"v{j - 1}", f"v{j}"):
             step = network.invariant_shift(j, axis)
-            logits = source.scores(x, j, axis, [lambda one, s=s: shift(one, -1, s) for s in (0, step, 0.5)])
+            dim = int(axis[1:]) - j - 1
+            logits = source.scores(x, j, [lambda one, s=s, dim=dim: shift(one, dim, s) for s in (0, step, 0.5)])
             torch.testing.assert_close(logits[0], network(x), rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(logits[1], logits[0], rtol=1e-4, atol=1e-4)
     assert float((logits[2] - logits[0]).abs().max()) > 1e-3  # pyright: ignore
+
+
+def test_scores_after_a_translation_along_two_attributes(network) -> None:
+    base = _images(20)
+    explorer = explore_images(Run(Path("none"), network, fit_preprocessing(base), {}), base)
+    found = explorer.scores(3, 5, [{"v4": 1, "v5": 2.5}, {"v4": 1}, {}])
+    x = explorer.run.preprocessing.standardize(base.images[3:4])
+    with torch.no_grad():
+        x5 = network.first_arrays(x, 5)[5].values
+        moved = shift(shift(x5, 2, 1), 3, 2.5)  # (b, v3, v4, v5, u1, u2)
+        expected = torch.cat([network.forward_from(one, 5) for one in (moved, shift(x5, 2, 1), x5)]).softmax(1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert float((found[0] - found[1]).abs().max()) > 1e-3
 
 
 def test_channels_of_any_network_are_a_source() -> None:
@@ -397,7 +413,7 @@ def test_channels_of_any_network_are_a_source() -> None:
     logits, arrays = source.read(x, "centre")
     torch.testing.assert_close(logits, net(x))
     torch.testing.assert_close(arrays[3].flatten(1), net[1](net[0](x))[:, :, 4, 4])
-    moved = source.scores(x, 3, "v3", [lambda one: one, lambda one: one.roll(1, -1)])
+    moved = source.scores(x, 3, [lambda one: one, lambda one: one.roll(1, -1)])
     torch.testing.assert_close(moved[0], logits)
     rolled = net[1](net[0](x)).unflatten(1, (2, 4, 8)).roll(1, 3).flatten(1, 3)
     torch.testing.assert_close(moved[1], net[4](net[3](net[2](rolled))))

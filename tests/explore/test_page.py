@@ -105,6 +105,9 @@ def test_a_view_has_what_the_library_finds(explorer) -> None:
     assert one["rows"][0]["found"] == one["rows"][2]["found"]  # now is τ = 1
     assert all(3 not in [entry[0] for entry in row["found"]] for row in one["rows"])
     assert all(abs(sum(row["scores"]) - 1) < 1e-2 for row in one["rows"][:-1])
+    scores = explorer.scores(3, 5, [{"v4": tau, "v5": 2} for tau in (1, 0, 1, 2, 3)])  # as the arrays of the rows are
+    for row, expected in zip(one["rows"], scores.tolist(), strict=False):
+        assert row["scores"] == [round(value, 4) for value in expected]
     whole = views.view(explorer, 3, 5, {}, "v4")
     assert whole["rows"][0]["found"] == whole["rows"][-1]["found"]  # no shift: the order cannot matter
 

@@ -10,7 +10,7 @@ that later calls use again::
     found.indices, found.distances, found.near        # (4, 6) each; nearest first, image 17 itself is left out
     found.rarity                                      # share of unshifted images whose nearest is at least as far
     explorer.neighbours(17, 5, [{"v4": 1, "v5": 0.5}])         # two attributes at once, fractional amounts
-    explorer.scores(17, 5, "v4", range(4))            # class probabilities (4, classes) by forward_from
+    explorer.scores(17, 5, [{"v4": 1}, {"v4": 2}])    # class probabilities (2, classes) by forward_from
     explorer.array(17, 5, {"v4": 1})                  # x̄_5, translated, (v4, v5): what to draw beneath an image
     explorer.thumbnail(17), explorer.label(17), explorer.base.classes         # PNG bytes, class, class names
     explorer.arrays.logits[17], explorer.periodic     # class scores; whether whole translations are exact

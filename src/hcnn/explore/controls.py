@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hcnn.explore.sources import Move, Position, Source, at_position, attribute_dim, weights_digest
+from hcnn.explore.sources import Move, Position, Source, at_position, move_attributes, weights_digest
 from hcnn.layers.randomness import drawn_from
 from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.models.factory import build
@@ -86,15 +86,14 @@ class ChannelSource:
         return logits, arrays
 
     @torch.no_grad()
-    def scores(self, x: Tensor, j: int, axis: str, moves: Sequence[Move]) -> Tensor:
+    def scores(self, x: Tensor, j: int, moves: Sequence[Move]) -> Tensor:
         """As `Source.scores`; the whole network runs once per move."""
         results = []
         for move in moves:
 
             def change(j: int, module: nn.Module, inputs: Any, output: Tensor, move: Move = move) -> Tensor:
                 cut = self._cut(output, j)
-                dim = attribute_dim(axis, j, newest_at=3)
-                moved = move(cut.movedim(dim, -1)).movedim(-1, dim).flatten(1, 3)
+                moved = move_attributes(cut, cut.ndim - 4, move).flatten(1, 3)
                 return torch.cat([moved, output[:, moved.shape[1] :]], 1)
 
             with self._hooked(change, [j]):

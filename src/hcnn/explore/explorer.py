@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +109,7 @@ class Explorer:
             ValueError: for an image, depth, attribute or k that does not exist, or no translation.
 
         """
-        if isinstance(moves, Mapping):
-            raise ValueError(f"moves: expected a list of translations, such as [{{'v{j}': 1}}]; got {moves!r}")
-        if not len(moves):
-            raise ValueError("moves: expected one translation or more, such as {}; got none")
+        _check_moves(moves, j)
         axes = {axis for move in moves for axis in move} if smooth is None else smooth
         space, query = self.space(j, [*axes]), self._query(query)
         moved = space.moved(self._start(query, j), moves)[0]
@@ -126,32 +123,31 @@ class Explorer:
             raise ValueError(f"expected uint8 images (n, {expected}); got {images.dtype} of {tuple(images.shape)}")
         return invariant_arrays(self.source, images, self.run.preprocessing, position=self.position)
 
-    def scores(self, query: Query, j: int, axis: str, amounts: Sequence[float]) -> Tensor:
-        """Class probabilities after the whole array x_j (not x̄_j) was translated along an attribute.
+    def scores(self, query: Query, j: int, moves: Moves) -> Tensor:
+        """Class probabilities after each of several translations of the whole array x_j (not x̄_j).
 
         Proposition 3.1: in a periodic network those at multiples of ``model.invariant_shift(j, axis)`` are equal.
 
         Args:
             query: an image of the database, or any image, uint8 (c, *u).
             j: depth, 3 … J-1.
-            axis: one of v_{j-2}, v_{j-1}, v_j.
-            amounts: translations.
+            moves: translations along v_{j-2}, v_{j-1} and v_j, such as ``{"v6": 1, "v7": -0.5}`` or ``{}``; row m of
+                the result is for ``moves[m]``.
 
         Returns:
-            (amounts, classes); each row adds up to 1.
+            (moves, classes); each row adds up to 1.
 
         Raises:
-            ValueError: for an image, depth or attribute that does not exist, or no amount.
+            ValueError: for an image, depth or attribute that does not exist, or no translation.
 
         """
-        if not len(amounts):
-            raise ValueError("amounts: expected one or more; got none")
+        _check_moves(moves, j)
         self.arrays.at(j)
-        attribute_dim(axis, j, newest_at=0)
+        dims = [{attribute_dim(axis, j, newest_at=-1): amount for axis, amount in move.items()} for move in moves]
         image = self.image(query)[None]
-        moves = [lambda x, amount=amount: shifts.shift(x, -1, amount) for amount in amounts]
         device = next(self.run.model.parameters()).device
-        logits = self.source.scores(self.run.preprocessing.standardize(image.to(device)), j, axis, moves)
+        translations = [partial(shifts.translate, amounts=amounts) for amounts in dims]
+        logits = self.source.scores(self.run.preprocessing.standardize(image.to(device)), j, translations)
         return logits[:, 0].softmax(1).cpu()
 
     def image(self, query: Query) -> Tensor:
@@ -200,6 +196,13 @@ class Explorer:
     def _check(self, index: int) -> None:
         if not 0 <= index < len(self.base):
             raise ValueError(f"image: expected a number from 0 to {len(self.base) - 1}; got {index}")
+
+
+def _check_moves(moves: Moves, j: int) -> None:
+    if isinstance(moves, Mapping):
+        raise ValueError(f"moves: expected a list of translations, such as [{{'v{j}': 1}}]; got {moves!r}")
+    if not len(moves):
+        raise ValueError("moves: expected one translation or more, such as {}; got none")
 
 
 def png(image: Tensor, side: int = 64) -> bytes:

@@ -112,13 +112,8 @@ class Space:
 
         """
         arrays = self.prepare(query) if query.is_floating_point() else self.arrays(query)
-        results = []
-        for move in moves:
-            moved = arrays
-            for axis, amount in move.items():
-                moved = shifts.shift(moved, self.dim(axis), amount)
-            results.append(moved)
-        return torch.stack(results, 1)
+        dims = [{self.dim(axis): amount for axis, amount in move.items()} for move in moves]
+        return torch.stack([shifts.translate(arrays, amounts) for amounts in dims], 1)
 
     def nearest(self, queries: Tensor, k: int = 1, *, exclude: Tensor | None = None) -> Neighbours:
         """The k nearest images of each query, exactly.

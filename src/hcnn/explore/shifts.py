@@ -1,13 +1,21 @@
 """Translations of invariant arrays along an attribute, and shuffled orders of its values: the control."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from torch import Tensor
 
 from hcnn.functional.shifts import phases, shift, smooth
 
-__all__ = ["phases", "shift", "shuffled_orders", "smooth"]
+__all__ = ["phases", "shift", "shuffled_orders", "smooth", "translate"]
+
+
+def translate(arrays: Tensor, amounts: Mapping[int, float]) -> Tensor:
+    """Translate arrays along several of their dimensions by `shift`, each by its amount."""
+    for dim, amount in amounts.items():
+        arrays = shift(arrays, dim, amount)
+    return arrays
 
 
 def shuffled_orders(size: int, count: int, seed: int = 0) -> list[list[int]]:

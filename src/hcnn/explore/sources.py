@@ -47,8 +47,8 @@ class Source(Protocol):
         """Logits of standardized images, and for each depth x_j without space: (b, v_{j-2}, v_{j-1}, v_j)."""
         ...
 
-    def scores(self, x: Tensor, j: int, axis: str, moves: Sequence[Move]) -> Tensor:
-        """Logits (moves, b, classes) after x_j was moved along an axis; a move maps (..., values) to the same shape."""
+    def scores(self, x: Tensor, j: int, moves: Sequence[Move]) -> Tensor:
+        """Logits (moves, b, classes) after x_j was moved; a move maps (..., v_{j-2}, v_{j-1}, v_j) to its shape."""
         ...
 
     def digest(self) -> str:
@@ -95,6 +95,12 @@ def at_position(x: Tensor, spatial: int, position: Position) -> Tensor:
     if position != "centre":
         raise ValueError(f"position: expected 'centre' or 'mean'; got {position!r}")
     return x[(..., *(x.shape[axis] // 2 for axis in space))]
+
+
+def move_attributes(x: Tensor, spatial: int, move: Move) -> Tensor:
+    """Apply a move, which expects the attributes last, to an array (b, ..., *u) with so many spatial axes."""
+    back, front = tuple(range(-spatial, 0)), tuple(range(1, 1 + spatial))
+    return move(x.movedim(back, front)).movedim(front, back)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,13 +153,12 @@ class AttributeSource:
         return self.model.readout(x).float(), arrays
 
     @torch.no_grad()
-    def scores(self, x: Tensor, j: int, axis: str, moves: Sequence[Move]) -> Tensor:
+    def scores(self, x: Tensor, j: int, moves: Sequence[Move]) -> Tensor:
         """As `Source.scores`, by `AttributeNetwork.forward_from`."""
         array = x
         for layer in self._layers()[:j]:
             array, x = _array_and_output(layer, x)
-        dim = attribute_dim(axis, j, newest_at=-1 - self.model.config.spatial_axes)
-        moved = (move(array.movedim(dim, -1)).movedim(-1, dim) for move in moves)
+        moved = (move_attributes(array, self.model.config.spatial_axes, move) for move in moves)
         return torch.stack([self.model.forward_from(one, j).float() for one in moved])
 
     def _layers(self) -> list[AttributeLayer]:

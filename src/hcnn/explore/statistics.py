@@ -181,15 +181,16 @@ def flatness(
         probabilities before and after, 0 … 1; squared change of the logits divided by that between two random images.
 
     """
-    size = source.sizes()[j][{2: 0, 1: 1, 0: 2}[j - int(axis[1:])]]
+    dim = attribute_dim(axis, j, newest_at=-1)
+    size = source.sizes()[j][dim]
     forth = torch.tensor(range(size) if order is None else list(order), device=x.device)
     back = forth.argsort()
 
     def move(tau: int, values: Tensor) -> Tensor:
-        return values.index_select(-1, forth).roll(tau, -1).index_select(-1, back)
+        return values.index_select(dim, forth).roll(tau, dim).index_select(dim, back)
 
     moves = [lambda values, tau=tau: move(tau, values) for tau in range(size)]
-    logits = torch.cat([source.scores(part, j, axis, moves).cpu() for part in x.split(batch)], 1).double()
+    logits = torch.cat([source.scores(part, j, moves).cpu() for part in x.split(batch)], 1).double()
     start, moved = logits[0], logits[1:]
     centred = start - start.mean(1, keepdim=True)  # adding the same to all logits changes nothing
     apart = 2 * (centred - centred.mean(0)).square().sum(1).mean()

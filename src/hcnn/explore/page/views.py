@@ -72,7 +72,8 @@ def view(explorer: Explorer, query: Query, j: int, move: Mapping[str, float], ax
         start, own = torch.tensor([query]), query
     else:
         start, own = explorer.arrays_of(query[None])[1][j], -1
-    moved = space.moved(start, [here, *({**rest, axis: tau} for tau in taus)])[0]
+    moves = [here, *({**rest, axis: tau} for tau in taus)]
+    moved = space.moved(start, moves)[0]
     rows: list[View] = [{"kind": "now", "tau": here[axis]}, *({"kind": "shift", "tau": tau} for tau in taus)]
     orders = shifts.shuffled_orders(sizes[axis], 1)
     if orders:
@@ -80,7 +81,7 @@ def view(explorer: Explorer, query: Query, j: int, move: Mapping[str, float], ax
         moved = torch.cat([moved, _shuffled(unmoved, space.dim(axis), orders[0], here[axis])])
         rows.append({"kind": "shuffled", "tau": here[axis]})
     found = space.nearest(moved, k, exclude=torch.full((len(moved),), own))
-    scores = explorer.scores(query, j, axis, [here[axis], *taus])
+    scores = explorer.scores(query, j, moves)
     for row, one in zip(rows, _found(explorer, found), strict=True):
         row["found"] = one
     for row, one in zip(rows, scores.tolist(), strict=False):
