@@ -351,6 +351,16 @@ def test_zero_is_one_of_the_8_bits_of_any_array(low, high) -> None:
     assert -128 <= zero <= 127
 
 
+def test_the_range_of_an_array_is_that_of_all_its_columns() -> None:
+    arrays = torch.zeros(1000, 32, 32)
+    arrays[..., 5] = 1.0
+    scale, zero = array_range(arrays)
+    assert (255 * scale, zero) == (pytest.approx(1), -128)
+    arrays[3, 2, 1] = torch.nan
+    with pytest.raises(ValueError, match="values that are not finite"):
+        array_range(arrays)
+
+
 @pytest.mark.parametrize("number", [0, 2])
 @pytest.mark.parametrize("bias", [None, 0.7, 0.0])
 def test_filters_without_weights_give_their_bias(number, bias, settled) -> None:

@@ -20,6 +20,7 @@ ELU_BITS = 10  # F of a layer with an ELU: its table counts in 2^-10
 ELU_STEP = 4  # the table's entries are 2^4 such units, a 64th, apart
 LIMIT = 2**31
 LARGEST_BIAS = 2**24  # in units of the sums of products
+_SAMPLE = 500_000  # values of an array that decide its range
 
 
 def elu_table() -> Integers:
@@ -146,9 +147,10 @@ def array_range(values: Tensor) -> tuple[float, int]:
         (4.0, -64)
     """
     flat = values.flatten()
-    flat = flat[:: max(1, len(flat) // 500_000)]
     if not flat.isfinite().all():
         raise ValueError("export c --int8: the network gives values that are not finite on the calibration images")
+    if len(flat) > _SAMPLE:  # drawn, because every k-th value may lie in the same few columns
+        flat = flat[torch.randint(len(flat), (_SAMPLE,), generator=torch.Generator().manual_seed(0))]
     low, high = min(0.0, float(flat.min())), max(0.0, float(flat.max()))
     best = (math.inf, 1.0, 0)
     for share in np.linspace(0.5, 1.0, 26).tolist():
