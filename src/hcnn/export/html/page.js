@@ -23,12 +23,14 @@
     const waiting = new Map(); // by number: a question, and what takes the answer
     let count = 0, image = null, send;
     function give([id, found]) {
-      waiting.get(id).done(found);
+      const { question, done } = waiting.get(id);
       waiting.delete(id);
+      if (question.kind === "image") image = question;
+      done(found);
     }
     function answerHere() { // a browser that allows no worker to a file on disk, or a worker that failed
       const answer = hcnnAnswer(hcnnNetwork.load(spec));
-      if (image) answer(image); // whose arrays the questions are about
+      if (image) answer(image); // the last one, whose arrays the waiting questions are about
       send = (id) => setTimeout(() => give([id, answer(waiting.get(id).question)]), 0);
       for (const id of waiting.keys()) send(id);
     }
@@ -50,7 +52,6 @@
       answerHere();
     }
     return (question) => new Promise((done) => {
-      if (question.kind === "image") image = question;
       waiting.set(++count, { question, done });
       send(count);
     });
