@@ -68,7 +68,7 @@ const hcnnView = (() => {
     const names = { now: `now, τ = ${shown(view.move[view.axis])}`, shuffled: "control: order shuffled" };
     const rows = view.rows.map((row) => make("div", { class: `row ${row.kind}`, "data-tau": row.tau },
       make("div", { class: "name" }, row.kind === "shift"
-        ? (row.tau === 0 ? "control: no shift" : `τ = ${row.tau}`) : names[row.kind],
+        ? (row.tau === 0 ? `control: no shift along ${view.axis}` : `τ = ${row.tau}`) : names[row.kind],
         make("div", {}, row.kind === "shift" && row.tau === 0 ? "" : meaning(view.named, row.tau))),
       make("div", { class: "images" }, ...row.found.map((one) => tile(page, one, longest, view.label))),
       scores(page, row.scores)));
