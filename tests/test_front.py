@@ -120,6 +120,32 @@ def test_every_way_in_which_a_network_is_saved_is_opened(trained, digit, tmp_pat
     assert hcnn.load("hcnn_digits").classes == tuple("0123456789")
 
 
+def test_a_file_of_another_name_is_opened_itself_whatever_lies_beside_it(trained, tmp_path) -> None:
+    hub = pytest.importorskip("hcnn.export.hub")
+    hub.HubNetwork.from_run(trained.run.folder).save_pretrained(tmp_path / "hub")
+    export_safetensors(tmp_path / "folded", trained.model, trained.preprocessing, "a card")
+    mine = tmp_path / "hub" / "mine.safetensors"
+    shutil.copy(tmp_path / "folded" / "model.safetensors", mine)
+    run = hcnn.load(mine).run
+    assert run.model.folded
+    assert (run.folder, run.config) == (mine, {})
+    (tmp_path / "folded" / "config.json").write_text('{"written by": "another program"}')
+    assert hcnn.load(tmp_path / "folded").run.config == {}
+
+
+def test_a_hub_folder_is_opened_with_the_record_of_its_run(trained, tmp_path) -> None:
+    hub = pytest.importorskip("hcnn.export.hub")
+    hub.HubNetwork.from_run(trained.run.folder).save_pretrained(tmp_path / "hub")
+    for where in (tmp_path / "hub", tmp_path / "hub" / "model.safetensors"):
+        run = hcnn.load(where).run
+        assert (run.folder, run.config) == (tmp_path / "hub", trained.run.config)
+
+
+def test_a_folder_may_be_named_as_a_file_of_weights(trained, tmp_path) -> None:
+    shutil.copytree(trained.run.folder, tmp_path / "run.safetensors")
+    assert hcnn.load(tmp_path / "run.safetensors").run.config == trained.run.config
+
+
 @pytest.mark.parametrize("model", ["resnet20_digits", "nin_digits"])
 def test_the_command_predicts_with_baselines_and_hub_folders(trained, digit, tmp_path, capsys, model) -> None:
     hub = pytest.importorskip("hcnn.export.hub")
