@@ -83,7 +83,7 @@ class Requests(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         start, _, name = self.path.rpartition("/")
         if start.startswith(f"/{REPOSITORY}/resolve/"):
-            self.hub.asked.append(name)
+            self.hub.asked.append(self.path)
             if data := self.hub.files.get(name):
                 digest = hashlib.sha256(data).hexdigest()
                 self.answer(data, ETag=f'"{digest}"', X_Repo_Commit=COMMIT)
@@ -134,7 +134,7 @@ model.push_to_hub(sys.argv[2])
 PULL = """
 import sys, torch
 from hcnn.export.hub import HubNetwork
-model = HubNetwork.from_pretrained(sys.argv[1])
+model = HubNetwork.from_pretrained(sys.argv[1], revision=sys.argv[4])
 with torch.no_grad():  # as below: with gradients other kernels compute, which round otherwise
     torch.save(model(torch.load(sys.argv[2])), sys.argv[3])
 """
@@ -150,15 +150,17 @@ def test_a_pushed_network_comes_back_by_its_id(hub, tmp_path) -> None:
     assert code == 0, errors
     assert set(hub.files) == {"model.safetensors", "config.json", "README.md"}
 
-    files = (REPOSITORY, str(tmp_path / "x.pt"), str(tmp_path / "y.pt"))
+    hub.asked.clear()
+    files = (REPOSITORY, str(tmp_path / "x.pt"), str(tmp_path / "y.pt"), "v1.0")
     code, errors = in_a_process(hub, tmp_path / "puller", PULL, *files)
     assert code == 0, errors
     with torch.no_grad():
         assert torch.equal(torch.load(tmp_path / "y.pt"), model(x))
+    assert set(hub.asked) == {f"/{REPOSITORY}/resolve/v1.0/{name}" for name in ("model.safetensors", "config.json")}
 
     hub.asked.clear()  # somebody replaces the weights by a pickle: it is not asked for
     hub.files["pytorch_model.bin"] = hub.files.pop("model.safetensors")
     code, errors = in_a_process(hub, tmp_path / "another", PULL, *files)
     assert code == 1
     assert "EntryNotFound" in errors
-    assert "pytorch_model.bin" not in hub.asked
+    assert not any("pytorch_model.bin" in path for path in hub.asked)
