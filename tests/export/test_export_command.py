@@ -10,8 +10,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
-from hcnn import cli
+from hcnn import cli, create_model
 from hcnn.data import archives
 from hcnn.data.cifar import CIFAR10
 from hcnn.export.check_images import find_check_images
@@ -29,21 +30,68 @@ def test_the_card_of_shipped_weights_has_their_accuracy(tmp_path) -> None:
 
 def test_a_card_says_what_the_records_hold(settled, tmp_path) -> None:
     standard = {"mean": [0.3], "std": [0.4], "size": [8, 8], "classes": [f"c{n}" for n in range(22)]}
-    config = {"data": "there/photos", "seed": 3, "preprocessing": standard, "recipe": {"augmentation": {}}}
-    result = {"seconds": 1.0, "hardware": {"processor": "any"}, "versions": {}, "seed": 3}
+    config = {"data": "there/photos", "data_sha256": "ab12", "seed": 3, "preprocessing": standard}
+    config["recipe"] = {"lr": 0.1, "augmentation": {"flip": True}}
+    result = {"seconds": 1234.5, "hardware": {"processor": "any"}, "versions": {"torch": "2.13"}, "seed": 3}
     result |= {"validation_accuracy": 0.25, "validation_images": 40, "test_accuracy": 0.5, "test_images": 1234}
+    result |= {"train_images": 1500, "test_accuracy_with_flips": 0.52}
     seeds = {"seeds": [3], "test_accuracy": {"mean": 0.5, "std": None}}
     card = model_card(settled("plus"), Records(config, result, seeds))
     for part in (
         "# HCNN(+), photos\n",
+        "\nphotos, images of 8×8, pixels from 0 to 1 standardized by mean (0.3000) and deviation (0.4000). "
+        "SHA-256 of the training set: ab12.\n",
         ", c19 and 2 more.\n",
+        "\nImages: 1,500 train, 40 validation, 1,234 test.\n",
+        "\n| lr | 0.1 |\n| augmentation: flip | True |\n| seed | 3 |\n\n1,234 s on any; torch 2.13.\n",
         "- validation: 25.00% of 40 images, seed 3\n",
         "- test: 50.00% of 1,234 images, seed 3\n  - over seeds [3]: 50.00%\n",
+        "- test, mirrored averaged in: 52.00% of 1,234 images, seed 3\n",
     ):
         assert part in card
+    assert "unknown" not in card.lower()
     (tmp_path / "seeds.json").write_text(json.dumps(seeds))
     assert read_records(tmp_path / "seed-3").seeds == seeds
     assert read_records(tmp_path / "another").seeds == {}
+
+
+def test_a_card_says_what_the_records_lack(settled) -> None:
+    model = settled("zeros")
+    nothing = model_card(model, Records({}, {}, {}))
+    for part in (
+        "# HCNN, unknown data\n",
+        "## Data\n\nUnknown: the network was saved without the records of a run.\n",
+        "## Training\n\nUnknown.\n",
+        "## Accuracy\n\nUnknown.\n",
+        "- How it was trained is unknown.\n",
+    ):
+        assert part in nothing
+    standard = {"mean": [0.3], "std": [0.4], "size": [8, 8], "classes": [f"c{n}" for n in range(20)]}
+    result = {"train_images": 50, "validation_images": 0, "test_images": 0}
+    untested = model_card(model, Records({"data": "photos", "preprocessing": standard}, result, {}))
+    for part in (
+        "SHA-256 of the training set: not recorded.\n",
+        ", c19.\n",
+        "\nImages: 50 train.\n",
+        "Not measured: the run had neither a validation nor a test set.\n",
+    ):
+        assert part in untested
+
+
+def test_a_card_describes_the_architecture_and_draws_no_random_numbers() -> None:
+    model = create_model("hcnn_digits")
+    before = torch.get_rng_state()
+    card = model_card(model, Records({}, {}, {}), size=(8, 8), usage="load_it()")
+    assert torch.equal(before, torch.get_rng_state())
+    for part in (
+        "```python\nload_it()\n```\n",
+        "9,168 convolution weights while training, 5,022 composed for inference; "
+        "101 of normalization and logit scale in addition while training.\n",
+        "\n| 3 | v1, v2, v3, u1, u2 | 2×4×8×8×8 | 2,064 | 1,080 | 16 | 1.2M |\n",
+        "\nConfiguration: channels 1, classes 10, width 8, rank 16, depth 7, attribute_support (3, 5), ",
+        "\n- Trained on images of 8×8 only: other sizes must be resized first.\n",
+    ):
+        assert part in card
 
 
 def test_the_command_exports_everything(run, capsys) -> None:
