@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from hcnn import cli
 from hcnn.data import datasets
 from hcnn.data.image_set import Splits
 from hcnn.export.hub import HubNetwork
 from hcnn.models.configs import HierarchicalCNNConfig
+from hcnn.models.registry import model_config
 from hcnn.runs.load import load_run
 from hcnn.runs.settings import RunSettings
 from hcnn.runs.train import train_run
@@ -69,8 +71,13 @@ def test_the_folder_holds_weights_config_and_card(run, saved) -> None:
         f"test: {result['test_accuracy']:.2%} of 360 images, seed 0",
         "| schedule | one_cycle |",
         "## Limits",
+        'model = HubNetwork.from_pretrained("PATH_OR_ID")',
     ):
         assert part in card, part
+
+
+def _accuracy(card: str) -> str:
+    return card.split("## Accuracy\n")[1].split("## ")[0]
 
 
 def test_a_card_of_several_seeds_tells_mean_and_spread(run, tmp_path) -> None:
@@ -79,9 +86,48 @@ def test_a_card_of_several_seeds_tells_mean_and_spread(run, tmp_path) -> None:
         (tmp_path / "seed-0" / name).write_bytes((run / name).read_bytes())
     seeds = {"seeds": [0, 1], "test_accuracy": {"mean": 0.9, "std": 0.01, "values": [0.89, 0.91]}}
     (tmp_path / "seeds.json").write_text(json.dumps(seeds))
-    card = str(HubNetwork.from_run(tmp_path / "seed-0").generate_model_card())
+    network = HubNetwork.from_run(tmp_path / "seed-0")
+    card = str(network.generate_model_card())
     assert "over seeds [0, 1]: 90.00% ± 1.00%" in card
     assert "One seed" not in card
+    network.save_pretrained(tmp_path / "saved")
+    again = str(HubNetwork.from_pretrained(tmp_path / "saved").generate_model_card())
+    assert _accuracy(again) == _accuracy(card)
+
+
+def test_networks_come_in_eval_mode_and_leave_the_global_random_state_alone(run, saved) -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    for network in (HubNetwork.from_run(run), HubNetwork.from_pretrained(saved)):
+        assert not any(module.training for module in network.modules())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_network_comes_on_the_device_that_is_asked_for(saved) -> None:
+    network = HubNetwork.from_pretrained(saved, map_location="meta")
+    assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
+
+
+def test_the_card_of_a_hub_folder_that_is_exported_has_its_accuracy(saved, tmp_path) -> None:
+    assert cli.main(["export", str(saved), "--to", "safetensors", "--output", str(tmp_path / "folded")]) == 0
+    card = (tmp_path / "folded" / "README.md").read_text()
+    assert "of 360 images, seed 0" in _accuracy(card)
+    assert _accuracy(card) == _accuracy((saved / "README.md").read_text())
+
+
+def test_a_baseline_has_no_place_on_the_hub(tmp_path) -> None:
+    settings = RunSettings(model_config("resnet20_digits", depth=8, width=4), get_recipe("digits", epochs=1), "digits")
+    train_run(tmp_path / "run", settings, Splits(datasets.load("digits").train.subset(range(128))))
+    with pytest.raises(ValueError, match="expected the run of an attribute network; got a ResNet"):
+        HubNetwork.from_run(tmp_path / "run")
+
+
+def test_a_run_that_names_no_data_says_so(run, tmp_path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    del config["data"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "weights.safetensors").write_bytes((run / "weights.safetensors").read_bytes())
+    assert "# HCNN, unknown data\n" in str(HubNetwork.from_run(tmp_path).generate_model_card())
 
 
 def test_pickles_and_misfits_are_refused(saved) -> None:

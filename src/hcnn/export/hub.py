@@ -75,7 +75,9 @@ class HubNetwork(nn.Module, PyTorchModelHubMixin):
         """
         run, records = load_run(Path(folder)), read_records(Path(folder))
         config = _without_places(run.config)
-        model = cls(config, {**records.result, "data": config["data"]} if records.result else None, records.seeds)
+        result = {**records.result, "data": config["data"]} if records.result else None
+        with to_be_replaced():
+            model = cls(config, result, records.seeds)
         model.network.load_state_dict(run.model.state_dict())
         return model.eval()
 

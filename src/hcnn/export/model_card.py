@@ -37,7 +37,8 @@ def read_records(folder: Path) -> Records:
     """The records of a run folder, and of all its seeds if the folder belongs to `hcnn train --seeds`.
 
     Args:
-        folder: a run folder, or the name of weights that ship with the package; records that it lacks are left empty.
+        folder: a run folder, a folder of the Hub, or the name of weights that ship with the package; records that it
+            lacks are left empty.
 
     Returns:
         The records.
@@ -48,6 +49,8 @@ def read_records(folder: Path) -> Records:
     config, seeds = (
         read_object(path) if path.is_file() else {} for path in (folder / CONFIG, folder.parent / "seeds.json")
     )
+    if "run" in config:  # as HubNetwork.save_pretrained writes it
+        return Records(config["run"], config.get("result") or {}, config.get("seeds") or {})
     return Records(config, read_result(folder), seeds if folder.name.startswith("seed-") else {})
 
 
