@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def test_onnx_and_program_take_any_batch_and_size(name, tmp_path, digits, settle
     assert str(Path(__file__).parents[2]).encode() not in text  # no stack traces, no paths
     proto = onnx.load_from_string(text)
     assert {entry.domain: entry.version for entry in proto.opset_import}[""] == 18
-    assert {entry.key: entry.value for entry in proto.metadata_props}["classes"] == json.dumps(list("0123456789"))
+    about = {entry.key: entry.value for entry in proto.metadata_props}
+    assert about == {"input": "pixels / 255, channels first", "classes": json.dumps(list("0123456789"))}
     onnx.checker.check_model(proto)
 
 
@@ -46,8 +48,48 @@ def test_the_onnx_file_holds_filters_and_is_reproducible(tmp_path, digits, settl
     assert all(node.domain == "" for node in graph.node)  # standard operators only
 
 
+def test_the_onnx_file_says_what_it_takes_and_nothing_of_the_exporter(settled) -> None:
+    level = logging.getLogger("torch.onnx._internal.exporter._registration").level
+    proto = onnx.load_from_string(onnx_bytes(PlainNetwork(settled("zeros"))))
+    assert {entry.key: entry.value for entry in proto.metadata_props} == {"input": "standardized images"}
+    assert (proto.producer_name, proto.producer_version) == ("hcnn", "")
+    assert not proto.graph.value_info
+    assert not proto.graph.metadata_props
+    assert not any(node.metadata_props or node.doc_string for node in proto.graph.node)
+    assert logging.getLogger("torch.onnx._internal.exporter._registration").level == level
+
+
+@pytest.mark.parametrize(("name", "side"), [("published", 3), ("plus circular", 4)])
+def test_a_program_holds_matrices_and_takes_the_smallest_promised_images(name, side, tmp_path, settled) -> None:
+    model = settled(name)
+    channels = model.config.channels
+    export_program(tmp_path / "a.pt2", model, torch.randn(2, channels, 8, 8))
+    program = torch.export.load(tmp_path / "a.pt2")
+    assert "index_select" not in str(program.graph)
+    x = torch.randn(1, channels, side, side)
+    with torch.no_grad():
+        expected = model(x)
+    assert (program.module()(x) - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("export", [export_onnx, export_program])
+def test_a_network_whose_logits_are_none_is_not_written(export, tmp_path, settled, standard) -> None:
+    model = settled("zeros")
+    with torch.no_grad():
+        model.readout.scale.fill_(torch.nan)
+    with pytest.raises(ValueError, match=r"differ by nan .* Nothing was written"):
+        export(tmp_path / "a", model, torch.zeros(2, 1, 8, 8, dtype=torch.uint8), standard)
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize(
-    ("name", "sides"), [("zeros", ["height", "width"]), ("circular", ["height", "width"]), ("line", ["length"])]
+    ("name", "sides"),
+    [
+        ("zeros", ["height", "width"]),
+        ("circular", ["height", "width"]),
+        ("line", ["length"]),
+        ("volume", ["depth", "height", "width"]),
+    ],
 )
 def test_dimensions_of_the_onnx_file_have_names(name, sides, settled) -> None:
     graph = onnx.load_from_string(onnx_bytes(PlainNetwork(settled(name)))).graph
