@@ -97,6 +97,8 @@ class Experiment:
             "epochs": times * EPOCHS[size],
             "on": "validation" if choosing else "test",
         }
+        if arm != "from scratch":
+            key["weights_sha256"] = self.initial.weights_sha256
         for line in read_lines():
             if key.items() <= line.items():
                 return line["accuracy"]
@@ -142,6 +144,11 @@ def read_lines() -> list[dict[str, Any]]:
 def report() -> None:
     """Write README.md and accuracy.png from all runs so far."""
     lines = read_lines()
+    newest = {(line["network"], line["arm"]): line.get("weights_sha256") for line in lines}
+    for line in lines:
+        if line.get("weights_sha256") != newest[line["network"], line["arm"]]:
+            line["arm"] += f", weights {line['weights_sha256'][:8]}"
+    arms = [*ARMS, *sorted({line["arm"] for line in lines} - ARMS.keys())]
     cells: dict[tuple[str, str, int], list[float]] = {}
     for line in lines:
         if line["on"] == "test":
@@ -150,9 +157,10 @@ def report() -> None:
     rows = ["| network | training | " + " | ".join(f"{size} a class" for size in SIZES) + " |"]
     rows.append("| --- | --- |" + " ---: |" * len(SIZES))
     for network in networks:
-        for arm in ARMS:
+        for arm in arms:
             shown = [_with_spread(cells.get((network, arm, size), [])) for size in SIZES]
-            rows.append(f"| {network} | {arm} | " + " | ".join(shown) + " |")
+            if any((network, arm, size) in cells for size in SIZES):
+                rows.append(f"| {network} | {arm} | " + " | ".join(shown) + " |")
     chosen = ["| network | training | epochs | " + "rate: validation accuracy |", "| --- | --- | ---: | --- |"]
     found: dict[tuple[str, str, int], dict[float, float]] = {}
     for line in lines:
@@ -164,7 +172,7 @@ def report() -> None:
     used = ["| network | training | rate | epochs with " + ", ".join(map(str, SIZES)) + " a class |"]
     used.append("| --- | --- | ---: | --- |")
     for network in networks:
-        for arm in ARMS:
+        for arm in arms:
             tested = [one for one in lines if (one["network"], one["arm"], one["on"]) == (network, arm, "test")]
             lengths = {one["size"]: str(one["epochs"]) for one in tested}
             if tested:
@@ -202,17 +210,26 @@ first the rate, then the length.
     plot = pyplot()
     figure, axes = plot.subplots(1, len(shown), figsize=(4.8 * len(shown), 3.8), sharey=True, squeeze=False)
     for place, network in zip(axes[0], shown, strict=True):
-        for arm, marker in zip(ARMS, "osD", strict=True):
+        for arm in arms:
             points = [(size, cells[network, arm, size]) for size in SIZES if (network, arm, size) in cells]
+            if not points:
+                continue
+            kind = arm.partition(",")[0]  # earlier weights are drawn as the present ones, dashed
+            marker, color, line_style = (
+                "osD"[[*ARMS].index(kind)],
+                f"C{[*ARMS].index(kind)}",
+                "--" if kind != arm else "-",
+            )
             means = [statistics.mean(values) for _, values in points]
             spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for _, values in points]
-            place.errorbar([size for size, _ in points], means, spread, marker=marker, capsize=3, label=arm)
+            at = [size for size, _ in points]
+            place.errorbar(at, means, spread, marker=marker, color=color, linestyle=line_style, capsize=3, label=arm)
         place.set(xscale="log", xlabel="training images of each class", title=network)
+        place.legend(loc="lower right", fontsize="small")
         place.set_xticks(SIZES, [str(size) for size in SIZES])
         place.minorticks_off()
         place.grid(alpha=0.3)
     axes[0][0].set_ylabel("test accuracy, %")
-    axes[0][-1].legend(loc="lower right")
     figure.tight_layout()
     save(figure, RESULTS / "accuracy.png")
     print("\n".join(rows))
