@@ -235,6 +235,7 @@ def test_training_starts_from_the_weights_in_memory(trained, tmp_path) -> None:
         ({"resume": "no"}, "resume: expected True or False; got 'no'"),
         ({"device": 3}, "device: expected one of cpu.*; got '3'"),
         ({"lr": 10**400}, "lr: expected"),
+        ({"width": None, "threads": None, "epochs": -1}, "epochs: expected"),
         ({"progress": 3}, "progress: expected a function; got 3"),
     ],
 )

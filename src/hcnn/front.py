@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from numbers import Integral
 from typing import Any, overload
 
 import numpy as np
@@ -19,6 +19,7 @@ from hcnn.runs.initial import Initial, initial_network
 from hcnn.runs.load import Run
 from hcnn.runs.train import train_run
 from hcnn.storage.atomic import StrPath
+from hcnn.storage.user_paths import user_path
 from hcnn.training.progress import Progress
 
 _BATCH = 64
@@ -87,12 +88,13 @@ class TrainedNetwork:
             FileNotFoundError: if a path does not exist.
 
         """
-        if not isinstance(top, int) or isinstance(top, bool) or top < 1:
+        if not isinstance(top, Integral) or isinstance(top, bool) or top < 1:
             raise ValueError(f"top: expected 1 or more; got {top!r}")
+        top = int(top)
         if isinstance(images, str) and not images:
             raise ValueError("images: expected a path; got ''")
-        if isinstance(images, str | os.PathLike) and Path(images).is_dir():
-            return list(self._several(find_images([Path(images)], None), top, channels))
+        if isinstance(images, str | os.PathLike) and user_path(images).is_dir():
+            return list(self._several(find_images([user_path(images)], None), top, channels))
         if isinstance(images, list | tuple):
             return list(self._several(images, top, channels))
         return next(self._several([images], top, channels))
@@ -118,7 +120,7 @@ class TrainedNetwork:
         if isinstance(image, np.ndarray):
             return name, standardize_array(image, self.run, channels, name)
         if isinstance(image, str | os.PathLike):
-            image = ImageSource(os.fspath(image))
+            image = ImageSource(os.fspath(user_path(image)))
         elif isinstance(image, bytes | bytearray):
             image = ImageSource(name, bytes(image))
         elif (pillow := sys.modules.get("PIL.Image")) and isinstance(image, pillow.Image):  # else there is none

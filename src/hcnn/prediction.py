@@ -74,7 +74,7 @@ def predict_stream(
             if on_bad is None:
                 yield from classify(model, names, inputs, run, top)
                 raise
-            on_bad(str(error))
+            on_bad(f"{source.name}: {error.strerror}" if isinstance(error, OSError) and error.strerror else str(error))
             continue
         names.append(source.name)
         if len(inputs) == batch_size:
@@ -117,8 +117,11 @@ def read_input(source: ImageSource, run: Run, channels: Channels = "auto") -> Te
     if source.problem:
         raise ValueError(f"{path}: {source.problem}")
     if not path.lower().endswith(".npy") or source.data is not None:
-        if len(shape) != 3:
-            raise ValueError(f"{path}: expected a .npy array of shape {shape}, as the network has no image size")
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise ValueError(
+                f"{path}: expected a .npy array of shape {shape} (channels, then space), as the inputs of the "
+                "network are no grey or RGB images"
+            )
         image = _read_source(source, (shape[1], shape[2]), shape[0])
         return run.preprocessing.standardize(image[None])
     return standardize_array(read_npy(path), run, channels, path)

@@ -19,6 +19,21 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and -largest <= value <= largest
 
 
+def kind_of(value: object) -> str:
+    """What came in place of a certain tensor, for messages.
+
+    Example:
+        >>> import numpy, torch
+        >>> kind_of(torch.zeros(2, 3)), kind_of(numpy.zeros(2)), kind_of([1])
+        ('torch.float32 of shape (2, 3)', 'a ndarray, float64 of shape (2,)', 'a list')
+    """
+    name = type(value).__name__
+    if not hasattr(value, "dtype") or not hasattr(value, "shape"):
+        return f"a {name}"
+    text = f"{value.dtype} of shape {tuple(value.shape)}"  # pyright: ignore[reportAttributeAccessIssue]
+    return text if text.startswith("torch.") else f"a {name}, {text}"
+
+
 def count_of(number: int, noun: str) -> str:
     """A number with its noun, in the singular or the plural.
 

@@ -79,7 +79,11 @@ def test_a_finished_run_without_a_test_says_how_to_measure_it(tmp_path, capsys) 
     hint = f"the run was finished without its test images; to measure them: hcnn evaluate {tmp_path}\n"
     for options, expected in ((["--no-test"], False), (["--no-test", "--resume"], False), (["--resume"], True)):
         assert cli.main([*command, *options]) == 0
-        assert capsys.readouterr().out.endswith(hint) is expected
+        out = capsys.readouterr().out
+        assert out.endswith(hint) is expected
+        again = "--resume" in options
+        assert (f"{tmp_path}: the run was finished already; it stays as it is" in out) is again
+        assert (f"wrote {tmp_path}/weights.safetensors" in out) is not again
 
 
 def test_summary_and_models(capsys) -> None:
@@ -265,7 +269,7 @@ def test_a_folder_of_images_trains_and_predicts(tmp_path, capsys) -> None:
     assert cli.main([*map(str, command), "--bad-images", "skip", "--resume"]) == 0
     capsys.readouterr()
     message = _error(capsys, "evaluate", tmp_path / "run")
-    assert "2 files are no usable images:" in message  # without advice that evaluate could not follow
+    assert "2 files are not usable images:" in message  # without advice that evaluate could not follow
 
 
 def test_arrays_train_and_pickles_are_refused(tmp_path, capsys) -> None:

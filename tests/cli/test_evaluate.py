@@ -1,5 +1,6 @@
 """`hcnn evaluate` as a user types it: own test images, images set aside, a labelled folder, and several runs."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -50,6 +51,41 @@ def test_it_writes_a_page_beside_the_run(runs, capsys) -> None:
         "evaluation.html", "evaluation.json", "classes.csv", "confusion.csv", "confusion.png", "calibration.png",
         "coverage.png", "mistakes",
     }  # fmt: skip
+
+
+def test_other_images_under_the_name_of_the_runs_data_are_noticed(tmp_path, capsys, monkeypatch) -> None:
+    for place, start in (("one", 0), ("two", 100)):
+        random = np.random.default_rng(start)
+        (tmp_path / place).mkdir()
+        images, labels = random.integers(0, 256, (40, 8, 8), dtype=np.uint8), np.arange(40) % 2
+        np.savez(
+            tmp_path / place / "d.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels
+        )
+    monkeypatch.chdir(tmp_path / "one")
+    assert cli.main(["train", "d.npz", *TINY, "--train-images", "30", "--batch-size", "10", "--output", "run"]) == 0
+    assert cli.main(["evaluate", "run"]) == 0
+    assert "was trained on" not in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path / "two")
+    assert cli.main(["evaluate", "../one/run", "--format", "json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["count"] == 40
+    assert captured.err.startswith(
+        "d.npz: these are not the images that ../one/run was trained on: the data has changed"
+    )
+    assert cli.main(["export", "../one/run", "--to", "c", "--int8", "--output", "m.c"]) == 0
+    assert "these are not the images that ../one/run was trained on" in capsys.readouterr().out
+
+
+def test_an_evaluation_that_fails_leaves_none_of_its_files(runs, tmp_path, monkeypatch) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("kept")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("hcnn.evaluation.report.draw_coverage", fail)
+    assert cli.main(["evaluate", str(runs[0]), "--output", str(tmp_path / "out")]) == 2
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
 def test_json_is_a_line_for_each_run(runs, tmp_path, capsys) -> None:

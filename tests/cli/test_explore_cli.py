@@ -26,7 +26,8 @@ def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("explore")
     images, labels = _arrays(0, 120)
     np.savez(folder / "data.npz", images=images, labels=labels, classes=np.array(["dark", "light"]))
-    command = ["train", folder / "data.npz", "--model", "hcnn_digits", "--epochs", "2", "--batch-size", "20"]
+    command = ["train", folder / "data.npz", "--model", "hcnn_digits", "--epochs", "2", "--batch-size", "20",
+               "--validation", "0"]  # fmt: skip
     assert cli.main([*map(str, command), "--boundary", "circular", "--output", str(folder / "run")]) == 0
     return folder / "run"
 
@@ -70,7 +71,13 @@ def test_bad_requests_for_figures_are_explained(run, tmp_path, capsys) -> None:
     assert "expected images (c, *u) = (1, 8, 8), as the run's; got (1, 16, 16)" in message
     images, labels = _arrays(1, 60)
     np.savez(tmp_path / "other.npz", images=images, labels=labels)
-    message = _error(capsys, "figure", 3, run, "--data", tmp_path / "other.npz")
+    assert (
+        cli.main(["figure", "3", str(run), "--data", str(tmp_path / "other.npz"), "--output", str(tmp_path / "x.png")])
+        == 0
+    )
+    assert (run / "arrays-centre-other").is_dir()  # beside those of the run's own images
+    capsys.readouterr()
+    message = _error(capsys, "explore", run, "--data", tmp_path / "other.npz", "--arrays", run / "arrays-centre")
     assert "holds arrays of another origin: data_sha256" in message
     assert "queries: expected 2 images or more; got 1" in _error(capsys, "explore", run, "--queries", 1)
     with pytest.raises(SystemExit) as stop:
@@ -165,3 +172,17 @@ def test_the_explorer_answers_for_images_of_its_own_and_for_others(run) -> None:
         explorer.neighbours(-1, 5, moves)
     with pytest.raises(ValueError, match="expected uint8 images"):
         explorer.neighbours(torch.zeros(1, 9, 9, dtype=torch.uint8), 5, moves)
+    with pytest.raises(ValueError, match=r"expected uint8 images .* as a tensor; got a ndarray, uint8 of shape"):
+        explorer.arrays_of(explorer.base.images.numpy())
+    for wrong, says in (
+        ({"moves": None}, r"moves: expected a list of translations, such as .*; got None"),
+        ({"moves": [{5: 1}]}, "expected an attribute of x_5, one of v3, v4, v5; got 5"),
+        ({"k": 2.0}, "expected 1 ≤ k ≤ 119 neighbours; got 2.0"),
+        ({"j": "5"}, "depth: expected one of 3, 4, 5, 6; got '5'"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            explorer.neighbours(**{"query": 7, "j": 5, "moves": moves, **wrong})
+    with pytest.raises(ValueError, match=r"image: expected a number, .*; got 'a'"):
+        explorer.label("a")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="device: expected one of cpu"):
+        open_explorer(run, device="gpu")

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from hcnn import cli
+from hcnn.cli import train_options
 from hcnn.cli.folder_defaults import suggest
 from hcnn.runs.load import load_run
 
@@ -40,6 +41,23 @@ def test_size_and_network_follow_the_images(sizes, expected, model, tmp_path) ->
     assert found.validation == 2
     done = "kept at" if expected in sizes else "resized to"
     assert f"{done} {expected[0]}x{expected[1]}" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("shape", "model"),
+    [((8, 8), "hcnn_digits"), ((3, 28, 30), "hcnn_small_cifar10"), ((1, 8, 8, 8), "hcnn_small_cifar10")],
+)
+def test_a_file_of_arrays_has_the_same_defaults_and_keeps_its_size(shape, model, tmp_path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, *shape), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", images=pixels, labels=np.arange(60) % 2)
+    found = train_options.from_keywords(str(tmp_path / "data.npz"), {})
+    assert (found.model, found.image_size, found.validation) == (model, None, 12)
+    assert (found.recipe.batch_size, found.recipe.epochs) == (8, 167)
+    sides = "x".join(map(str, shape[-3:] if len(shape) == 4 else shape[-2:]))
+    assert "data.npz: 60 training images of 2 classes, " in found.reason
+    assert f"kept at {sides} (their own size); 12 of them held out for validation" in found.reason
+    np.savez(tmp_path / "parts.npz", x_train=pixels, y_train=np.arange(60) % 2, x_test=pixels, y_test=np.arange(60) % 2)
+    assert train_options.from_keywords(str(tmp_path / "parts.npz"), {}).validation == 0
 
 
 def test_few_images_get_small_batches_and_more_epochs(tmp_path) -> None:

@@ -138,7 +138,7 @@ def test_a_list_of_bad_files_has_a_line_for_each(tmp_path, capsys) -> None:
         (tmp_path / "data" / "[red]" / name).write_bytes(b"no image")
     assert cli.main(["train", str(tmp_path / "data"), "--output", str(tmp_path / "run")]) == 2
     first, *lines = capsys.readouterr().err.splitlines()
-    assert first.startswith("hcnn: 2 files are no usable images")
+    assert first.startswith("hcnn: 2 files are not usable images")
     assert [line.split("[red]/")[1].split(": expected")[0] for line in lines] == [
         "a\\n  hcnn: all is well.png",
         "b\\x1b[2K.png",

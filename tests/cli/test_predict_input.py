@@ -68,7 +68,7 @@ def test_options_are_named_where_python_names_arguments(run, tmp_path, capsys) -
     (tmp_path / "data" / "a" / "x.png").write_bytes(b"no image")
     assert cli.main(["train", str(tmp_path / "data"), "--output", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
-    assert "--bad-images skip leaves them out" in error
+    assert "--bad-images skip leaves such files out" in error
     assert "on_bad" not in error
 
 
@@ -105,3 +105,20 @@ def test_the_first_line_of_a_run_names_what_it_does(tmp_path, capsys) -> None:
         "network hcnn_digits, recipe digits, precision float32, 1 epoch of 1,437 images in batches of 64, on cpu with "
         "1 thread"
     )
+
+
+def test_a_picture_for_a_network_of_five_channels_is_named(tmp_path, capsys) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 5, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "d.npz", images=images, labels=np.arange(40) % 2)
+    command = ["train", tmp_path / "d.npz", "--width", "4", "--epochs", "1", "--output", tmp_path / "run"]
+    assert cli.main([*map(str, command)]) == 0
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    assert cli.main(["predict", str(tmp_path / "run"), str(tmp_path / "x.png")]) == 2
+    reason = f"{tmp_path}/x.png: expected a .npy array of shape (5, 8, 8) (channels, then space)"
+    assert capsys.readouterr().err.startswith(f"hcnn: {reason}")
+    np.save(tmp_path / "y.npy", images[0])
+    names = [str(tmp_path / name) for name in ("x.png", "y.npy")]
+    assert cli.main(["predict", str(tmp_path / "run"), *names, "--bad-images", "skip"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith(names[1])
+    assert captured.err.startswith(f"skipped {reason}")

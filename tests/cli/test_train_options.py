@@ -250,3 +250,34 @@ def test_help_shows_what_most_people_use_and_help_all_the_rest(capsys) -> None:
 
 def test_options_may_be_spelt_with_underscores() -> None:
     assert train_options.read(["digits", "--batch_size=9", "--attribute_support", "3", "3"]).recipe.batch_size == 9
+
+
+def test_a_tilde_is_the_home_folder_for_every_path(folder, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    found = train_options.read([f"~/{folder.name}", "--output=~/run", "--data-dir=~/data"])
+    assert (found.output, found.rest.data_dir) == (folder.parent / "run", folder.parent / "data")
+    given = {"output": "~/run", "data_dir": "~/data"}
+    found = train_options.from_keywords(f"~/{folder.name}", given)
+    assert (found.output, found.rest.data_dir) == (folder.parent / "run", folder.parent / "data")
+    with pytest.raises(FileNotFoundError, match=f"'{folder.parent}/none'"):
+        hcnn.load("hcnn_digits").predict("~/none")
+    with pytest.raises(ValueError, match=rf"^{folder.parent}/none: expected a run folder"):
+        hcnn.load("~/none")
+
+
+def test_a_point_in_the_name_of_a_folder_is_no_suffix(tmp_path) -> None:
+    for name in ("x.v1", "x.npz"):
+        (tmp_path / name / "a").mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / name / "a" / "1.png")
+        found = train_options.read([str(tmp_path / name)])
+        assert found.output.as_posix() == f"runs/{name}-hcnn_digits-0"
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    found = train_options.from_keywords("digits", {"epochs": np.int64(2), "lr": np.float32(0.5), "seed": np.int64(3)})
+    assert (found.recipe.epochs, found.recipe.lr, found.rest.seed) == (2, 0.5, 3)
+    assert type(found.recipe.epochs) is int
+    with pytest.raises(ValueError, match=r"lr: expected .*; got \(1.0, 2.0\)"):
+        train_options.from_keywords("digits", {"lr": np.array([1.0, 2.0])})
+    with pytest.raises(ValueError, match="validation_data: expected a path; got 3"):
+        train_options.from_keywords("digits", {"validation_data": 3})

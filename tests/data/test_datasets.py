@@ -33,7 +33,10 @@ def noise(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"images": torch.zeros(4, 1, 2, 2)}, r"toy: expected uint8 images \(n, c, \*u\); got torch.float32 of shape"),
+        (
+            {"images": torch.zeros(4, 1, 2, 2)},
+            r"toy: expected uint8 images \(n, c, \*u\) as a tensor; got torch.float32 of shape",
+        ),
         ({"images": torch.zeros(4, 2, dtype=torch.uint8)}, r"toy: expected uint8 images .* of shape \(4, 2\)"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, r"toy: expected int64 labels \(4,\), one per image; .*\(3,\)"),
         ({"labels": torch.zeros(4)}, r"toy: expected int64 labels \(4,\), one per image; got torch.float32"),
@@ -172,7 +175,7 @@ def test_fewer_training_images_are_drawn_by_seed_and_nothing_else_changes():
     assert (few.validation, few.test, few.skipped) == (base.validation, base.test, base.skipped)
     assert pixels(fewer(base, 10).train) == pixels(few.train) != pixels(fewer(base, 10, seed=1).train)
     for count in (0, 30):
-        with pytest.raises(ValueError, match=f"toy: expected to keep 1 to 29 training images; got {count}"):
+        with pytest.raises(ValueError, match=f"toy: train_images: expected 1 to 27; got {count}"):
             fewer(base, count)
 
 

@@ -392,7 +392,9 @@ def test_sizes_and_channels(tmp_path):
 def test_bad_files_are_listed_and_refused_or_skipped(tmp_path):
     cut = encode(noise(40, 40), "JPEG")[:-300]  # its header is whole, and of another size than the rest
     root = pets(tmp_path, **{"cat/cut.jpg": cut, "dog/text.jpg": b"text", "dog/notes.md": b"", "cat/deep/x.png": b""})
-    with pytest.raises(ValueError, match=r"^4 files are no usable images \(on_bad='skip' leaves") as caught:
+    with pytest.raises(
+        ValueError, match=r"^4 files are not usable images \(on_bad='skip' leaves such files out"
+    ) as caught:
         load(root)
     reasons = {
         "cat/cut.jpg": "the image is truncated or corrupt",
@@ -407,6 +409,28 @@ def test_bad_files_are_listed_and_refused_or_skipped(tmp_path):
     assert [name for name, _ in splits.skipped] == [str(root / name) for name in reasons]
     assert all(got.startswith(reason) for (_, got), reason in zip(splits.skipped, reasons.values(), strict=True))
     assert load(root, on_bad="skip", image_size=12, channels=3).train.digest() == splits.train.digest()
+
+
+def test_images_beside_the_class_folders_are_not_lost_without_a_word(tmp_path):
+    root = pets(tmp_path / "flat", **{"x.png": noise(), "labels.csv": b"x", "cat/a.md": b""})
+    (root / "bird").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"^3 files are not usable images") as caught:
+        load(root)
+    assert f"\n  {root / 'bird'}: expected the folder of a class; this is a link to nothing" in str(caught.value)
+    assert f"\n  {root / 'x.png'}: expected it in the folder of a class; it lies beside these folders" in str(
+        caught.value
+    )
+    (root / "bird").unlink()
+    (root / "cat" / "a.md").unlink()
+    with pytest.raises(ValueError, match=r"^1 file is not a usable image"):
+        load(root)
+    splits = load(root, on_bad="skip")
+    assert len(splits.train) == 8
+    assert [name for name, _ in splits.skipped] == [str(root / "x.png")]
+
+    parts = write(tmp_path / "parts", {"train/cat/1.png": noise(), "train/dog/1.png": noise(), "x.png": noise()})
+    with pytest.raises(ValueError, match=r"^1 file is not a usable image [^:]*:\n  .*/parts/x.png: expected it in the"):
+        load(parts)
 
 
 def test_only_regular_files_are_opened(tmp_path):

@@ -66,6 +66,7 @@ def test_a_card_says_what_the_records_lack(settled) -> None:
         "- How it was trained is unknown.\n",
     ):
         assert part in nothing
+    assert "generated from the records" not in nothing
     standard = {"mean": [0.3], "std": [0.4], "size": [8, 8], "classes": [f"c{n}" for n in range(20)]}
     result = {"train_images": 50, "validation_images": 0, "test_images": 0}
     untested = model_card(model, Records({"data": "photos", "preprocessing": standard}, result, {}))
@@ -166,7 +167,7 @@ def _somewhere_else(run: Path, folder: Path, data: str) -> Path:
     ("data", "reason"),
     [
         ('"data": "cifar10"', "cifar10 is not in "),
-        ('"data": "/nowhere/photos"', "/nowhere/photos: the images cannot be read (no such file or folder"),
+        ('"data": "/nowhere/photos"', "/nowhere/photos: the images cannot be read; no such file or folder"),
     ],
 )
 def test_a_network_is_exported_where_its_data_is_not(data, reason, run, tmp_path, capsys, monkeypatch) -> None:

@@ -227,7 +227,7 @@ def test_what_cannot_be_changed_is_named(tmp_path) -> None:
     with pytest.raises(ValueError, match="holds a run of 4 epochs: expected --epochs 4 or more; got 3"):
         train_run(folder, settings(3), DATA, resume=True)
     with pytest.raises(
-        ValueError, match=r"its recipe\.lr \(0\.1, and there .*\) differ \(only --epochs may be raised\)"
+        ValueError, match=r"its recipe\.lr \(0\.1, and there .*\) differs \(only --epochs may be raised\)"
     ):
         train_run(folder, settings(8, lr=0.1), DATA, resume=True)
     other = Splits(DATA.train, shades(30, 2))

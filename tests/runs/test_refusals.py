@@ -64,7 +64,7 @@ REFUSED: dict[str, tuple[Callable[[], RunSettings], Callable[[], ImageSet], str]
     ),
     "graph": (lambda: settings(graph=True), pets, "graph: expected one process on a CUDA device"),
     "teacher": (lambda: settings(teacher=Path("nowhere")), pets, "nowhere is not a finished run"),
-    "channels": (settings, lambda: pets(channels=3), "the network expects 1 channels; pets has 3"),
+    "channels": (settings, lambda: pets(channels=3), "the network expects 1 channel; pets has 3"),
     "classes": (settings, lambda: pets(classes=3), "the network has 2 classes; pets has 3"),
     "too small an image": (
         lambda: settings_of("maxout_digits"), lambda: pets(side=4),

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,12 @@ def test_ensure_writable_makes_folders_and_leaves_them_empty(tmp_path: Path) -> 
     assert ensure_writable(tmp_path / "a" / "b") == tmp_path / "a" / "b"
     assert ensure_writable(tmp_path / "a" / "b").is_dir()
     assert names(tmp_path / "a" / "b") == []
+
+
+def test_several_threads_may_ask_for_one_folder_at_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        assert {*pool.map(lambda _: ensure_writable(tmp_path), range(100))} == {tmp_path}
+    assert names(tmp_path) == []
 
 
 def test_an_output_folder_goes_again_if_nothing_was_written_into_it(tmp_path: Path) -> None:

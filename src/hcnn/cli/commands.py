@@ -206,8 +206,8 @@ def _searched(add: Parser) -> None:
 def _arrays(add: Parser) -> None:
     add.add_argument(
         "--arrays", type=Path,
-        help="Folder of the computed arrays, which is made if missing. Default: arrays-POSITION in the run folder; "
-        "runs/MODEL-arrays-POSITION for a pretrained model.",
+        help="Folder of the computed arrays, which is made if missing. Default: arrays-POSITION in the run folder, "
+        "with the name of --data behind it; runs/MODEL-arrays-POSITION for a pretrained model.",
     )  # fmt: skip
 
 

@@ -10,13 +10,13 @@ from rich.console import Console
 from torch import Tensor
 
 from hcnn.cli.outputs import EVALUATION, SHIFTS, default_place, results_in
-from hcnn.cli.terminal import say
+from hcnn.cli.terminal import make_console, say
 from hcnn.data.image_set import ImageSet
 from hcnn.evaluation import Evaluation, evaluate, measure_shifts, write_evaluation, write_shifts
 from hcnn.evaluation.report import as_json
 from hcnn.evaluation.shifts import ShiftScore
 from hcnn.export.opening import open_network
-from hcnn.runs.held_out import load_run_data
+from hcnn.runs.held_out import load_run_data, warn_of_change
 from hcnn.runs.load import Run, read_result
 from hcnn.training.evaluate import predict_logits
 
@@ -70,6 +70,8 @@ def _name(where: Path) -> str:
 def _images(run: Run, data: str | None, data_dir: Path | None, on: str | None) -> tuple[ImageSet, str]:
     """The images to evaluate on (those asked for, else test images, else those that the run set aside); their name."""
     splits = load_run_data(run, data, data_dir)
+    if data is None and (warning := warn_of_change(run, splits)):
+        say(make_console(stderr=True), warning, "yellow")
     sets = {"test": splits.test, "validation": splits.validation, "train": splits.train}
     if on is None:
         on = "test" if splits.test is not None else "validation"

@@ -86,7 +86,7 @@ def explore(options: Namespace, console: Console) -> None:
             written.append(
                 write_report(explorer, study, output, network_page=_network_page(explorer, study.info["run"]))
             )
-        title = printable(f"{options.run}: {study.info['queries']}, {len(explorer.base):,} images")
+        title = printable(f"{options.run}: {study.info['queries']}; {len(explorer.base):,} images are searched")
         table = Table(title=title, show_header=False)
         for sentence in findings(study):
             table.add_row(printable(sentence))

@@ -18,7 +18,7 @@ from hcnn.export.folded_weights import CARD, WEIGHTS
 from hcnn.export.int8 import Int8Loss
 from hcnn.export.opening import open_network
 from hcnn.export.replace import check_replaceable
-from hcnn.runs.held_out import load_run_data
+from hcnn.runs.held_out import load_run_data, warn_of_change
 from hcnn.runs.load import Run
 from hcnn.storage.atomic import output_folder, write_atomically
 
@@ -63,6 +63,8 @@ def export(options: Namespace, console: Console) -> None:
             _safetensors(run, output, console)
         elif options.int8:
             splits = load_run_data(run, options.data, options.data_dir)
+            if options.data is None and (warning := warn_of_change(run, splits)):
+                say(console, warning, "yellow")
             write = _int8_c if options.to == "c" else _int8
             write(run, output, splits, options.prefix, console)
         else:

@@ -102,7 +102,7 @@ def _explain(error: Exception, words: list[str], options: Any) -> int:
             again += ["--output", str(options.output)]  # which it chose itself
         return _fail(f"{error}\n  to resume: {shlex.join(again)}", error.exit_code)
     if isinstance(error, ValueError) and words[0] not in ("train", "tune", "predict"):  # the others lack the option
-        return _fail(str(error).replace(" (on_bad='skip' leaves them out)", ""))
+        return _fail(str(error).replace(" (on_bad='skip' leaves such files out)", ""))
     if isinstance(error, ValueError | OSError | ImportError | MemoryError | RunFolderBusy):
         return _fail(error)
     raise error

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
+from hcnn.storage.user_paths import user_path
 from hcnn.text import suggest_name
 
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
@@ -203,7 +204,7 @@ def _read_word(kind: Any, word: str) -> Any:
         except ValueError:
             raise ValueError(f"expected a {'whole ' if kind is int else ''}number; got {word!r}") from None
     if kind is Path:  # an empty one would be the current folder
-        return Path(name_or_path(word))
+        return user_path(name_or_path(word))
     return word
 
 

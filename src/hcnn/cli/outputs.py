@@ -57,8 +57,14 @@ def results_in(folder: Path, heads: Mapping[str, bytes]) -> Iterator[Path]:
     """
     for name, head in heads.items():
         check_head(folder / name, head)
+    new = [folder / name for name in heads if not (folder / name).exists()]
     with output_folder(folder):
-        yield folder
+        try:
+            yield folder
+        except BaseException:
+            for path in new:
+                path.unlink(missing_ok=True)
+            raise
 
 
 def check_head(path: Path, head: bytes) -> None:

@@ -15,7 +15,7 @@ from hcnn.cli.train_options import TrainOptions
 from hcnn.cli.train_plan import load_splits, prepare_process, run_settings
 from hcnn.data.image_set import Splits
 from hcnn.data.splits import spread
-from hcnn.runs.load import load_run
+from hcnn.runs.load import load_run, read_result
 from hcnn.runs.seeds import summarize_seeds
 from hcnn.runs.settings import CONFIG, METRICS, RESULT, WEIGHTS, RunSettings
 from hcnn.runs.train import check_run, train_run
@@ -127,9 +127,10 @@ def train_one(
                     f"{progress.seconds_left:.0f} s left",
                 )
 
+        before = read_result(folder) if resume else {}
         result = train_run(folder, settings, splits, resume=resume, on_step=show, say=lambda text: say(console, text))
     if first:
-        _show_result(folder, settings, splits, result, console)
+        _show_result(folder, settings, splits, result, console, trained=result != before)
     return result
 
 
@@ -138,7 +139,9 @@ def _device(name: str) -> str:
     return f"on {name} with {threads} thread{'s' * (threads != 1)}" if name == "cpu" else f"on {name}"
 
 
-def _show_result(folder: Path, settings: RunSettings, splits: Splits, result: dict[str, Any], console: Console) -> None:
+def _show_result(
+    folder: Path, settings: RunSettings, splits: Splits, result: dict[str, Any], console: Console, *, trained: bool
+) -> None:
     title = printable(f"{folder.name}: {settings.data_name}, seed {settings.seed}")
     table = Table(title=title, show_header=False)
     counts = result["parameters"]
@@ -154,7 +157,9 @@ def _show_result(folder: Path, settings: RunSettings, splits: Splits, result: di
     if "test_accuracy_with_flips" in result:
         table.add_row("averaged with mirrored images", f"{result['test_accuracy_with_flips']:.2%}")
     console.print(table)
-    written = [folder / name for name in (CONFIG, METRICS, WEIGHTS, RESULT)]
+    written = [folder / name for name in (CONFIG, METRICS, WEIGHTS, RESULT)] if trained else []
+    if not trained:
+        say(console, f"{folder}: the run was finished already; it stays as it is")
     written += _plots(folder, splits, result.get("test_accuracy"), console)
     for path in written:
         say(console, f"wrote {path}")

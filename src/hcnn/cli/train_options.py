@@ -4,6 +4,7 @@ First the words are parsed, once, into what was given: which options there are d
 names, and on nothing else. Then model, recipe and data imply the defaults of everything that was not given.
 """
 
+import os
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from typing import Any
 
 from hcnn.cli.options import Setting, read_assignment, with_settings
 from hcnn.cli.train_parser import DEFAULT_MODELS, make_parser, named_recipe
+from hcnn.storage.user_paths import user_path
 from hcnn.text import is_number, suggest_name
 
 
@@ -30,7 +32,7 @@ class TrainOptions:
         distillation: what is learned from the teacher.
         image_size: side, or (height, width), to which a folder's images are resized, or None.
         validation: number of training images to set aside.
-        reason: a sentence on what was chosen for a folder, or "".
+        reason: a sentence on what was chosen for a folder or an .npz file, or "".
         initial: the trained network that training starts from, or None.
         output: the run folder; of several seeds, the folder of their run folders.
         rest: the other options as they were given.
@@ -97,7 +99,7 @@ def from_keywords(data: str, given: Mapping[str, Any], initial: Any = None) -> T
         ValueError: for an unknown option (similar ones are suggested), or a value out of range.
     """
     for name, value in {"data": data, **given}.items():
-        if value == "":
+        if isinstance(value, str) and not value:
             raise ValueError(f"{name}: expected a value; got ''")
     words = [f"--{name}={given[name]}" for name in ("model", "recipe", "init") if given.get(name) is not None]
     parser, settings = make_parser(words)
@@ -110,20 +112,22 @@ def from_keywords(data: str, given: Mapping[str, Any], initial: Any = None) -> T
             raise ValueError(f"{name}: {refused[name]}")
         if name not in (known := {*found, *settings, "validation"}):
             raise ValueError(f"train: unknown option {name!r}; {suggest_name(name, known)}")
+        if value is None:  # as if it were not given
+            continue
         found[name] = _of_its_kind(name, value, flag=isinstance(found.get(name), bool))
     return _with_defaults({**found, "seeds": 1}, settings, initial)
 
 
 def _of_its_kind(name: str, value: Any, *, flag: bool) -> Any:
     """A value that Python gave for an option whose words argparse would have converted."""
-    if value is None:
-        return None
+    if type(value).__module__ == "numpy":  # JSON holds Python's numbers only
+        value = tuple(value.tolist()) if value.ndim else value.item()
     if flag and not isinstance(value, bool):  # "no" would mean yes
         raise ValueError(f"{name}: expected True or False; got {value!r}")
-    if name in ("output", "teacher", "data_dir"):
+    if name in ("output", "teacher", "data_dir", "validation_data"):
         if not isinstance(value, str | PathLike):
             raise ValueError(f"{name}: expected a path; got {value!r}")
-        return Path(value)
+        return os.fspath(value) if name == "validation_data" else user_path(value)
     if name in ("seed", "validation", "train_images", "freeze", "threads"):
         if not isinstance(value, Integral) or isinstance(value, bool):
             raise ValueError(f"{name}: expected a whole number; got {value!r}")
@@ -142,7 +146,7 @@ def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting], in
     from hcnn.training.distillation.config import get_distillation
 
     data, size = given["data"], given["image_size"]
-    folder = Path(data).expanduser()
+    folder = user_path(data)
     image_size: int | tuple[int, int] | None = size
     apart = given["validation_data"] is not None
     if apart and "validation" in given:
@@ -154,12 +158,12 @@ def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting], in
         output = _output(given, label)
         one = output if given["seeds"] == 1 else output / f"seed-{seed}"
         initial = find_initial(source, given["model"], one if given["resume"] else None, initial)
-    if data not in NAMES and folder.is_dir():
+    if data not in NAMES and (folder.is_dir() or (folder.is_file() and folder.suffix.lower() == ".npz")):
         held = 0 if apart else given.get("validation")
         wanted = _image_size_of(initial) if size is None else size
         why = f"as for {initial.source}" if size is None and initial is not None else "as requested"
         found = suggest(folder, wanted, given["model"], held, why)
-        model, image_size, reason = found.model, found.image_size, found.reason
+        model, image_size, reason = found.model, found.image_size or size, found.reason
         if initial is None and found.hint:
             reason += f"\n  {found.hint}"
         validation, name, recipe = found.validation, found.recipe_name, found.recipe
@@ -201,5 +205,6 @@ def _image_size_of(initial: Any) -> tuple[int, int] | None:
 
 def _output(given: Mapping[str, Any], label: str) -> Path:
     """The run folder: the one given, or one named for the data, the network and the seed."""
-    data = Path(given["data"]).stem or "data"
-    return given["output"] or Path("runs") / f"{data}-{label}-{given['seed']}"
+    data = user_path(given["data"])
+    name = (data.name if data.is_dir() else data.stem) or "data"
+    return given["output"] or Path("runs") / f"{name}-{label}-{given['seed']}"

@@ -25,6 +25,7 @@ from typing import Any, cast
 
 from hcnn.data.regular_files import open_regular, read_regular
 from hcnn.storage.atomic import StrPath, output_folder
+from hcnn.storage.user_paths import user_path
 
 Progress = Callable[[int, int], None]
 
@@ -79,7 +80,7 @@ def cache_folder(data_dir: StrPath | None = None) -> Path:
         'somewhere'
 
     """
-    return Path(data_dir or os.environ.get("HCNN_DATA") or "~/.cache/hcnn").expanduser()
+    return user_path(data_dir or os.environ.get("HCNN_DATA") or "~/.cache/hcnn")
 
 
 def fetch(spec: ArchiveSpec, folder: StrPath, *, progress: Progress | None = None) -> Path:

@@ -19,6 +19,7 @@ from hcnn.data.image_set import ImageSet, Splits, from_arrays
 from hcnn.data.npz_sets import read_splits
 from hcnn.data.splits import DIGITS_SPLIT, set_aside, stratified_split
 from hcnn.storage.atomic import StrPath
+from hcnn.storage.user_paths import user_path
 from hcnn.text import similar_names
 
 NAMES = ("digits", "cifar10", "cifar100")
@@ -124,7 +125,7 @@ def with_validation(
     if splits.validation is not None:
         raise ValueError(f"{path}: expected data without validation images; {splits.validation.name} has some")
     channels, *size = splits.train.images.shape[1:]
-    folder = Path(path).expanduser().is_dir()
+    folder = user_path(path).is_dir()
     found = load(
         path,
         data_dir=data_dir,
@@ -209,7 +210,7 @@ def _npz(path: Path) -> Splits:
 
 
 def _existing(name_or_path: StrPath) -> Path:
-    path = Path(name_or_path).expanduser()
+    path = user_path(name_or_path)
     if path.exists():
         return path
     near = similar_names(str(name_or_path).lower().replace("-", "").replace("_", ""), NAMES)

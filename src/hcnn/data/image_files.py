@@ -3,8 +3,9 @@
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from io import BytesIO
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -81,12 +82,12 @@ def height_and_width(size: Size | None) -> tuple[int, int] | None:
     """A size as (height, width), None as None; a ValueError for one that no image may have."""
     if size is None:
         return None
-    sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+    sides = tuple(size) if isinstance(size, Iterable) else (size, size)
+    if len(sides) != 2 or not all(isinstance(side, Integral) and side > 0 for side in sides):
         raise ValueError(f"image_size: expected a positive side or (height, width); got {size!r}")
     if sides[0] * sides[1] > MAX_PIXELS:
         raise ValueError(f"image_size: expected at most {MAX_PIXELS:,} pixels; got {sides[0]} × {sides[1]}")
-    return sides[0], sides[1]
+    return int(sides[0]), int(sides[1])
 
 
 def decode(data: "bytes | Image", use: "Callable[[Image], T]") -> T:

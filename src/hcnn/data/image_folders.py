@@ -54,7 +54,7 @@ def read_folder(root: Path, size: tuple[int, int] | None, channels: int | None, 
 
     """
     folders = _split_folders(root)
-    bad: dict[Path, str] = {}
+    bad = {} if root in folders.values() else _loose(root)
     files = {split: _class_files(folder, bad) for split, folder in folders.items()}
     classes = tuple(files["train"])
     if not classes:
@@ -101,7 +101,7 @@ class FolderSurvey:
 
     images: int
     classes: int
-    sizes: tuple[tuple[int, int], ...]
+    sizes: tuple[tuple[int, ...], ...]
     grey: bool
     has_other_splits: bool
 
@@ -145,8 +145,9 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 
 def _class_files(folder: Path, bad: dict[Path, str]) -> dict[str, list[Path]]:
-    """Image files of each class folder, sorted; everything else is added to `bad`."""
+    """Image files of each class folder, sorted; everything else in these, and images beside them, goes to `bad`."""
     found: dict[str, list[Path]] = {}
+    bad |= _loose(folder)
     for path in _visible(folder):
         if not path.is_dir():
             continue
@@ -158,6 +159,17 @@ def _class_files(folder: Path, bad: dict[Path, str]) -> dict[str, list[Path]]:
                 bad[file] = f"expected a file named {', '.join(SUFFIXES)}; got {file.suffix or 'no suffix'}"
             else:
                 found[path.name].append(file)
+    return found
+
+
+def _loose(folder: Path) -> dict[Path, str]:
+    """Images, and links to nothing, where class folders are expected; each with what is wrong about it."""
+    found = {}
+    for path in _visible(folder):
+        if not path.exists():
+            found[path] = "expected the folder of a class; this is a link to nothing"
+        elif path.suffix.lower() in SUFFIXES and not path.is_dir():
+            found[path] = "expected it in the folder of a class; it lies beside these folders"
     return found
 
 
@@ -181,7 +193,8 @@ def _read_files(
         if bad and on_bad == "refuse":
             listing = "".join(f"\n  {printable(f'{path}: {reason}')}" for path, reason in sorted(bad.items())[:20])
             more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
-            raise ValueError(f"{len(bad)} files are no usable images (on_bad='skip' leaves them out):{listing}{more}")
+            what = "file is not a usable image" if len(bad) == 1 else "files are not usable images"
+            raise ValueError(f"{len(bad)} {what} (on_bad='skip' leaves such files out):{listing}{more}")
         # A file with damaged pixels must not influence the common size.
         if len(images) == len(good) or not headers:
             return images
@@ -194,5 +207,6 @@ def _each(paths: Iterable[Path], read: Callable[[bytes], T], bad: dict[Path, str
         try:
             results[path] = read(read_regular(path))
         except (OSError, ValueError) as error:
-            bad[path] = str(error).removeprefix(f"{path}: ")
+            reason = error.strerror if isinstance(error, OSError) else None
+            bad[path] = reason or str(error).removeprefix(f"{path}: ")
     return results

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hcnn.data.channels import Channels, channels_first
+from hcnn.text import kind_of
 
 _MOST_CLASSES = 1 << 20
 
@@ -46,15 +47,10 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         images, labels, classes, name = self.images, self.labels, self.classes, self.name
-        if images.dtype != torch.uint8 or images.ndim < 3:
-            raise ValueError(
-                f"{name}: expected uint8 images (n, c, *u); got {images.dtype} of shape {tuple(images.shape)}"
-            )
-        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            raise ValueError(
-                f"{name}: expected int64 labels ({len(images)},), one per image; "
-                f"got {labels.dtype} of shape {tuple(labels.shape)}"
-            )
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim < 3:
+            raise ValueError(f"{name}: expected uint8 images (n, c, *u) as a tensor; got {kind_of(images)}")
+        if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise ValueError(f"{name}: expected int64 labels ({len(images)},), one per image; got {kind_of(labels)}")
         if images.numel() == 0:
             raise ValueError(f"{name}: expected at least one image; got shape {tuple(images.shape)}")
         if len(set(classes)) != len(classes):

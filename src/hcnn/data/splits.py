@@ -4,6 +4,8 @@ Every choice is made from the raw output of NumPy's PCG64, which NumPy promises 
 every platform (it makes no such promise for `Generator.permutation`), so a split never changes.
 """
 
+from numbers import Integral
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -89,9 +91,10 @@ def fewer(splits: Splits, count: int, seed: int = 0) -> Splits:
         ValueError: if `count` is not below the number of training images.
     """
     train = splits.train
-    if not 1 <= count < len(train):
-        raise ValueError(f"{train.name}: expected to keep 1 to {len(train) - 1} training images; got {count}")
-    _, chosen = stratified_split(train.labels, count, FEWER, seed)
+    most = len(train) - len(train.labels.unique())  # at least one image of each class is left out
+    if not isinstance(count, Integral) or not 1 <= count <= most:
+        raise ValueError(f"{train.name}: train_images: expected 1 to {most:,}; got {count!r}")
+    _, chosen = stratified_split(train.labels, int(count), FEWER, seed)
     return Splits(train.subset(chosen), splits.validation, splits.test, splits.skipped)
 
 
@@ -126,13 +129,15 @@ def set_aside(splits: Splits, count: int, seed: int) -> Splits:
         ValueError: if the data already has a validation set, or `count` images cannot be set aside.
 
     """
+    if not isinstance(count, Integral) or count < 0:
+        raise ValueError(f"validation: expected a number of images, 0 or more; got {count!r}")
     if not count:
         return splits
     train = splits.train
     if splits.validation is not None:
         raise ValueError(f"{splits.validation.name}: the data has a validation set; expected validation=0, got {count}")
     try:
-        rest, chosen = stratified_split(train.labels, count, VALIDATION, seed)
+        rest, chosen = stratified_split(train.labels, int(count), VALIDATION, seed)
     except ValueError as error:
         raise ValueError(f"{train.name}: validation: {error}") from error
     name = train.name.removesuffix("/train") + "/validation"

@@ -88,7 +88,8 @@ def model_card(model: AttributeNetwork, records: Records, *, size: Sequence[int]
         f"# {kind}, {markdown(_data_name(config))}",
         "",
         "A hierarchical attribute CNN (Jacobsen, Oyallon, Mallat, Smeulders 2017, arXiv 1703.04140), trained and",
-        "written by the Python package `hcnn`. This card was generated from the records of the run.",
+        "written by the Python package `hcnn`."
+        + (" This card was generated from the records of the run." if config else ""),
         "",
     ]
     if usage:

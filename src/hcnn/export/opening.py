@@ -9,6 +9,7 @@ from hcnn.runs.load import Run, load_named, load_recorded
 from hcnn.runs.settings import CONFIG, WEIGHTS
 from hcnn.storage.atomic import StrPath
 from hcnn.storage.records import read_object
+from hcnn.storage.user_paths import user_path
 
 
 def open_network(where: StrPath) -> Run:
@@ -27,7 +28,7 @@ def open_network(where: StrPath) -> Run:
     """
     if not isinstance(where, str | os.PathLike) or not os.fspath(where):
         raise ValueError(f"expected the path or the name of a trained network; got {where!r}")
-    where = Path(where)
+    where = user_path(where)
     is_file = where.suffix == ".safetensors" and not where.is_dir()
     if where.is_file() and not is_file:
         raise ValueError(f"{where}: expected a folder of a run or of the Hub, or a .safetensors file")

@@ -1,5 +1,7 @@
 """The data of a run, loaded again: with the images that it was validated on, which it may have set aside itself."""
 
+from contextlib import suppress
+
 from hcnn.data import datasets
 from hcnn.data.image_set import Splits
 from hcnn.data.splits import fewer, set_aside
@@ -42,12 +44,36 @@ def load_run_data(run: Run, data: str | None = None, data_dir: StrPath | None = 
                 if splits.test is None:
                     raise
     except (ValueError, OSError, ImportError) as error:
-        raise ValueError(f"{name}: the images cannot be read ({error}); name another data set with --data") from error
+        raise ValueError(f"{name}: the images cannot be read; {error}; name another data set with --data") from error
     shape = (run.model.config.channels, *run.preprocessing.size)
     if tuple(splits.train.images.shape[1:]) != shape:
         got = tuple(splits.train.images.shape[1:])
         raise ValueError(f"{name}: expected images (c, *u) = {shape}, as the run's; got {got}")
     return splits if data or apart else set_aside_again(run, splits)
+
+
+def warn_of_change(run: Run, splits: Splits) -> str:
+    """A sentence if the data of a run has other training images than the training had, or "".
+
+    A relative path means another folder wherever another one has its name, so that this may well be the reason.
+
+    Args:
+        run: a loaded run.
+        splits: its data, as `load_run_data` gives it.
+
+    """
+    trained, train = read_result(run.folder).get("train_images"), splits.train
+    if trained is None or "data_sha256" not in run.config:  # there is no record of the images
+        return ""
+    if trained < len(train):
+        with suppress(ValueError):  # there are too few images now
+            train = fewer(splits, trained).train
+    if train.digest() == run.config["data_sha256"]:
+        return ""
+    return (
+        f"{run.config['data']}: these are not the images that {run.folder} was trained on: the data has changed, or "
+        "it is other data of the same name"
+    )
 
 
 def set_aside_again(run: Run, splits: Splits) -> Splits:

@@ -21,6 +21,7 @@ from hcnn.runs.settings import CONFIG, RESULT, WEIGHTS
 from hcnn.storage.atomic import StrPath
 from hcnn.storage.records import build_record, read_object
 from hcnn.storage.safetensors import load_weights, match_state, weights_sha256
+from hcnn.storage.user_paths import user_path
 from hcnn.text import is_number
 
 
@@ -127,13 +128,14 @@ def load_named(run: StrPath) -> Run:
     Raises:
         ValueError: if it is neither, or damaged.
     """
-    if not Path(run).exists() and str(run) in list_pretrained():
+    folder = user_path(run)
+    if not folder.exists() and str(run) in list_pretrained():
         found = load_pretrained(str(run))
-        return Run(Path(run), found.model, found.preprocessing, found.record["config"])
-    if not Path(run).exists():
+        return Run(folder, found.model, found.preprocessing, found.record["config"])
+    if not folder.exists():
         names = ", ".join(list_pretrained())
         raise ValueError(f"{run}: expected a run folder, or a network with pretrained weights ({names}); there is none")
-    return load_run(Path(run))
+    return load_run(folder)
 
 
 def check_size(network: NetworkConfig, state: dict[str, Tensor], where: str) -> None:
@@ -181,7 +183,7 @@ def read_result(folder: Path) -> dict[str, Any]:
 def folder_options(data: str, run: Run) -> dict[str, Any]:
     """Options that make `hcnn.data.datasets.load` read a folder as for a run: resized, and skipping what it skipped."""
     size, on_bad = run.preprocessing.size, on_bad_of(run)
-    if not Path(data).expanduser().is_dir() or len(size) != 2:
+    if not user_path(data).is_dir() or len(size) != 2:
         return {}
     return {"image_size": tuple(size), "channels": len(run.preprocessing.mean), "on_bad": on_bad}
 

@@ -18,7 +18,7 @@ from hcnn.models.registry import NetworkConfig
 from hcnn.runs.initial import Initial
 from hcnn.storage.records import read_object
 from hcnn.storage.safetensors import shortened
-from hcnn.text import is_number
+from hcnn.text import count_of, is_number
 from hcnn.training.device import settle_precision
 from hcnn.training.distillation.config import DistillationConfig
 from hcnn.training.recipe import Recipe
@@ -126,9 +126,10 @@ def check_same_run(folder: Path, known: dict[str, Any], config: dict[str, Any]) 
             raise ValueError(f"{folder} holds a run of {before} epochs: expected --epochs {before} or more; got {now}")
         del different["recipe.epochs"]
     if different:
+        verb = "differs" if len(different) == 1 else "differ"
         allowed = " (only --epochs may be raised)" if more else ""
         raise ValueError(
-            f"{folder} holds another run: its {describe_differences(different)} differ{allowed}; give another --output"
+            f"{folder} holds another run: its {describe_differences(different)} {verb}{allowed}; give another --output"
         )
     return known["recipe"]["epochs"] if more else None
 
@@ -248,11 +249,14 @@ def check_fit(settings: RunSettings, data: Splits) -> None:
         raise ValueError(f"the network has {network.classes} classes; {settings.data_name} has {len(train.classes)}")
     if network.channels != train.images.shape[1]:
         raise ValueError(
-            f"the network expects {network.channels} channels; {settings.data_name} has {train.images.shape[1]}"
+            f"the network expects {count_of(network.channels, 'channel')}; {settings.data_name} has "
+            f"{train.images.shape[1]}"
         )
     if network.spatial_axes != train.images.ndim - 2:
+        axes = "axis" if network.spatial_axes == 1 else "axes"
         raise ValueError(
-            f"the network expects {network.spatial_axes} spatial axes; {settings.data_name} has {train.images.ndim - 2}"
+            f"the network expects {network.spatial_axes} spatial {axes}; {settings.data_name} has "
+            f"{train.images.ndim - 2}"
         )
     missing = torch.nonzero(torch.bincount(train.labels, minlength=len(train.classes)) == 0).flatten().tolist()
     if missing:

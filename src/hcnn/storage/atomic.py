@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -105,7 +106,7 @@ def ensure_writable(folder: StrPath) -> Path:
 
     """
     folder = Path(folder)
-    probe = folder / ".write-probe"
+    probe = folder / f".write-probe-{secrets.token_hex(4)}"  # another process may be asking, too
     made = _missing(folder)
     try:
         if any(path.is_symlink() for path in made):  # where a folder would be made, mkdir finds that a file exists
