@@ -215,6 +215,7 @@ def test_boosting() -> None:
         ({}, {"X_val": shades(4)[0]}, "X_val and y_val: expected both, or neither"),
         ({"early_stopping": False}, {"X_val": shades(4)[0], "y_val": shades(4)[1]}, "expected early_stopping=True"),
         ({}, {"X_val": shades(4)[0], "y_val": ["low"] * 3}, "y_val: expected 4 labels, one for each image .*; got 3"),
+        ({}, {"X_val": shades(4)[0], "y_val": 3}, r"should be a 1d array, got an array of shape \(\)"),
         ({}, {"X_val": shades(4)[0], "y_val": ["deep"] * 4}, "y_val: expected labels among .*; got deep"),
         ({}, {"X_val": np.zeros((4, 3, 8, 8)), "y_val": ["low"] * 4}, "X_val: expected images of 1 channels"),
         ({"class_weight": {"low": 1, "deep": 2}}, {}, "The classes, .*high.*, are not in class_weight"),

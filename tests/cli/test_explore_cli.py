@@ -173,7 +173,7 @@ def test_the_explorer_answers_for_images_of_its_own_and_for_others(run) -> None:
     with pytest.raises(ValueError, match="expected uint8 images"):
         explorer.neighbours(torch.zeros(1, 9, 9, dtype=torch.uint8), 5, moves)
     with pytest.raises(ValueError, match=r"expected uint8 images .* as a tensor; got a ndarray, uint8 of shape"):
-        explorer.arrays_of(explorer.base.images.numpy())
+        explorer.arrays_of(explorer.base.images.numpy())  # type: ignore[arg-type]
     for wrong, says in (
         ({"moves": None}, r"moves: expected a list of translations, such as .*; got None"),
         ({"moves": [{5: 1}]}, "expected an attribute of x_5, one of v3, v4, v5; got 5"),

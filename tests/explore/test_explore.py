@@ -231,6 +231,10 @@ def test_fractional_shifts_form_a_group_and_keep_distances_of_smoothed_arrays(si
         shift(a, 3, 0.5)
     with pytest.raises(ValueError, match="shift: expected a tensor; got a list"):
         shift([1.0, 2.0], 0, 0.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="smooth: expected an axis between -2 and 1"):
+        smooth(a, 3)
+    half = a.bfloat16()  # of which PyTorch has no Fourier transform on the CPU
+    torch.testing.assert_close(shift(half, -1, 0.5), shift(half.float(), -1, 0.5).bfloat16())
 
 
 def test_shuffled_orders_leave_out_what_keeps_the_circle() -> None:

@@ -301,7 +301,7 @@ def test_a_network_that_does_not_take_the_image_is_left_as_it_was(training) -> N
 
 
 def test_a_teacher_that_teaches_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="teaches nothing: give one a weight"):
+    with pytest.raises(ValueError, match="teaches nothing: expected a weight above 0"):
         _distillation("wrn16_1_digits", "wrn40_1_digits", DistillationConfig())
     with pytest.raises(ValueError, match="unknown distillation 'atention'; did you mean attention"):
         get_distillation("atention")

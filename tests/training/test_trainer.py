@@ -171,6 +171,11 @@ def test_what_cannot_be_learned_is_refused(changed, message) -> None:
         make("hcnn_digits", **changed)
 
 
+def test_a_network_that_is_frozen_is_refused() -> None:
+    with pytest.raises(ValueError, match="model: expected parameters that learn; all of them are frozen"):
+        make(linear().requires_grad_(False))
+
+
 @pytest.mark.parametrize(
     ("processes", "accumulate", "mixed", "message"),
     [

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
 from sklearn.utils.validation import check_array, validate_data
 from torch import Tensor
@@ -298,7 +298,7 @@ class HCNNClassifier(FittedNetwork):
     def _indices(self, y: Any, name: str) -> Tensor:
         """Positions of labels in `classes_`."""
         known = {label: index for index, label in enumerate(self.classes_.tolist())}
-        labels = np.asarray(y).tolist()
+        labels = column_or_1d(y).tolist()
         if other := sorted({str(label) for label in labels if label not in known}):
             raise ValueError(f"{name}: expected labels among {self.classes_}; got {', '.join(other[:10])}")
         return torch.tensor([known[label] for label in labels], dtype=torch.int64)

@@ -55,7 +55,7 @@ class Arrays:
     def at(self, j: int) -> np.ndarray:
         """x̄_j of all images; a ValueError for a depth that was not computed."""
         if j not in self.depths:
-            raise ValueError(f"depth: expected one of {', '.join(map(str, self.depths))}; got {j}")
+            raise ValueError(f"depth: expected one of {', '.join(map(str, self.depths))}; got {j!r}")
         return self.depths[j]
 
 
@@ -239,7 +239,8 @@ def _read(folder: Path, origin: dict[str, Any]) -> dict[str, Any]:
     if different:
         texts = [f"{key} {_short(record[key])}, expected {_short(origin[key])}" for key in different]
         raise ValueError(
-            f"{folder} holds arrays of another origin: {'; '.join(texts)}; choose another folder, or delete this one"
+            f"{folder} holds arrays of another origin: {'; '.join(texts)}; choose another folder for the arrays, or "
+            "delete this one if nobody needs it"
         )
     return {**record, "done": done}
 

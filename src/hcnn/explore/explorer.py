@@ -23,6 +23,9 @@ from hcnn.explore.neighbours import Neighbours, Space
 from hcnn.explore.sources import AttributeSource, Position, attribute_dim
 from hcnn.runs.load import Run, load_named
 from hcnn.storage.atomic import StrPath
+from hcnn.storage.user_paths import user_path
+from hcnn.text import kind_of
+from hcnn.training.device import find_device
 
 Query = int | Tensor
 Moves = Sequence[Mapping[str, float]]
@@ -119,8 +122,8 @@ class Explorer:
     def arrays_of(self, images: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
         """Class scores and invariant arrays (not smoothed) of any images, uint8 (n, c, *u)."""
         expected = tuple(self.base.images.shape[1:])
-        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != expected:
-            raise ValueError(f"expected uint8 images (n, {expected}); got {images.dtype} of {tuple(images.shape)}")
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8 or tuple(images.shape[1:]) != expected:
+            raise ValueError(f"expected uint8 images (n, {expected}) as a tensor; got {kind_of(images)}")
         return invariant_arrays(self.source, images, self.run.preprocessing, position=self.position)
 
     def scores(self, query: Query, j: int, moves: Moves) -> Tensor:
@@ -157,8 +160,10 @@ class Explorer:
 
     def label(self, index: int) -> int:
         """The class of an image of the database."""
-        self._check(index)
-        return int(self.base.labels[index])
+        number = self._query(index)
+        if not isinstance(number, int):
+            raise ValueError(f"image: expected a number; got pixels of shape {tuple(number.shape)}")
+        return int(self.base.labels[number])
 
     def array(
         self, query: Query, j: int, move: Mapping[str, float] | None = None, smooth: Sequence[str] = ()
@@ -199,7 +204,7 @@ class Explorer:
 
 
 def _check_moves(moves: Moves, j: int) -> None:
-    if isinstance(moves, Mapping):
+    if isinstance(moves, str) or not (isinstance(moves, Sequence) and all(isinstance(move, Mapping) for move in moves)):
         raise ValueError(f"moves: expected a list of translations, such as [{{'v{j}': 1}}]; got {moves!r}")
     if not len(moves):
         raise ValueError("moves: expected one translation or more, such as {}; got none")
@@ -259,7 +264,8 @@ def open_explorer(
         data: a data set, as `hcnn.data.datasets.load` takes it, whose training images form the database; by default
             the run's own data.
         data_dir: the folder of data sets.
-        folder: the folder for the arrays; ``arrays-POSITION`` in the run folder if None.
+        folder: the folder for the arrays; ``arrays-POSITION`` in the run folder if None, with the name of `data`
+            behind it if that is given.
         position: "centre" or "mean", as for `hcnn.explore.invariant_arrays`.
         device: the device that computes the arrays.
         on_block: called with the number of images done and the total.
@@ -279,11 +285,10 @@ def open_explorer(
         )
     if folder is None:
         packed = not loaded.folder.exists()  # a pretrained model of the package has no run folder
-        folder = (
-            Path("runs") / f"{loaded.folder.name}-arrays-{position}" if packed else loaded.folder / f"arrays-{position}"
-        )
+        name = f"arrays-{position}" if data is None else f"arrays-{position}-{user_path(data).stem}"
+        folder = Path("runs") / f"{loaded.folder.name}-{name}" if packed else loaded.folder / name
     base, held_out = images_of(loaded, data=data, data_dir=data_dir)
-    model = loaded.model.to(device)
+    model = loaded.model.to(find_device(device))
     arrays = build_arrays(
         folder,
         model,

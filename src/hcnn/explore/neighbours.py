@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -161,8 +162,8 @@ class Space:
 
     def _search(self, queries: Tensor, k: int, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
         excluded = torch.full((len(queries),), -1) if exclude is None else exclude
-        if not 1 <= k <= len(self) - (exclude is not None):
-            raise ValueError(f"nearest: expected 1 ≤ k ≤ {len(self) - (exclude is not None)} neighbours; got {k}")
+        if not isinstance(k, Integral) or not 1 <= k <= len(self) - (exclude is not None):
+            raise ValueError(f"nearest: expected 1 ≤ k ≤ {len(self) - (exclude is not None)} neighbours; got {k!r}")
         flat = (queries.float() - self.mean).flatten(1)
         count = min(k + 1 + _SPARE, len(self))
         parts = [

@@ -64,7 +64,7 @@ def attribute_dim(axis: str, j: int, *, newest_at: int) -> int:
         -2
 
     """
-    back = j - int(axis[1:]) if axis[:1] == "v" and axis[1:].isdigit() else -1
+    back = j - int(axis[1:]) if isinstance(axis, str) and axis[:1] == "v" and axis[1:].isdigit() else -1
     if back not in (0, 1, 2):
         raise ValueError(f"expected an attribute of x_{j}, one of v{j - 2}, v{j - 1}, v{j}; got {axis!r}")
     return newest_at - back

@@ -22,11 +22,15 @@ def smooth(arrays: Tensor, axis: int) -> Tensor:
     Returns:
         An array of the same shape.
 
+    Raises:
+        ValueError: if the axis does not exist.
+
     Example:
         >>> smooth(torch.tensor([0.0, 2.0, 4.0, 2.0]), 0)
         tensor([1., 3., 3., 1.])
 
     """
+    axis = check_axis(arrays, axis, "smooth")
     return (arrays + arrays.roll(-1, axis)) / 2
 
 
@@ -61,6 +65,8 @@ def shift(arrays: Tensor, axis: int, amount: float) -> Tensor:
     if float(amount).is_integer():
         return arrays.roll(int(amount), axis)
     size = arrays.shape[axis]
+    if arrays.dtype in (torch.bfloat16, torch.float16):  # of which PyTorch has no transform on the CPU
+        return shift(arrays.float(), axis, amount).to(arrays.dtype)
     spectrum = torch.fft.rfft(arrays, dim=axis)
     turned = spectrum.movedim(axis, -1) * phases([amount], size, spectrum.device)[0].to(spectrum.dtype)
     return torch.fft.irfft(turned.movedim(-1, axis), n=size, dim=axis)

@@ -141,6 +141,8 @@ class Trainer:
         try_step(model, x, len(preprocessing.classes), bfloat16=self.precision == "bfloat16")
         prepare_network(model, images, preprocessing, recipe)
         synchronize(model, group)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ValueError("model: expected parameters that learn; all of them are frozen")
         self.forward = torch.compile(model) if recipe.compile else model
         self.graph, self.distillation = graph, distillation
         learned = nn.ModuleList([model, distillation.regressors]) if distillation else model

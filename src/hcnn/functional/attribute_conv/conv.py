@@ -94,6 +94,9 @@ def attribute_conv(
     types = [one.dtype for one in (x, weight, bias) if one is not None]
     if len({*types}) > 1 and autocast_dtype(x) is None:
         raise ValueError(f"attribute_conv: expected x, weight and bias of one type outside of autocast; got {types}")
+    devices = [str(one.device) for one in (x, weight, bias) if one is not None]
+    if len({*devices}) > 1:
+        raise ValueError(f"attribute_conv: expected x, weight and bias on one device; got {', '.join(devices)}")
     stride = per_axis(stride, attributes + spatial, f"attribute_conv: stride of ({names}) without b, c")
     kv, ku = weight.shape[weight.ndim - spatial - attributes : weight.ndim - spatial], weight.shape[-spatial:]
     if any(k % 2 == 0 for k in (*kv, *ku)):

@@ -91,7 +91,10 @@ class Distillation:
     ) -> None:
         check_teacher(teacher_preprocessing, preprocessing)
         if not (config.soft_targets or config.attention or config.hints):
-            raise ValueError("a teacher without soft targets, attention or hints teaches nothing: give one a weight")
+            raise ValueError(
+                "a teacher without soft targets, attention or hints teaches nothing: expected a weight above 0 for one "
+                "of them"
+            )
         self.config, self.precision = config, precision
         self.teacher = teacher.requires_grad_(False).eval()
         parameter = next(student.parameters())
