@@ -280,7 +280,7 @@ def test_wrong_input_is_explained(digits, fitted) -> None:
         _tiny(image_shape=(8, 9)).fit(X.reshape(600, 64), y)
     with pytest.raises(ValueError, match=r"X: shape \(10, 8, 8, 8\) may be .*; say which with channels='first'"):
         _tiny().fit(np.zeros((10, 8, 8, 8)), np.arange(10) % 2)
-    with pytest.raises(ValueError, match=r"X: expected images of 1 channels; got shape \(2, 3, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"X: expected images of 1 channel; got shape \(2, 3, 8, 8\)"):
         fitted.predict(np.zeros((2, 3, 8, 8)))
     with pytest.raises(ValueError, match="validation_fraction: expected a number between 0 and 1; got 2"):
         _tiny(validation_fraction=2).fit(X, y)

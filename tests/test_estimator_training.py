@@ -217,7 +217,7 @@ def test_boosting() -> None:
         ({}, {"X_val": shades(4)[0], "y_val": ["low"] * 3}, "y_val: expected 4 labels, one for each image .*; got 3"),
         ({}, {"X_val": shades(4)[0], "y_val": 3}, r"should be a 1d array, got an array of shape \(\)"),
         ({}, {"X_val": shades(4)[0], "y_val": ["deep"] * 4}, "y_val: expected labels among .*; got deep"),
-        ({}, {"X_val": np.zeros((4, 3, 8, 8)), "y_val": ["low"] * 4}, "X_val: expected images of 1 channels"),
+        ({}, {"X_val": np.zeros((4, 3, 8, 8)), "y_val": ["low"] * 4}, "X_val: expected images of 1 channel"),
         ({"class_weight": {"low": 1, "deep": 2}}, {}, "The classes, .*high.*, are not in class_weight"),
         ({"class_weight": {"low": 1, "high": -1}}, {}, "class_weight: expected finite weights of 0 or more; got .*-1"),
         ({"class_weight": {"low": 1, "high": np.nan}}, {}, "class_weight: expected finite weights .*; got .*nan"),

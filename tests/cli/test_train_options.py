@@ -164,7 +164,7 @@ def test_attributes_are_given_one_by_one_and_make_the_network_periodic() -> None
         (["--attribute", "hew=v3@3"], "attribute 'hew=v3@3': property: unknown 'hew'; did you mean hue"),
         (["--attribute", "hue"], "attribute: expected PROPERTY=ATTRIBUTE@DEPTH, as in hue=v3@3"),
         (["--attribute", "hue=v3@3", "--set", "attributes=hue=v3@3"], "attributes: expected one value"),
-        (["--attribute", "hue=v3@3", "--epochs", "1"], "1 channels and 2 spatial axes have no 'hue'; expected one of"),
+        (["--attribute", "hue=v3@3", "--epochs", "1"], "1 channel and 2 spatial axes have no 'hue'; expected one of"),
         (["--attribute", "scale=v3@3", "--boundary", "zeros"], "attribute scale=v3@3: expected a periodic network"),
         (["--attribute", "scale=v9@3"], "attribute scale=v9@3: expected one of v1, v2, v3 of x_3"),
         (["--attribute", "scale=v3@3", "--model", "nin_digits"], "expected a network with attributes; got a Net"),

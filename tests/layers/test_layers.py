@@ -287,7 +287,7 @@ def test_bad_geometry_is_explained() -> None:
         FactorizedConv(3, 4, attribute_support=(4,))
     with pytest.raises(ValueError, match="AttributeConv: stride: expected 3 entries, one per axis; got 2"):
         AttributeConv(3, attribute_support=(3,), stride=(1, 1))
-    with pytest.raises(ValueError, match=r"expected 5 channels in c of \(b, c, u1, u2\); got shape \(1, 3, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"expected c = 5 of \(b, c, u1, u2\); got shape \(1, 3, 4, 4\)"):
         AttributeConv(3, channels=5)(torch.ones(1, 3, 4, 4))
     with pytest.raises(ValueError, match="h and g do not compose"):
         FactorizedConv(3, 4, attribute_support=(3,), inner_elu=True).composed_weight()

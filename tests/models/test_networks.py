@@ -321,7 +321,7 @@ def test_unknown_names_suggest_near_ones() -> None:
 
 def test_bad_images_are_explained() -> None:
     model = hcnn.create_model("hcnn_digits")
-    with pytest.raises(ValueError, match=r"layer 1: expected 1 channels in c of \(b, c, u1, u2\)"):
+    with pytest.raises(ValueError, match=r"layer 1: expected c = 1 of \(b, c, u1, u2\)"):
         model(torch.randn(2, 3, 8, 8))
     with pytest.raises(ValueError, match=r"layer 1: expected 4 axes \(b, c, u1, u2\); got 3: shape \(1, 8, 8\)"):
         model(torch.randn(1, 8, 8))

@@ -95,7 +95,7 @@ def test_two_ties_are_of_two_properties_on_two_attributes() -> None:
 @pytest.mark.parametrize(
     ("text", "changed", "message"),
     [
-        ("hue=v3@3", {"channels": 1}, "1 channels and 2 spatial axes have no 'hue'; expected one of brightness"),
+        ("hue=v3@3", {"channels": 1}, "1 channel and 2 spatial axes have no 'hue'; expected one of brightness"),
         ("tempo=v3@3", {}, "have no 'tempo'"),
         ("hue=v3@3", {"spatial_axes": 1}, "have no 'hue'; expected one of loudness"),
         ("hue=v3@3", {"boundary": "zeros"}, "expected a periodic network, in which a translation is exact"),

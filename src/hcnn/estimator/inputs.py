@@ -16,6 +16,7 @@ from hcnn.models.configs import HierarchicalCNNConfig
 from hcnn.models.network import Network
 from hcnn.models.registry import model_config
 from hcnn.runs.initial import Initial, initial_network
+from hcnn.text import count_of
 from hcnn.training.recipe import Recipe
 from hcnn.training.recipes import get_recipe
 
@@ -51,7 +52,7 @@ def images_of(
             f"{X.shape} and image_shape={image_shape!r}"
         )
     if count is not None and images.shape[1] != count:
-        raise ValueError(f"{name}: expected images of {count} channels; got shape {X.shape}")
+        raise ValueError(f"{name}: expected images of {count_of(count, 'channel')}; got shape {X.shape}")
     return as_float32(images, name=name)
 
 

@@ -163,7 +163,7 @@ def enter(x: Tensor, geometry: Geometry, dtype: torch.dtype) -> Tensor:
     if x.ndim != ndim:
         raise ValueError(f"{g.label}: expected {ndim} axes ({g.names}); got {x.ndim}: shape {shape}")
     if g.channels is not None and shape[-1 - g.spatial] != g.channels:
-        raise ValueError(f"{g.label}: expected {g.channels} channels in c of ({g.names}); got shape {shape}")
+        raise ValueError(f"{g.label}: expected c = {g.channels} of ({g.names}); got shape {shape}")
     if 0 in shape:
         raise ValueError(f"{g.label}: expected at least one entry along each of ({g.names}); got shape {shape}")
     if not x.is_floating_point():

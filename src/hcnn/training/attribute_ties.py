@@ -7,7 +7,7 @@ from typing import Any
 
 from hcnn.data.image_changes import PROPERTIES
 from hcnn.data.signal_changes import SIGNAL_PROPERTIES, known_properties
-from hcnn.text import is_number, suggest_name
+from hcnn.text import count_of, is_number, suggest_name
 
 _FEWEST = 4  # a circle of 3 values has no order, and one of 2 no fractional translations
 _TEXT = re.compile(r"(?P<property>[^=@:]+)=(?P<attribute>v\d+)@(?P<depth>\d+)(?P<more>(:[^:]+)*)", re.ASCII)
@@ -191,9 +191,10 @@ def check_ties(ties: Sequence[AttributeTie], network: Any, spatial: int) -> None
     for tie in ties:
         known = known_properties(network.config.channels, spatial)
         if tie.property not in known:
+            channels, axes = count_of(network.config.channels, "channel"), "axis" if spatial == 1 else "axes"
             raise ValueError(
-                f"attribute {tie}: inputs of {network.config.channels} channels and {spatial} spatial axes have no "
-                f"{tie.property!r}; expected one of {', '.join(known)}"
+                f"attribute {tie}: inputs of {channels} and {spatial} spatial {axes} have no {tie.property!r}; "
+                f"expected one of {', '.join(known)}"
             )
         if network.config.boundary != "circular":
             raise ValueError(
