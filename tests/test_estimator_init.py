@@ -35,8 +35,11 @@ def test_it_starts_from_a_trained_network(digits, start) -> None:
             assert np.array_equal(value, before[name].numpy()), name
     scratch = HCNNClassifier(network=TINY, **few).fit(X[:100], y[:100])
     assert tuned.score(X[100:], y[100:]) > scratch.score(X[100:], y[100:]) + 0.2
-    same = HCNNClassifier(init=start.model, freeze=2, **few).fit(X[:100], y[:100])
-    assert np.array_equal(same.weights_["layers.2.weight"], tuned.weights_["layers.2.weight"])
+    for init in (start.model, start):
+        again = clone(HCNNClassifier(init=init, freeze=2, **few))
+        assert isinstance(again, HCNNClassifier)
+        same = again.fit(X[:100], y[:100])
+        assert np.array_equal(same.weights_["layers.2.weight"], tuned.weights_["layers.2.weight"])
     copy = clone(tuned)
     assert isinstance(copy, HCNNClassifier)
     assert copy.init == start.run.folder

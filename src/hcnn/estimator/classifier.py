@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from inspect import Parameter, signature
 from numbers import Real
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -23,7 +22,6 @@ from hcnn.estimator.predicting import FittedNetwork
 from hcnn.layers.randomness import drawn_from
 from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.models.configs import HierarchicalCNNConfig
-from hcnn.models.network import Network
 from hcnn.models.registry import common_standardization
 from hcnn.runs.initial import Initial, first_network
 from hcnn.training.attribute_ties import AttributeTie
@@ -48,8 +46,8 @@ class HCNNClassifier(FittedNetwork):
         network: fields of the network's configuration to replace, for example ``{"width": 16}``. In searches each is a
             parameter of its own, such as ``network__width``.
         init: a trained network to start from, in place of `model` and `network`: a name of `hcnn.list_pretrained`, a
-            run folder, a Hub folder, or a network. Its class layer is made anew unless the labels are its classes. X is
-            standardized by its own mean and deviation here too.
+            run folder, a Hub folder, or a network, also as `hcnn.load` returns it. Its class layer is made anew unless
+            the labels are its classes. X is standardized by its own mean and deviation here too.
         freeze: with `init`, how many layers stay as they are, their running statistics too.
         image_shape: for X of two axes: (height, width), (channels, height, width), or "row" for one row of any length.
         channels: whether the channels of X of four axes come "first" or "last"; "auto" decides by the shape, and
@@ -99,7 +97,7 @@ class HCNNClassifier(FittedNetwork):
         model: str = "auto",
         *,
         network: dict[str, Any] | None = None,
-        init: str | Path | Network | None = None,
+        init: Any = None,
         freeze: int = 0,
         image_shape: tuple[int, ...] | str | None = None,
         channels: Channels = "auto",
@@ -350,6 +348,8 @@ class HCNNClassifier(FittedNetwork):
         """Training and validation indices; too few images leave no validation set."""
         if (X_val is None) != (y_val is None):
             raise ValueError("X_val and y_val: expected both, or neither")
+        if not isinstance(self.early_stopping, bool | np.bool_):  # "no" would mean yes
+            raise ValueError(f"early_stopping: expected True or False; got {self.early_stopping!r}")
         if not self.early_stopping:
             if X_val is not None:
                 raise ValueError("X_val: expected early_stopping=True, which validation images are for")

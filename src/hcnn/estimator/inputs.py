@@ -109,8 +109,9 @@ def initial_of(init: Any, freeze: int, model: str, network: dict[str, Any] | Non
         return None
     if model != "auto" or network:
         raise ValueError(f"init: expected no model and no network beside it; got model={model!r}, network={network!r}")
-    if isinstance(init, Network):
-        return initial_network("init", init, init.preprocessing or Preprocessing((), (), (), ()))
+    given = getattr(init, "model", init)  # a `TrainedNetwork` has one
+    if isinstance(given, Network):
+        return initial_network("init", given, given.preprocessing or Preprocessing((), (), (), ()))
     run = open_network(init)
     return initial_network(str(init), run.model, run.preprocessing)
 
