@@ -178,12 +178,16 @@ def report() -> None:
             if tested:
                 shown = ", ".join(lengths.get(size, "–") for size in SIZES)
                 used.append(f"| {network} | {arm} | {tested[0]['lr']:g} | {shown} |")
+    weights = ", ".join(
+        f"{network} {digest[:8]}" for (network, arm), digest in sorted(newest.items()) if arm == "fine-tuned" and digest
+    )
     processor, version = lines[-1]["hardware"]["processor"], lines[-1]["versions"]["torch"]
     minutes = sum(line["seconds"] for line in lines) / 60
     text = f"""# From scratch, frozen or fine-tuned
 
 `python benchmarks/fine_tuning.py --network NAME_OR_RUN`, then `--report`. One thread of {processor}, torch {version};
 {minutes:.0f} minutes in all, beside other work.
+Weights that runs started from, by the first digits of their SHA-256: {weights}.
 
 The classes are the first five coarse labels of CIFAR-100 in the alphabet, with 2,500 test images. Accuracy on them in
 %, mean and standard deviation over seeds; every seed draws its own training images. Batches of 50, the optimizer and
