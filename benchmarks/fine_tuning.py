@@ -218,16 +218,12 @@ first the rate, then the length.
             points = [(size, cells[network, arm, size]) for size in SIZES if (network, arm, size) in cells]
             if not points:
                 continue
-            kind = arm.partition(",")[0]  # earlier weights are drawn as the present ones, dashed
-            marker, color, line_style = (
-                "osD"[[*ARMS].index(kind)],
-                f"C{[*ARMS].index(kind)}",
-                "--" if kind != arm else "-",
-            )
+            number = [*ARMS].index(arm.partition(",")[0])
+            # Earlier weights are drawn as the present ones, dashed.
+            style = {"marker": "osD"[number], "color": f"C{number}", "linestyle": "-" if arm in ARMS else "--"}
             means = [statistics.mean(values) for _, values in points]
             spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for _, values in points]
-            at = [size for size, _ in points]
-            place.errorbar(at, means, spread, marker=marker, color=color, linestyle=line_style, capsize=3, label=arm)
+            place.errorbar([size for size, _ in points], means, spread, **style, capsize=3, label=arm)
         place.set(xscale="log", xlabel="training images of each class", title=network)
         place.legend(loc="lower right", fontsize="small")
         place.set_xticks(SIZES, [str(size) for size in SIZES])

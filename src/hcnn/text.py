@@ -34,14 +34,14 @@ def kind_of(value: object) -> str:
     return text if text.startswith("torch.") else f"a {name}, {text}"
 
 
-def count_of(number: int, noun: str) -> str:
-    """A number with its noun, in the singular or the plural.
+def count_of(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun, in the singular or the plural, which ends with an s unless it is given.
 
     Example:
-        >>> count_of(1, "depth"), count_of(8, "depth")
-        ('1 depth', '8 depths')
+        >>> count_of(1, "depth"), count_of(8, "depth"), count_of(2, "axis", "axes")
+        ('1 depth', '8 depths', '2 axes')
     """
-    return f"{number} {noun}{'s' * (number != 1)}"
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def suggest_name(name: str, known: Iterable[str], count: int = 3) -> str:

@@ -1,7 +1,5 @@
 """The data of a run, loaded again: with the images that it was validated on, which it may have set aside itself."""
 
-from contextlib import suppress
-
 from hcnn.data import datasets
 from hcnn.data.image_set import Splits
 from hcnn.data.splits import fewer, set_aside
@@ -62,13 +60,10 @@ def warn_of_change(run: Run, splits: Splits) -> str:
         splits: its data, as `load_run_data` gives it.
 
     """
-    trained, train = read_result(run.folder).get("train_images"), splits.train
-    if trained is None or "data_sha256" not in run.config:  # there is no record of the images
+    count = read_result(run.folder).get("train_images")
+    if count is None or "data_sha256" not in run.config:  # there is no record of the images
         return ""
-    if trained < len(train):
-        with suppress(ValueError):  # there are too few images now
-            train = fewer(splits, trained).train
-    if train.digest() == run.config["data_sha256"]:
+    if _trained_on(run, splits, count):
         return ""
     return (
         f"{run.config['data']}: these are not the images that {run.folder} was trained on: the data has changed, or "
@@ -100,7 +95,15 @@ def set_aside_again(run: Run, splits: Splits) -> Splits:
         return splits
     try:
         divided = set_aside(splits, aside, 0)
-        trained = divided if count == len(divided.train) else fewer(divided, count)
     except ValueError:  # there are too few images now
         return splits
-    return divided if trained.train.digest() == run.config.get("data_sha256") else splits
+    return divided if _trained_on(run, divided, count) else splits
+
+
+def _trained_on(run: Run, splits: Splits, count: int) -> bool:
+    """Whether the training images, or the `count` of them that a run draws, are those that it was trained on."""
+    try:
+        trained = splits if count == len(splits.train) else fewer(splits, count)
+    except ValueError:  # there are too few images now
+        return False
+    return trained.train.digest() == run.config.get("data_sha256")

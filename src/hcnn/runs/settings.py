@@ -248,16 +248,11 @@ def check_fit(settings: RunSettings, data: Splits) -> None:
     if network.classes != len(train.classes):
         raise ValueError(f"the network has {network.classes} classes; {settings.data_name} has {len(train.classes)}")
     if network.channels != train.images.shape[1]:
-        raise ValueError(
-            f"the network expects {count_of(network.channels, 'channel')}; {settings.data_name} has "
-            f"{train.images.shape[1]}"
-        )
+        channels = count_of(network.channels, "channel")
+        raise ValueError(f"the network expects {channels}; {settings.data_name} has {train.images.shape[1]}")
     if network.spatial_axes != train.images.ndim - 2:
-        axes = "axis" if network.spatial_axes == 1 else "axes"
-        raise ValueError(
-            f"the network expects {network.spatial_axes} spatial {axes}; {settings.data_name} has "
-            f"{train.images.ndim - 2}"
-        )
+        axes = count_of(network.spatial_axes, "spatial axis", "spatial axes")
+        raise ValueError(f"the network expects {axes}; {settings.data_name} has {train.images.ndim - 2}")
     missing = torch.nonzero(torch.bincount(train.labels, minlength=len(train.classes)) == 0).flatten().tolist()
     if missing:
         names = shortened([repr(train.classes[index]) for index in missing])

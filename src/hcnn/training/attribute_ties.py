@@ -191,9 +191,10 @@ def check_ties(ties: Sequence[AttributeTie], network: Any, spatial: int) -> None
     for tie in ties:
         known = known_properties(network.config.channels, spatial)
         if tie.property not in known:
-            channels, axes = count_of(network.config.channels, "channel"), "axis" if spatial == 1 else "axes"
+            channels = count_of(network.config.channels, "channel")
+            axes = count_of(spatial, "spatial axis", "spatial axes")
             raise ValueError(
-                f"attribute {tie}: inputs of {channels} and {spatial} spatial {axes} have no {tie.property!r}; "
+                f"attribute {tie}: inputs of {channels} and {axes} have no {tie.property!r}; "
                 f"expected one of {', '.join(known)}"
             )
         if network.config.boundary != "circular":
