@@ -38,6 +38,11 @@ RESULTS = Path(__file__).parents[1] / "results" / "fine-tuning"
 SIZES = (50, 200, 1000)  # training images of each class
 EPOCHS = {50: 20, 200: 10, 1000: 4}  # times 1 or 2 or 3, whichever validation prefers
 VALIDATION, CLASSES, SEEDS = 200, 5, (0, 1, 2)
+TRAINED = {  # by the first digits of the SHA-256 of weights: how they were trained
+    "f3182095": "weights of 100 epochs",
+    "5de0dbbb": "weights of 16 epochs",
+    "bea41360": "weights of 30 epochs",
+}
 ARMS = {  # name: candidates for the learning rate
     "from scratch": (0.0025, 0.007, 0.02, 0.05, 0.1),
     "frozen": (0.02, 0.05, 0.15, 0.5),
@@ -147,7 +152,7 @@ def report() -> None:
     newest = {(line["network"], line["arm"]): line.get("weights_sha256") for line in lines}
     for line in lines:
         if line.get("weights_sha256") != newest[line["network"], line["arm"]]:
-            line["arm"] += f", weights {line['weights_sha256'][:8]}"
+            line["arm"] += f", {_weights(line['weights_sha256'])}"
     arms = [*ARMS, *sorted({line["arm"] for line in lines} - ARMS.keys())]
     cells: dict[tuple[str, str, int], list[float]] = {}
     for line in lines:
@@ -178,16 +183,24 @@ def report() -> None:
             if tested:
                 shown = ", ".join(lengths.get(size, "–") for size in SIZES)
                 used.append(f"| {network} | {arm} | {tested[0]['lr']:g} | {shown} |")
-    weights = ", ".join(
-        f"{network} {digest[:8]}" for (network, arm), digest in sorted(newest.items()) if arm == "fine-tuned" and digest
-    )
+    started: dict[str, list[str]] = {}
+    for line in lines:
+        if digest := line.get("weights_sha256"):
+            name = f"{_weights(digest)} ({digest[:8]})"
+            started.setdefault(line["network"], [])
+            started[line["network"]] += [name] * (name not in started[line["network"]])
+    weights = "\n".join(f"- {network}: {', '.join(started[network])}" for network in sorted(started))
     processor, version = lines[-1]["hardware"]["processor"], lines[-1]["versions"]["torch"]
     minutes = sum(line["seconds"] for line in lines) / 60
     text = f"""# From scratch, frozen or fine-tuned
 
 `python benchmarks/fine_tuning.py --network NAME_OR_RUN`, then `--report`. One thread of {processor}, torch {version};
 {minutes:.0f} minutes in all, beside other work.
-Weights that runs started from, by the first digits of their SHA-256: {weights}.
+
+Runs started from these weights, given with the first digits of their SHA-256. A row that does not name any started from
+the last weights in the list.
+
+{weights}
 
 The classes are the first five coarse labels of CIFAR-100 in the alphabet, with 2,500 test images. Accuracy on them in
 %, mean and standard deviation over seeds; every seed draws its own training images. Batches of 50, the optimizer and
@@ -230,9 +243,15 @@ first the rate, then the length.
         place.minorticks_off()
         place.grid(alpha=0.3)
     axes[0][0].set_ylabel("test accuracy, %")
+    axes[0][0].set_ylim(bottom=40)  # room for the legends
     figure.tight_layout()
     save(figure, RESULTS / "accuracy.png")
     print("\n".join(rows))
+
+
+def _weights(digest: str) -> str:
+    """How weights were trained, or their digest where that is not known."""
+    return TRAINED.get(digest[:8], f"weights {digest[:8]}")
 
 
 def _with_spread(values: list[float]) -> str:
