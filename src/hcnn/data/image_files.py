@@ -116,7 +116,7 @@ def decode(data: "bytes | Image", use: "Callable[[Image], T]") -> T:
         except Image.DecompressionBombError as error:
             raise _Unfit(f"expected at most {MAX_PIXELS:,} pixels; {error}") from error
         except Image.UnidentifiedImageError as error:
-            raise _Unfit(f"{_EXPECTED}; this is none, or its header is cut off") from error
+            raise _Unfit(f"{_EXPECTED}; this is not one, or its header is cut off") from error
         # On damaged data Pillow's decoders raise OSError, SyntaxError, struct.error, KeyError and more.
         except Exception as error:
             raise _Unfit(f"the image is truncated or corrupt: {error}") from error

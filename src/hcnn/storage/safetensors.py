@@ -191,7 +191,7 @@ def _looks_like(data: bytes) -> str:
         return f"is a torch.save archive (of the old kind, a pickle); {only}"
     if _is_pickle(data):
         return f"is a pickle; {only}"
-    return f"is no safetensors file ({len(data):,} bytes)"
+    return f"is not a safetensors file ({len(data):,} bytes)"
 
 
 def _is_pickle(data: bytes) -> bool:
