@@ -38,7 +38,7 @@ def find_initial(source: str, model: str | None, resumed: Path | None, initial: 
         initial: the network, if it is in memory already.
 
     Raises:
-        ValueError: if it is no trained network, is folded, or is not what --model names.
+        ValueError: if it is not a trained network, is folded, or is not what --model names.
     """
     gone = source not in list_pretrained() and not Path(source).exists()
     if initial is None and resumed is not None and gone and (resumed / CONFIG).is_file():

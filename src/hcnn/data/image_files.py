@@ -61,8 +61,8 @@ def read_image(source: "StrPath | bytes | Image", *, size: Size, channels: int) 
         uint8 tensor (c, height, width).
 
     Raises:
-        ValueError: if it is no regular file or no image, is truncated, has pixels of another kind or several pages,
-            is transparent, or is too large; names the file.
+        ValueError: if it is not a regular file or not an image, is truncated, has pixels of another kind or several
+            pages, is transparent, or is too large; names the file.
         FileNotFoundError: if there is no such file.
         ImportError: if pillow is not installed.
 

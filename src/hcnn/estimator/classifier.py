@@ -42,7 +42,7 @@ class HCNNClassifier(FittedNetwork):
 
     Args:
         model: a named network, see `hcnn.list_models`, or "auto": hcnn_digits up to 16 pixels a side, above
-            hcnn_small_cifar10.
+            that hcnn_small_cifar10.
         network: fields of the network's configuration to replace, for example ``{"width": 16}``. In searches each is a
             parameter of its own, such as ``network__width``.
         init: a trained network to start from, in place of `model` and `network`: a name of `hcnn.list_pretrained`, a

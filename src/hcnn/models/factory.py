@@ -58,7 +58,7 @@ def build(config: NetworkConfig, *, method: Method = "auto") -> Network:
         The network, freshly initialized, in training mode.
 
     Raises:
-        ValueError: if `config` is no configuration of a network.
+        ValueError: if `config` is not the configuration of a network.
     """
     if isinstance(config, HierarchicalCNNConfig):
         return HierarchicalCNN(config, method=method)

@@ -170,7 +170,7 @@ def parameter_groups(
 
     Raises:
         ValueError: if `layer_decay` does not lie in (0, 1], or is not 1 for a module without stages; if a rate or a
-            decay is negative, or the model is no module.
+            decay is negative, or the model is not a module.
 
     Example:
         >>> from hcnn import create_model

@@ -177,7 +177,7 @@ def parse_safetensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _looks_like(data: bytes) -> str:
-    """Say what a file is that is no whole safetensors file; asked only after parsing failed.
+    """Say what a file is that is not a whole safetensors file; asked only after parsing failed.
 
     A sound safetensors file may well begin with the two bytes of a pickle: they are the length of its header.
     """
