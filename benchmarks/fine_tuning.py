@@ -4,13 +4,14 @@
     python benchmarks/fine_tuning.py --data-dir DATA --network RUN      # a run folder, such as that of a ResNet-20
     python benchmarks/fine_tuning.py --report
 
-The classes are the first five coarse labels of CIFAR-100 in the alphabet: the fine ones have only 500 training images
-each. Of the 2,500 training images of each, 200 are set aside for validation, the same ones everywhere. Learning rate
-and length are chosen on them for 50 images a class; with the other sizes the length changes as the table EPOCHS says.
+The classes are the first five coarse labels of CIFAR-100 in alphabetical order: the fine ones have only 500 training
+images each. Of the 2,500 training images of each coarse class, 200 are set aside for validation, the same ones in all
+runs. Learning rate and length are chosen on them for 50 images a class; with the other sizes the length
+changes as the table EPOCHS says.
 The test set, 500 images of each class, is read once by each of the runs that are reported. Every seed draws its own
 training images, its own class layer or network, and its own order.
 
-Interrupted, the script goes on where it was: each finished run is a line of results/fine-tuning/runs.jsonl.
+After an interruption the script continues: each finished run is a line of results/fine-tuning/runs.jsonl.
 """
 
 import argparse
@@ -202,10 +203,10 @@ the last weights in the list.
 
 {weights}
 
-The classes are the first five coarse labels of CIFAR-100 in the alphabet, with 2,500 test images. Accuracy on them in
-%, mean and standard deviation over seeds; every seed draws its own training images. Batches of 50, the optimizer and
-the augmentation of the recipe `fast`. "Frozen" keeps all layers but the last one, with their statistics; "fine-tuned"
-trains all of them.
+The classes are the first five coarse labels of CIFAR-100 in alphabetical order, with 2,500 test images. The table has
+the accuracy on them in %, mean and standard deviation over seeds; every seed draws its own training images. Batches
+have 50 images; optimizer and augmentation are those of the recipe `fast`. "Frozen" keeps all layers but the last one,
+with their statistics; "fine-tuned" trains all of them.
 
 {chr(10).join(rows)}
 

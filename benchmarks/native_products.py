@@ -3,7 +3,7 @@
     python benchmarks/native_products.py
 
 The products cannot be timed alone from here: what 5×5 filters take longer than 3×3 filters do is 16 further taps of
-them, since the transforms of both are the same. Everything is timed in turns in one process, on one
+them, since the transforms of both are the same. Everything is timed alternately in one process, on one
 thread, in CPU time.
 """
 

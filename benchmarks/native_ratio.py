@@ -1,4 +1,4 @@
-"""What the native kernels gain: images/s with PyTorch's forms and with them, in turns in one process.
+"""What the native kernels gain: images/s with PyTorch's forms and with them, alternately in one process.
 
     python benchmarks/native_ratio.py --threads 2
 

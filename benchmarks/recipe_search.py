@@ -154,9 +154,9 @@ def report() -> None:
         text += [""]
     text += [
         "The standard error of an accuracy on 5,000 images is about 0.7 points, and differences below one point are",
-        "not resolved by single runs. Training accuracy is that of augmented images; with CutMix and mixup it counts",
-        "the larger part. Seconds were taken on a shared machine and say little. A taught network has one epoch less",
-        "because its teacher costs as much.",
+        "not resolved by single runs. Training accuracy is that of augmented images; with CutMix and mixup, the",
+        "label of the larger part counts. Seconds were measured on a shared machine and say little. A distilled",
+        "network has one epoch less because its teacher costs as much.",
         "",
         "The best of stage 2 is the recipe `cifar`. Label smoothing, a long rise and half the rate looked better in",
         "stage 1 and were not, or not clearly, at greater length.",

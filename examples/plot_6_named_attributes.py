@@ -54,7 +54,7 @@ preprocessing = fit_preprocessing(train)
 # Tie hue to an attribute
 # -----------------------
 # ``hue=v3@3`` says: turning the hue of an image by a degrees translates :math:`x_3` by ``8 a / 360`` along :math:`v_3`, which
-# has 8 values. Each image and a copy with another hue pass the first three layers; one of the two, drawn at random, goes on
+# has 8 values. Each image and a copy with another hue pass the first three layers; one of the two, drawn at random, continues
 # to the classes. With weight 0 the network sees the same images without the tie: augmentation alone, the rival to beat. On
 # the command line this is ``hcnn train cifar10 --attribute hue=v3@3``.
 

@@ -1,4 +1,4 @@
-"""The short road: `hcnn.load` opens any trained network, `hcnn.train` makes one, and both can `predict`."""
+"""The simplest way: `hcnn.load` opens any trained network, `hcnn.train` makes one, and both can `predict`."""
 
 import os
 import sys

@@ -120,7 +120,7 @@ def read_input(source: ImageSource, run: Run, channels: Channels = "auto") -> Te
         if len(shape) != 3 or shape[0] not in (1, 3):
             raise ValueError(
                 f"{path}: expected a .npy array of shape {shape} (channels, then space), as the inputs of the "
-                "network are no grey or RGB images"
+                "network are not grey or RGB images"
             )
         image = _read_source(source, (shape[1], shape[2]), shape[0])
         return run.preprocessing.standardize(image[None])

@@ -68,7 +68,7 @@ def suggest_name(name: str, known: Iterable[str], count: int = 3) -> str:
 
 
 def check_fields(given: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Refuse names that are no fields of a configuration.
+    """Refuse names that are not fields of a configuration.
 
     Raises:
         ValueError: names the first one, and those that are most similar to it.

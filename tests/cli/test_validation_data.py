@@ -48,7 +48,7 @@ def test_the_run_records_it_and_evaluation_finds_it_again(data, own, capsys) -> 
     assert f"{result['validation_accuracy']:.2%} of 12 images" in capsys.readouterr().out
     again = ["train", "data", "--epochs", "2", "--output", "run", "--resume", *TINY]
     assert cli.main([*again, "--validation", "0"]) == 2
-    assert "its validation_data (none, and there " in capsys.readouterr().err
+    assert "its validation_data (none here, " in capsys.readouterr().err
 
 
 def test_test_images_are_measured_without_it(data, own, capsys) -> None:

@@ -283,10 +283,10 @@ def several(form: str, count: int, **options: object) -> bytes:
 
 UNFIT = [
     (b"", r"expected a PNG, JPEG, WebP, GIF, BMP or TIFF image; got an empty file"),
-    (b"hello, world", r"expected a PNG, JPEG, WebP, GIF, BMP or TIFF image; this is none"),
-    (encode(noise(), "PPM"), r"expected a PNG, JPEG, WebP, GIF, BMP or TIFF image; this is none"),
-    (encode(noise(), "JPEG2000"), r"expected a PNG, JPEG, WebP, GIF, BMP or TIFF image; this is none"),
-    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", r"expected a PNG, .* image; this is none"),
+    (b"hello, world", r"expected a PNG, JPEG, WebP, GIF, BMP or TIFF image; this is not one"),
+    (encode(noise(), "PPM"), r"expected a PNG, JPEG, WebP, GIF, BMP or TIFF image; this is not one"),
+    (encode(noise(), "JPEG2000"), r"expected a PNG, JPEG, WebP, GIF, BMP or TIFF image; this is not one"),
+    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", r"expected a PNG, .* image; this is not one"),
     (encode(Image.new("F", (8, 8)), "TIFF"), r"expected grey, RGB or CMYK pixels of 8 bits, .* 16; got mode F"),
     (encode(Image.new("I", (8, 8)), "TIFF"), r"expected grey, RGB or CMYK pixels of 8 bits, .* 16; got mode I"),
     (encode(Image.new("LAB", (8, 8)), "TIFF"), r"expected grey, RGB or CMYK pixels of 8 bits, .* 16; got mode LAB"),
@@ -400,7 +400,7 @@ def test_bad_files_are_listed_and_refused_or_skipped(tmp_path):
         "cat/cut.jpg": "the image is truncated or corrupt",
         "cat/deep": "expected an image file; got a folder",
         "dog/notes.md": f"expected a file named {', '.join(SUFFIXES)}; got .md",
-        "dog/text.jpg": "expected a PNG, JPEG, WebP, GIF, BMP or TIFF image; this is none",
+        "dog/text.jpg": "expected a PNG, JPEG, WebP, GIF, BMP or TIFF image; this is not one",
     }
     for name, reason in reasons.items():
         assert f"\n  {root / name}: {reason}" in str(caught.value)

@@ -48,7 +48,7 @@ def test_images_set_aside_from_a_folder_are_the_queries(home, capsys) -> None:
     assert cli.main(command) == 0
     info = json.loads((run / "explore" / "study.json").read_text())["info"]
     assert (info["queries"], info["held_out"]) == ("4 of photos/validation", True)
-    assert "may remember them" not in capsys.readouterr().out
+    assert "may have memorized them" not in capsys.readouterr().out
 
 
 def test_images_set_aside_before_some_were_drawn_are_found_too(home) -> None:
@@ -67,7 +67,7 @@ def test_a_folder_that_has_changed_has_no_known_held_out_images(home, capsys) ->
     command = ["explore", str(run), "--queries", "4", "--changed", "2", "--flat", "2", "--orders", "1"]
     assert cli.main(command) == 0
     assert json.loads((run / "explore" / "study.json").read_text())["info"]["held_out"] is False
-    assert "may remember them" in " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert "may have memorized them" in " ".join(capsys.readouterr().out.replace("│", "").split())
     for picture in [*(home / "photos").rglob("*.png")]:  # of each class one is left, so that none can be set aside
         if picture.name != "00.png":
             picture.unlink()

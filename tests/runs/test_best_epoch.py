@@ -227,10 +227,10 @@ def test_what_cannot_be_changed_is_named(tmp_path) -> None:
     with pytest.raises(ValueError, match="holds a run of 4 epochs: expected --epochs 4 or more; got 3"):
         train_run(folder, settings(3), DATA, resume=True)
     with pytest.raises(
-        ValueError, match=r"its recipe\.lr \(0\.1, and there .*\) differs \(only --epochs may be raised\)"
+        ValueError, match=r"its recipe\.lr \(0\.1 here, .* there\) differs \(only --epochs may be raised\)"
     ):
         train_run(folder, settings(8, lr=0.1), DATA, resume=True)
     other = Splits(DATA.train, shades(30, 2))
-    with pytest.raises(ValueError, match=r"its validation_data \(mine, and there none\), validation_sha256 .* differ"):
+    with pytest.raises(ValueError, match=r"its validation_data \(mine here, none there\), validation_sha256 .* differ"):
         train_run(folder, replace(settings(8), validation_name="mine"), other, resume=True)
     assert final(folder) == before

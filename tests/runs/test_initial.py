@@ -238,8 +238,8 @@ def test_the_command_refuses_a_start_that_has_changed(tmp_path, source, capsys) 
     [
         (["--width", "16"], "--width: follows from --init and cannot be set"),
         (["--set", "attribute_support=3,5"], "--set attribute_support: follows from --init and cannot be set"),
-        (["--model", "resnet20_digits"], "different are the kinds of network (ResNet, and there HierarchicalCNN)"),
-        (["--model", "hcnn_cifar10"], "different are width (16, and there 8), rank (32, and there 16)"),
+        (["--model", "resnet20_digits"], "they differ in the kind of network (ResNet here, HierarchicalCNN there)"),
+        (["--model", "hcnn_cifar10"], "they differ in width (16 here, 8 there), rank (32 here, 16 there)"),
         (["--freeze", "6"], "freeze: expected a depth below 6"),
         (["--freeze", "x"], "--freeze: expected a whole number; got 'x'"),
         (["--layer-decay", "1.5"], "layer_decay: expected a number above 0, at most 1; got 1.5"),
@@ -288,7 +288,7 @@ def test_grey_images_start_from_colour_weights(tmp_path, capsys) -> None:
     )
     out = capsys.readouterr().out.replace("\n", " ")
     assert "grey, resized to 32x32 (as for hcnn_small_cifar10)" in out
-    assert "the class layer is made anew for 3 classes; layers 1 to 8 are frozen" in out
+    assert "the class layer is initialized anew for 3 classes; layers 1 to 8 are frozen" in out
     config = json.loads((run / "config.json").read_text())
     assert (config["model"]["channels"], config["model"]["classes"]) == (1, 3)
     expected = hcnn.load_pretrained("hcnn_small_cifar10").preprocessing.mean

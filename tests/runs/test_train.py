@@ -198,7 +198,7 @@ def test_a_second_run_in_the_folder_is_refused(tmp_path, commands) -> None:
 def test_a_folder_with_another_run_is_refused(reference, commands) -> None:
     done = commands.run(*TRAIN, "--output", reference, "--seed", "5", "--resume")
     assert done.returncode == 2
-    assert "holds another run: its seed (5, and there 0) differ" in done.stderr.replace("\n", " ")
+    assert "holds another run: its seed (5 here, 0 there) differ" in done.stderr.replace("\n", " ")
 
 
 def test_a_run_of_a_version_whose_recipes_had_fewer_fields_is_the_same_run(reference, tmp_path, commands) -> None:
@@ -213,7 +213,7 @@ def test_a_run_of_a_version_whose_recipes_had_fewer_fields_is_the_same_run(refer
     (older / "config.json").write_text(json.dumps(config))
     done = commands.run(*TRAIN, "--output", older, "--resume")
     assert done.returncode == 2
-    assert "its recipe.first_layer (random, and there whitening) differ" in done.stderr.replace("\n", " ")
+    assert "its recipe.first_layer (random here, whitening there) differ" in done.stderr.replace("\n", " ")
 
 
 def test_a_run_resumes_on_a_processor_that_adds_up_the_pixels_in_another_order(reference, tmp_path, commands) -> None:

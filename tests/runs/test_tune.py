@@ -152,7 +152,7 @@ def test_refusals_leave_nothing(tmp_path, whole) -> None:
     with pytest.raises(ValueError, match="already holds a search; add --resume"):
         tune(whole[0], settings(), DATA, trials=4)
     with pytest.raises(
-        ValueError, match=r"holds another search: its trials \(5, and there 4\), recipe\.lr \(0\.1, and there .* differ"
+        ValueError, match=r"holds another search: its trials \(5 here, 4 there\), recipe\.lr \(0\.1 here, .* differ"
     ):
         tune(whole[0], settings(lr=0.1), DATA, trials=5, resume=True)
     assert (whole[0] / "tune.json").read_bytes() == before

@@ -146,9 +146,9 @@ def test_files_that_are_no_safetensors(tmp_path: Path) -> None:
     cases = [(good[:length], whole) for length in (9, 50, len(good) // 2, len(good) - 1)]
     cases += [(good + b"x", whole), (good[:20] + b"\xff" + good[21:], whole)]
     cases += [(good.replace(b'"F32"', b'"F99"'), whole)]
-    cases += [(b"", r"is no safetensors file \(0 bytes\)"), (good[:5], r"is no safetensors file \(5 bytes\)")]
+    cases += [(b"", r"is not a safetensors file \(0 bytes\)"), (good[:5], r"is not a safetensors file \(5 bytes\)")]
     cases += [
-        (b"hello, world" * 9, "is no safetensors file"),
+        (b"hello, world" * 9, "is not a safetensors file"),
         (b"PK\x03\x04" + bytes(99), "is a zip file; hcnn"),
     ]
     for data, message in cases:

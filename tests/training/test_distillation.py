@@ -213,7 +213,7 @@ def test_a_taught_run_is_recorded_and_goes_on_bit_for_bit(teacher_run, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert all(math.isfinite(row["loss"]) for row in rows)
     alone = dataclasses.replace(settings, teacher=None, distillation=DistillationConfig())
-    with pytest.raises(ValueError, match=r"holds another run: its teaching \(none, and there .*\) differ"):
+    with pytest.raises(ValueError, match=r"holds another run: its teaching \(none here, .* there\) differ"):
         train_run(tmp_path / "whole", alone, _few(300), resume=True)
 
 

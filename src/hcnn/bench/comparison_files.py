@@ -11,7 +11,7 @@ from hcnn.text import csv_row, printable
 
 HEAD = (
     "system", "publication: parameters", "CIFAR-10 %", "CIFAR-100 %", "ours: data", "accuracy %", "run",
-    "parameters: learned", "computing", "multiply-adds", "train images/s", "infer images/s",
+    "parameters: trained", "for inference", "multiply-adds", "train images/s", "infer images/s",
 )  # fmt: skip
 
 
@@ -66,10 +66,10 @@ def markdown(entries: list[Entry], throughput: dict[str, Any] | None) -> str:
         "",
         "## What the columns mean",
         "",
-        "The second to fourth column hold the figures that the publications print. Our accuracy is the mean ± sample",
-        'deviation over n seeds. "Learned" counts all trained parameters, "computing" those of the inference network',
-        "(composed filters, generated kernels). Multiply-adds are those for one 32x32 image in the inference network,",
-        "in the dense form. Images/s are for comparing rows: other work may have shared the machine.",
+        "The second to fourth columns hold the figures that the publications print. Our accuracy is the mean ± sample",
+        'deviation over n seeds. "Trained" counts all trained parameters, "for inference" those of the inference',
+        "network (composed filters, generated kernels). Multiply-adds are those for one 32x32 image in the inference",
+        "network, in the dense form. Images/s are for comparing rows: other work may have shared the machine.",
         f"A run that has seen fewer than {SHORT:,} training images is called short; duplicate runs are counted only",
         "once.",
         f"Images/s: {machine}.",

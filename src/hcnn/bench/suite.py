@@ -22,7 +22,7 @@ from hcnn.runs.environment import commit, hardware
 
 
 def race(cases: list[Case], *, train: bool, rounds: int = 3, device: str = "cpu") -> list[dict[str, Any]]:
-    """Time cases in turns, A B C A B C …, after three rounds that warm up: until then the memory of the process grows.
+    """Time cases alternately, A B C A B C …, after three rounds that warm up: until then the process's memory grows.
 
     Args:
         cases: what to run; the others are compared with the first.

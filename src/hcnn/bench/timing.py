@@ -66,7 +66,7 @@ def time_steps(
     device: torch.device | str = "cpu",
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[list[float]]:
-    """Time steps in turns, A B C A B C …, so that whatever else the machine does meets all of them alike.
+    """Time steps alternately, A B C A B C …, so that whatever else the machine does meets all of them alike.
 
     Args:
         steps: what is timed.

@@ -97,8 +97,8 @@ def _evaluate(add: Parser) -> None:
     add.add_argument("--data-dir", type=Path, help=_DATA_DIR)
     add.add_argument(
         "--on", choices=("test", "validation", "train"),
-        help="Which images. Default: the test images, or where there are none those that training set aside; all "
-        "images of a labelled folder without parts.",
+        help="Which images. Default: the test images or, if there are none, the validation images, including those "
+        "that training set aside; all images of a folder that is not divided into such parts.",
     )  # fmt: skip
     add.add_argument(
         "--shifts", action="store_true",
@@ -148,9 +148,9 @@ def _export(add: Parser) -> None:
     add.add_argument("run", type=Path, metavar="RUN", help=_NETWORK)
     add.add_argument(
         "--to", choices=("onnx", "torch", "safetensors", "c", "html", "executorch"), required=True,
-        help="An ONNX file, a torch.export program, a folder of folded weights with a model card, a C99 source file "
-        "with its header, for one image size, an HTML page that classifies pictures in any browser, offline, or an "
-        "ExecuTorch program for one image size.",
+        help="onnx: an ONNX file; torch: a torch.export program; safetensors: a folder of folded weights with a model "
+        "card; c: a C99 source file with its header, for one image size; html: a page that classifies pictures in any "
+        "browser, offline; executorch: an ExecuTorch program for one image size.",
     )  # fmt: skip
     add.add_argument(
         "--output", type=Path,
@@ -160,9 +160,9 @@ def _export(add: Parser) -> None:
     add.add_argument("--force", action="store_true", help="Replace existing files that hcnn export did not write.")
     add.add_argument(
         "--int8", action="store_true",
-        help="For ONNX and C: static int8 quantization, calibrated on training images; in C integers only, for "
-        "microcontrollers, and for ResNet-8 too. The loss of accuracy is measured on validation or test images and "
-        "printed.",
+        help="For ONNX and C: static int8 quantization, calibrated on training images. The C file computes with "
+        "integers only, for microcontrollers, and can be made of a ResNet-8 too. The loss of accuracy is measured on "
+        "validation or test images and printed.",
     )  # fmt: skip
     add.add_argument(
         "--image-size", type=int, metavar="N",
@@ -174,7 +174,8 @@ def _export(add: Parser) -> None:
     add.add_argument(
         "--data",
         type=name_or_path,
-        help="The data set to check the file with. Default: that of the run, or synthetic images if it is not here.",
+        help="The data set to check the file with. Default: that of the run, or synthetic images if that is not on "
+        "this machine.",
     )
     add.add_argument("--data-dir", type=Path, help=_DATA_DIR)
 
@@ -207,7 +208,7 @@ def _arrays(add: Parser) -> None:
     add.add_argument(
         "--arrays", type=Path,
         help="Folder of the computed arrays, which is made if missing. Default: arrays-POSITION in the run folder, "
-        "with the name of --data behind it; runs/MODEL-arrays-POSITION for a pretrained model.",
+        "followed by the name of --data if it is given; runs/MODEL-arrays-POSITION for a pretrained model.",
     )  # fmt: skip
 
 
@@ -300,9 +301,9 @@ COMMANDS: dict[str, Command] = {
         "hcnn tune photos/ --trials 9 --output runs/tune-photos",
         lambda add: None,
         "tune:tune",
-        "\nSuccessive halving: every round trains its trials anew, keeps the best third and triples the epochs. The "
-        "last round trains one network for all epochs, and its run folder is like any other. Settings that are given "
-        "keep their value. Test images are never read.",
+        "\nSuccessive halving: every round trains its trials from scratch, keeps the best third and triples the "
+        "epochs. The last round trains one network for all epochs, and its run folder is like any other. Settings that "
+        "are given as options keep their values. Test images are never read.",
     ),
     "evaluate": Command(
         "Measure how good trained networks are, and write a page that shows it.", "hcnn evaluate runs/demo --shifts",
@@ -332,7 +333,7 @@ COMMANDS: dict[str, Command] = {
         "hcnn figure 3 runs/demo --depth 5", _figure, "explore:figure",
     ),
     "explore": Command(
-        "Measure what the attributes of a run mean, with controls, and draw it.",
+        "Measure, with controls, what the attributes of a network mean, and write a report.",
         "hcnn explore runs/demo --queries 200",
         _explore,
         "explore:explore",
@@ -340,7 +341,7 @@ COMMANDS: dict[str, Command] = {
         "computed once and kept in the run folder.",
     ),
     "serve": Command(
-        "Open a page on a run: sliders along its attributes, and the images found there.",
+        "Serve a web page about a network: sliders along its attributes, and the images found there.",
         "hcnn serve runs/demo",
         _serve,
         "serve:serve",
@@ -351,7 +352,7 @@ COMMANDS: dict[str, Command] = {
         "hcnn compare results --output results", _compare, "compare:compare",
     ),
     "bench": Command(
-        "Time every method against the two-step network and the limits of this machine.",
+        "Time every method, the paper's order of operations (the two-step network), and the limits of this machine.",
         "hcnn bench --quick --output runs/bench", _bench, "bench:bench",
     ),
 }  # fmt: skip

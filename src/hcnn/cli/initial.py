@@ -38,7 +38,7 @@ def find_initial(source: str, model: str | None, resumed: Path | None, initial: 
         initial: the network, if it is in memory already.
 
     Raises:
-        ValueError: if it is no trained network, is folded, or is not what --model names.
+        ValueError: if it is not a trained network, is folded, or is not what --model names.
     """
     gone = source not in list_pretrained() and not Path(source).exists()
     if initial is None and resumed is not None and gone and (resumed / CONFIG).is_file():
@@ -47,23 +47,23 @@ def find_initial(source: str, model: str | None, resumed: Path | None, initial: 
         run = open_network(source)
         initial = initial_network(source, run.model, run.preprocessing)
     if model is not None and (differs := _differences(model_config(model), initial.config)):
-        raise ValueError(f"--model {model}: expected the network of --init {source}; different are {differs}")
+        raise ValueError(f"--model {model}: expected the network of --init {source}; they differ in {differs}")
     return initial
 
 
 def _differences(named: Any, found: Any) -> str:
     """What distinguishes two configurations, apart from classes and channels."""
     if type(named) is not type(found):
-        return f"the kinds of network ({network_kind(named)}, and there {network_kind(found)})"
+        return f"the kind of network ({network_kind(named)} here, {network_kind(found)} there)"
     pairs = {one.name: (getattr(named, one.name), getattr(found, one.name)) for one in fields(named)}
     unequal = [name for name, (one, other) in pairs.items() if one != other and name not in ("channels", "classes")]
-    return ", ".join(f"{name} ({pairs[name][0]}, and there {pairs[name][1]})" for name in unequal)
+    return ", ".join(f"{name} ({pairs[name][0]} here, {pairs[name][1]} there)" for name in unequal)
 
 
 def describe_initial(initial: Initial, freeze: int, classes: tuple[str, ...]) -> str:
     """A sentence on what training starts from."""
     kept = initial.preprocessing.classes == classes
-    layer = "is kept, as the classes are the same" if kept else f"is made anew for {len(classes)} classes"
+    layer = "is kept, as the classes are the same" if kept else f"is initialized anew for {len(classes)} classes"
     frozen = f"; layers 1 to {freeze} are frozen, with their running statistics" if freeze > 1 else ""
     if freeze == 1:
         frozen = "; layer 1 is frozen, with its running statistics"

@@ -68,7 +68,7 @@ def results_in(folder: Path, heads: Mapping[str, bytes]) -> Iterator[Path]:
 
 
 def check_head(path: Path, head: bytes) -> None:
-    """Refuse to write over a file that does not begin with `head`, and over what is no file."""
+    """Refuse to write over a file that does not begin with `head`, and over what is not a file."""
     if not path.exists():
         return
     if not path.is_file():

@@ -90,7 +90,7 @@ def _add_common(parser: Parser, group: Any, command: str) -> None:
     add(
         "--resume", action="store_true",
         help="Resume from the newest valid checkpoint of the run folder, or start if there is none. With more --epochs "
-        "than the run had, its schedule is computed anew for them." if command == "train" else
+        "than the run had, it is trained further by the schedule of the new number." if command == "train" else
         "Resume the search in the folder within the trial that was interrupted, or start if there is none.",
     )  # fmt: skip
     add(
@@ -106,7 +106,8 @@ def _add_common(parser: Parser, group: Any, command: str) -> None:
     )  # fmt: skip
     add(
         "--image-size", type=int, default=None, metavar="N",
-        help="Resize images of a folder to this side length. Default: derived from the median size and printed.",
+        help="Resize images of a folder to this side length. Default: their common size, if it is between 8 and 64 "
+        "pixels, or else a size derived from the median; it is printed.",
     )  # fmt: skip
     add("--device", default="cpu", help="PyTorch device; cuda is the GPU of the local rank. Default: cpu.")
     add("--threads", type=int, metavar="N", help="Number of CPU threads. Default: PyTorch's own choice.")
@@ -119,7 +120,7 @@ def _add_common(parser: Parser, group: Any, command: str) -> None:
         "--init", type=name_or_path, default=None, metavar="SOURCE",
         help="Start from a trained network: the name of one with pretrained weights, a run folder, a Hub folder, or "
         "the weights file in either. Its settings and the standardization of its images are kept; the class layer is "
-        "made anew unless the classes are the same.",
+        "initialized anew unless the classes are the same.",
     )  # fmt: skip
     add(
         "--freeze", type=int, default=0, metavar="N",

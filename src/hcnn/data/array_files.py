@@ -28,7 +28,7 @@ def read_npy(path: StrPath) -> np.ndarray:
         The array.
 
     Raises:
-        ValueError: if the file is no regular file, is cut off, claims more than it holds, holds objects (which are
+        ValueError: if the file is not a regular file, is cut off, claims more than it holds, holds objects (which are
             pickles) or is something else; names the file.
         OSError: if it does not exist or cannot be read.
 

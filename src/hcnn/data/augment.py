@@ -31,9 +31,9 @@ class Augmentation:
         translation: largest shift in pixels along every spatial axis; each image draws its own, uniformly.
         fill: the pixels that enter at the border: "zeros", which is the mean pixel once images are standardized, or
             "reflect", the image mirrored about its outermost pixels.
-        flip: along the last axis. "random": each image with probability 1/2 in every epoch. "alternating": a random
-            half of the images in even epochs, the others in odd ones, so that any two epochs in a row show both
-            versions (Jordan 2024, cifar10-airbench).
+        flip: mirroring along the last axis. "random": each image with probability 1/2 in every epoch. "alternating":
+            a random half of the images in even epochs, the others in odd ones, so that any two epochs in a row show
+            both versions (Jordan 2024, cifar10-airbench).
         cutout: side of the square set to zero about a uniform centre, cut off at the border (DeVries, Taylor
             2017); 0 for none.
         mixup: α of λ ~ Beta(α, α), with x = λ x_a + (1 - λ) x_b (Zhang et al. 2018); 0 for none.

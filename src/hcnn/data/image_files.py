@@ -61,8 +61,8 @@ def read_image(source: "StrPath | bytes | Image", *, size: Size, channels: int) 
         uint8 tensor (c, height, width).
 
     Raises:
-        ValueError: if it is no regular file or no image, is truncated, has pixels of another kind or several pages,
-            is transparent, or is too large; names the file.
+        ValueError: if it is not a regular file or not an image, is truncated, has pixels of another kind or several
+            pages, is transparent, or is too large; names the file.
         FileNotFoundError: if there is no such file.
         ImportError: if pillow is not installed.
 
@@ -116,7 +116,7 @@ def decode(data: "bytes | Image", use: "Callable[[Image], T]") -> T:
         except Image.DecompressionBombError as error:
             raise _Unfit(f"expected at most {MAX_PIXELS:,} pixels; {error}") from error
         except Image.UnidentifiedImageError as error:
-            raise _Unfit(f"{_EXPECTED}; this is none, or its header is cut off") from error
+            raise _Unfit(f"{_EXPECTED}; this is not one, or its header is cut off") from error
         # On damaged data Pillow's decoders raise OSError, SyntaxError, struct.error, KeyError and more.
         except Exception as error:
             raise _Unfit(f"the image is truncated or corrupt: {error}") from error

@@ -60,7 +60,7 @@ def read_regular(path: StrPath, limit: int = MAX_BYTES) -> bytes:
         Its content.
 
     Raises:
-        ValueError: if it is no regular file or is larger.
+        ValueError: if it is not a regular file or is larger.
         OSError: if it does not exist or cannot be read.
 
     Example:

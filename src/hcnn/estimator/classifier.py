@@ -42,12 +42,12 @@ class HCNNClassifier(FittedNetwork):
 
     Args:
         model: a named network, see `hcnn.list_models`, or "auto": hcnn_digits up to 16 pixels a side, above
-            hcnn_small_cifar10.
+            that hcnn_small_cifar10.
         network: fields of the network's configuration to replace, for example ``{"width": 16}``. In searches each is a
             parameter of its own, such as ``network__width``.
         init: a trained network to start from, in place of `model` and `network`: a name of `hcnn.list_pretrained`, a
-            run folder, a Hub folder, or a network, also as `hcnn.load` returns it. Its class layer is made anew unless
-            the labels are its classes. X is standardized by its own mean and deviation here too.
+            run folder, a Hub folder, or a network, also as `hcnn.load` returns it. Its class layer is initialized anew
+            unless the labels are its classes. X is standardized by its own mean and deviation here too.
         freeze: with `init`, how many layers stay as they are, their running statistics too.
         image_shape: for X of two axes: (height, width), (channels, height, width), or "row" for one row of any length.
         channels: whether the channels of X of four axes come "first" or "last"; "auto" decides by the shape, and

@@ -146,7 +146,7 @@ def build_arrays(
 
     Raises:
         ValueError: if the folder holds arrays of other weights, other images or another position; it says which. Also
-            if it holds files of these names that are no arrays of this package.
+            if it holds files of these names that are not arrays of this package.
         RunFolderBusy: if another process is computing into the folder.
         OSError: if the folder cannot be written.
 

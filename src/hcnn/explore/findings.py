@@ -17,7 +17,7 @@ def findings(study: Study) -> list[str]:
     """
     said = []
     if not study.info.get("held_out", True):
-        said.append("No held-out images are known: the network was trained on the queries, and may remember them.")
+        said.append("No held-out images are known: the network was trained on the queries and may have memorized them.")
     if study.info["boundary"] != "circular":
         said.append("The network is not periodic, so translations, which wrap around, are an approximation.")
     said += _consistency(study) + _smoothness(study) + _flatness(study) + _properties(study)

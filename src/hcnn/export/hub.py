@@ -115,7 +115,7 @@ class HubNetwork(nn.Module, PyTorchModelHubMixin):
         init = {name: rest.pop(name) for name in ("result", "seeds") if name in rest}
         strict = rest.pop("strict", True)
         if not strict:
-            raise ValueError("strict: expected True; a network with some weights missing is no trained network")
+            raise ValueError("strict: expected True; a network with some weights missing is not a trained network")
         if not isinstance(run, dict):
             raise ValueError(f"{model_id}: expected config.json with the entry 'run', as save_pretrained writes it")
         local = Path(model_id) / SAFETENSORS_SINGLE_FILE

@@ -221,8 +221,8 @@ class PlainNetwork(nn.Module):
         images (b, channels, *u) -> logits (b, classes).
 
     Raises:
-        ValueError: if it is no attribute network, takes floating-point images of another scale, is on another device
-            than the CPU, or not in float32.
+        ValueError: if it is not an attribute network, takes floating-point images of another scale, is on another
+            device than the CPU, or not in float32.
 
     Example:
         >>> from hcnn import create_model

@@ -173,7 +173,7 @@ def marginal(x: Tensor, axis: int | Sequence[int]) -> Tensor:
 
 
 def check_axis(x: Tensor, axis: int, where: str) -> int:
-    """The axis, counted from the start; a ValueError where `x` is no tensor or has no such axis."""
+    """The axis, counted from the start; a ValueError where `x` is not a tensor or has no such axis."""
     if not isinstance(x, Tensor):
         raise ValueError(f"{where}: expected a tensor; got a {type(x).__name__}")
     if not isinstance(axis, Integral) or not -x.ndim <= axis < x.ndim:

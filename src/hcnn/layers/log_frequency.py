@@ -81,14 +81,14 @@ class LogFrequency(nn.Module):
         bins_per_octave: filters in a factor of 2.
         hop: samples per output position; the length of sounds is a multiple of it.
         width: standard deviation of a filter over its centre; by default neighbours meet at about 0.7 of their peaks.
-        boundary: how sounds go on outside: "zeros" or "circular".
+        boundary: how sounds continue outside: "zeros" or "circular".
 
     Shapes:
         x (b, samples) -> (b, v1, samples / hop), or (b, c, samples) -> (b, v1, c, samples / hop).
 
     Raises:
         ValueError: at construction for a bank that reaches beyond half the sample rate, for values that are not
-            positive, and for bins or a hop that are no whole numbers; in forward for shapes and types that do not fit.
+            positive, and for bins or a hop that are not whole numbers; in forward for shapes and types that do not fit.
 
     Example:
         >>> bank = LogFrequency(8000, lowest=100, bins=48, bins_per_octave=12, hop=160)

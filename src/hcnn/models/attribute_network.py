@@ -176,7 +176,7 @@ class AttributeNetwork(FineTuning, Network):
     def _answers_nothing(self, x: object) -> bool:
         """Whether x is an empty batch, which has (no) answers, as in an exported file; not while training.
 
-        What is no tensor is refused by the first layer.
+        What is not a tensor is refused by the first layer.
         """
         return isinstance(x, Tensor) and x.shape[:1] == (0,) and not self.training
 

@@ -58,7 +58,7 @@ def build(config: NetworkConfig, *, method: Method = "auto") -> Network:
         The network, freshly initialized, in training mode.
 
     Raises:
-        ValueError: if `config` is no configuration of a network.
+        ValueError: if `config` is not the configuration of a network.
     """
     if isinstance(config, HierarchicalCNNConfig):
         return HierarchicalCNN(config, method=method)
@@ -104,7 +104,7 @@ def create_model(name: str, *, pretrained: bool = False, features_only: bool = F
             ``out_indices`` are its depths.
         **overrides: fields of its configuration, for example ``boundary="circular"``; ``num_classes`` and ``in_chans``
             are taken for ``classes`` and ``channels``. With `pretrained` only these two can change: the other weights
-            are kept, and the class layer is made anew (see `hcnn.adapt`).
+            are kept, and the class layer is initialized anew (see `hcnn.adapt`).
 
     Returns:
         The network; in training mode, with `pretrained` in eval mode.

@@ -25,7 +25,7 @@ class FeatureExtractor(nn.Module):
         x (b, channels, *u) -> a list of (b, c, *u'), one for each depth.
 
     Raises:
-        ValueError: if it is no attribute network, or a depth does not exist.
+        ValueError: if it is not an attribute network, or a depth does not exist.
 
     Example:
         >>> import torch

@@ -60,7 +60,7 @@ class Network(nn.Module):
         return self.get_submodule(classifier_name(self))
 
     def reset_classifier(self, classes: int) -> None:
-        """Make the weights of the class layer anew, in place; all else stays, hooks too. See `hcnn.adapt` for a copy.
+        """Initialize the class layer anew, in place; all else stays, hooks too. See `hcnn.adapt` for a copy.
 
         Args:
             classes: number of new classes.

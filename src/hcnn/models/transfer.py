@@ -17,11 +17,11 @@ Model = TypeVar("Model", bound=nn.Module)
 def adapt(model: Model, *, classes: int | None = None, channels: int | None = None) -> Model:
     """A network with the weights of another one, for other classes, other channels, or both.
 
-    Every weight whose shape depends on neither is kept. With `classes` the class layer is made anew, with that many
-    classes, even if the number is the same: in HCNN these are the filters g and the normalization of layer J-1, or the
-    linear readout. The filters of the first layer are added up for one channel; for more channels they are repeated,
-    each divided by how often it occurs, and for fewer the sum of the omitted ones is spread over the rest. So a grey
-    image gives what it gave before.
+    Every weight whose shape depends on neither is kept. With `classes` the class layer is initialized anew, with that
+    many classes, even if the number is the same: in HCNN these are the filters g and the normalization of layer J-1, or
+    the linear readout. The filters of the first layer are added up for one channel; for more channels they are
+    repeated, each divided by how often it occurs, and for fewer the sum of the omitted ones is spread over the rest. So
+    a grey image gives what it gave before.
 
     Args:
         model: trained; it is not changed. Folded networks cannot be adapted.
@@ -170,7 +170,7 @@ def parameter_groups(
 
     Raises:
         ValueError: if `layer_decay` does not lie in (0, 1], or is not 1 for a module without stages; if a rate or a
-            decay is negative, or the model is no module.
+            decay is negative, or the model is not a module.
 
     Example:
         >>> from hcnn import create_model

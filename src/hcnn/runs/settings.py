@@ -182,14 +182,14 @@ def describe_differences(found: dict[str, tuple[Any, Any]]) -> str:
 
     Example:
         >>> describe_differences({"seed": (1, 0), "recipe.lr": (0.1, 0.02)})
-        'seed (1, and there 0), recipe.lr (0.1, and there 0.02)'
+        'seed (1 here, 0 there), recipe.lr (0.1 here, 0.02 there)'
     """
 
     def brief(value: object) -> str:
         text = "none" if value is None else str(value)
         return text if len(text) <= 40 else f"{text[:12]}…"
 
-    return ", ".join(f"{name} ({brief(new)}, and there {brief(old)})" for name, (new, old) in found.items())
+    return ", ".join(f"{name} ({brief(new)} here, {brief(old)} there)" for name, (new, old) in found.items())
 
 
 def _equal_up_to_rounding(old: Any, value: Any) -> bool:

@@ -177,7 +177,7 @@ def parse_safetensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _looks_like(data: bytes) -> str:
-    """Say what a file is that is no whole safetensors file; asked only after parsing failed.
+    """Say what a file is that is not a whole safetensors file; asked only after parsing failed.
 
     A sound safetensors file may well begin with the two bytes of a pickle: they are the length of its header.
     """
@@ -191,7 +191,7 @@ def _looks_like(data: bytes) -> str:
         return f"is a torch.save archive (of the old kind, a pickle); {only}"
     if _is_pickle(data):
         return f"is a pickle; {only}"
-    return f"is no safetensors file ({len(data):,} bytes)"
+    return f"is not a safetensors file ({len(data):,} bytes)"
 
 
 def _is_pickle(data: bytes) -> bool:

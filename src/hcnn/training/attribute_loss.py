@@ -105,7 +105,7 @@ class ArrayLoss:
     """Ties properties of the input to attributes of a network, and makes neighbouring values alike.
 
     Each image of a batch draws one of the ties and an amount. The image and its changed copy both pass the layers up
-    to the deepest tied one; from there on only one of the two, drawn at random, goes on to the classes, which learn
+    to the deepest tied one; from there on only one of the two, drawn at random, continues to the classes, which learn
     from unchanged and changed images alike. So a step costs the plain one and once more the tied layers.
 
     Args:
@@ -113,7 +113,7 @@ class ArrayLoss:
         ties: the properties and attributes.
         topography: weight of the mean `roughness`, over all layers and all their attributes of 4 values or more.
         preprocessing: of its inputs.
-        pixels: the smallest and the largest value of a pixel, which counts where inputs are no bytes.
+        pixels: the smallest and the largest value of a pixel, which counts where inputs are not bytes.
         group: the processes that train together, or None.
 
     Raises:

@@ -48,7 +48,7 @@ def check_labels(images: Tensor, labels: Tensor, classes: Sequence[str]) -> None
         classes: names of the classes.
 
     Raises:
-        ValueError: if they are no tensors, not one whole number per image, or not below the number of classes.
+        ValueError: if they are not tensors, not one whole number per image, or not below the number of classes.
     """
     for name, value in (("images", images), ("labels", labels)):
         if not isinstance(value, Tensor):
@@ -70,7 +70,7 @@ def check_weights(weights: Tensor, labels: Tensor) -> None:
         labels: (n,).
 
     Raises:
-        ValueError: if they are no tensor, not one positive, finite number per image.
+        ValueError: if they are not a tensor, not one positive, finite number per image.
     """
     if not isinstance(weights, Tensor) or weights.shape != labels.shape:
         got = tuple(weights.shape) if isinstance(weights, Tensor) else f"a {type(weights).__name__}"

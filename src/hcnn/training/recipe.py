@@ -33,7 +33,7 @@ class Recipe:
         augmentation: how training images are changed at random.
         image_sizes: side lengths of smaller images at the beginning of training, to which batches are resized after
             augmentation; () for none. This saves time.
-        image_sizes_until: for each of them, the fraction of all steps until which it serves.
+        image_sizes_until: for each of `image_sizes`, the fraction of all steps until which it is used.
         first_layer: "random", or "whitening": the first layer starts with filters that whiten patches of the training
             images, see `whitening_filters`.
         statistics_momentum: weight of a batch in the running statistics of the normalizations, or None for the

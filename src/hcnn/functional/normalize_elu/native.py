@@ -67,7 +67,7 @@ def _batch_backward(
     """Gradients for y, weight and bias. Mean and variance have none."""
     sizes = _sizes(y, [weight, bias, mean, variance], eps, spatial, average_oldest)
     if grad.shape != _like(y, average_oldest).shape:
-        raise ValueError(f"native normalize_elu: the gradient has shape {tuple(grad.shape)}, which its result had not")
+        raise ValueError(f"native normalize_elu: the gradient has shape {tuple(grad.shape)}, unlike the result")
     grads = [torch.empty_like(one, memory_format=torch.contiguous_format) for one in (y, weight, bias)]
     arrays = (one.contiguous() for one in (grad, y, weight, bias, mean, variance))
     call("hcnn_normalize_backward", sizes, *arrays, *grads)

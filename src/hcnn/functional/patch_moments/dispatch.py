@@ -27,7 +27,7 @@ def patch_moments(x: Tensor, support: Sequence[int], *, boundary: Boundary = "ze
         mean (P,) and covariance (P, P) with ``P = prod(support)``, patches flattened in row-major order.
 
     Raises:
-        ValueError: if a support is even, x is no tensor, empty or has too few axes, or the boundary is unknown.
+        ValueError: if a support is even, x is not a tensor, is empty or has too few axes, or the boundary is unknown.
 
     Example:
         >>> import torch

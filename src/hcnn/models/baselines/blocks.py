@@ -65,7 +65,7 @@ class Baseline(Network):
         """Class scores of a batch of standardized images.
 
         Raises:
-            ValueError: if x is no batch of images that the network can take.
+            ValueError: if x is not a batch of images that the network can take.
         """
         name, side = type(self).__name__, self.smallest
         if x.ndim != 4 or x.shape[1] != self.config.channels or len(x) == 0:

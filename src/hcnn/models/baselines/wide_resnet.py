@@ -30,7 +30,7 @@ class WideResNetConfig(BaselineConfig):
 
 
 def check_wide(depth: int, width: int, downsample: tuple[int, ...]) -> None:
-    """Refuse what is no wide residual network.
+    """Refuse what is not a wide residual network.
 
     Raises:
         ValueError: naming the field, what was expected and what came.

@@ -18,16 +18,16 @@ class DistillationConfig:
     Attributes:
         labels: weight of the loss against the labels.
         soft_targets: weight of the teacher's softened probabilities (Hinton, Vinyals, Dean 2015); see `soft_loss`.
-        soft_targets_end: the weight at the end of training, reached linearly; the same if None.
-        temperature: T.
+        soft_targets_end: the weight of soft targets at the end of training, reached linearly; `soft_targets` if None.
+        temperature: T, by which logits are divided before the softmax of soft targets.
         attention: β of attention transfer (Zagoruyko, Komodakis 2017); see `attention_loss`.
         hints: weight of hints (Romero et al. 2014); see `Distillation`.
         pairs: layers that learn from layers, as "student=teacher", each a module's name; if empty, the last layer of
             each resolution that both networks have.
         match: what to do where the maps of a pair differ in resolution: "exact" refuses; "pool" averages the larger
             down to the smaller; "convolve" (hints only) lets the regressor's unpadded support take up the difference.
-        hint_epochs: that many epochs at first learn from the hints alone, and later ones from everything else: the
-            two stages of FitNets. With 0 all losses are taken together.
+        hint_epochs: number of epochs at the beginning that learn from the hints alone; later ones learn from
+            everything else: the two stages of FitNets. With 0 all losses are added.
     """
 
     labels: float = 1.0
