@@ -113,4 +113,5 @@ def test_a_report_opens_with_the_answers_and_folds_the_rest() -> None:
         assert word in opening
     folded = text.split("<summary>All")[1].split("</details>")[0]
     assert text.count("Class consistency after a translation") == folded.count("Class consistency after a translation")
+    assert "not corrected for their number" in folded
     assert text.count("<img ") == 6

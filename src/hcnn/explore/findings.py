@@ -13,7 +13,8 @@ def findings(study: Study) -> list[str]:
         study: the results.
 
     Returns:
-        The sentences; numbers have 95 % intervals over query images, and p-values are those of `order_test`.
+        The sentences; numbers have 95 % intervals over query images, and p-values are those of `order_test`, each for
+        itself.
 
     """
     said = []
