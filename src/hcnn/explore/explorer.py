@@ -29,7 +29,8 @@ from hcnn.training.device import find_device
 
 Query = int | Tensor
 Moves = Sequence[Mapping[str, float]]
-_SPACES = 12  # prepared depths kept in memory: 6 MB each at K = 8 and 50,000 images, 26 MB at K = 16
+# Prepared depths kept in memory, two for a view: 6 MB each at K = 8 and 50,000 images, 26 MB at K = 16.
+_SPACES = 24
 
 
 @dataclass(frozen=True, eq=False)
