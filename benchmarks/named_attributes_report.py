@@ -32,10 +32,13 @@ _ALSO = {"digits": ["scale", "position right", "brightness"], "cifar10": ["rotat
 
 _COLUMNS = """
 The columns: *cell* is attribute@depth; *accuracy* is that on images as in training, then that on images whose
-property is changed over its full range; *r* is the correlation of the best shift with the amount of the change;
-*share* is the part of the array's change that the shift explains, and the same in the best of five shuffled orders of
-the attribute; *consistency* is how often the image found along the shift has the query's class, and the same in a
-shuffled order; *error* is the relative equivariance error; *roughness* is 1 where the attribute has no order.
+property is changed over its full range; *r* is the correlation of the best shift with the amount of the change, whose
+sign is arbitrary where nothing is tied, so that it may cancel in the mean over seeds; *share* is the part of the
+array's change that the shift explains, and the same in the best of five shuffled orders of the attribute (two, where it
+has four values), both at the central position; *consistency* is how often the image found along the shift has the
+query's class, and the same in a shuffled order; *error* is the relative equivariance error; *change left* is the part
+of the change of all of x_j, turned or stretched as its image is, that the translation by τ(a) leaves (more than 1 where
+it leads elsewhere); *roughness* is 1 where the attribute has no order.
 """
 
 
@@ -85,13 +88,15 @@ def table() -> str:
                     _over_seeds([one.get("consistency", [math.nan])[0] for one in ones], 1, 100),
                     _over_seeds([one.get("consistency_shuffled", [math.nan])[0] for one in ones], 1, 100),
                     _over_seeds([one["error"]["of_spread"] if own else math.nan for one in ones], 3),
+                    _over_seeds([one["error"]["of_change"] if own else math.nan for one in ones]),
                     _over_seeds([one.get("roughness", math.nan) for one in ones]),
                 ])  # fmt: skip
         lines += _rows(
             "| arm | property | cell | seeds | accuracy, % | under the full range, % | r | share | share, shuffled |",
             found,
         )
-        lines += ["", *_rows("| arm | property | cell | consistency, % | shuffled, % | error | roughness |", more)]
+        head = "| arm | property | cell | consistency, % | shuffled, % | error | change left | roughness |"
+        lines += ["", *_rows(head, more)]
     return "\n".join(lines) + "\n"
 
 

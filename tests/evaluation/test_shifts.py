@@ -4,14 +4,15 @@ import csv
 import json
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from hcnn.evaluation import SHIFTS, measure_shifts, shift_images, write_shifts
-from hcnn.evaluation.shifts import shifts_for
+from hcnn.evaluation import SHIFTS, figures, measure_shifts, shift_images, write_shifts
+from hcnn.evaluation.shifts import Shift, shifts_for
 
 
 def smooth(count: int = 12, channels: int = 3) -> torch.Tensor:
@@ -126,3 +127,18 @@ def test_scores_and_files(tmp_path) -> None:
     for shown, marks in ((images[:0], labels[:0]), (images, labels[:1])):
         with pytest.raises(ValueError, match="measure_shifts: expected images, and as many labels; got"):
             measure_shifts(predict, shown, marks)
+
+
+def test_strengths_of_ones_own_are_beneath_their_scores(monkeypatch, tmp_path) -> None:
+    kept: list[Any] = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: kept.append(figure))
+    images, labels = smooth(), torch.zeros(len(smooth()), dtype=torch.int64)
+    chosen = ([Shift("jpeg", "quality", (60, 20))], [Shift("jpeg", "quality", (20,))])
+    found = {
+        str(n): measure_shifts(lambda shown: torch.zeros(len(shown), 2), images, labels, shifts)
+        for n, shifts in enumerate(chosen)
+    }
+    figures.draw_shifts(found, tmp_path / "shifts.png")
+    axes = kept[0].axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["none", "60", "20"]
+    assert [list(line.get_xdata()) for line in axes.lines] == [[0, 1, 2], [0, 2]]

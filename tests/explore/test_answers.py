@@ -55,6 +55,8 @@ def test_answers_are_those_of_the_tables(name, short, reasons) -> None:
     if beyond := sum(row["verdict"] == "found" for row in study.properties):
         assert f"of {len(study.properties)} combinations" in found[2].reason
         assert f"{beyond} went beyond every control" in found[2].reason
+        few = {"hcnn_small_cifar10_circular": 2, "hcnn_cifar10_circular": 4}[name]
+        assert f"control. For {few} of them there are only two other orders of the 4 values" in found[2].reason
 
 
 def test_nothing_is_said_where_nothing_was_found() -> None:
@@ -111,4 +113,5 @@ def test_a_report_opens_with_the_answers_and_folds_the_rest() -> None:
         assert word in opening
     folded = text.split("<summary>All")[1].split("</details>")[0]
     assert text.count("Class consistency after a translation") == folded.count("Class consistency after a translation")
+    assert "not corrected for their number" in folded
     assert text.count("<img ") == 6

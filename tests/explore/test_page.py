@@ -11,7 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -108,8 +110,25 @@ def test_a_view_has_what_the_library_finds(explorer) -> None:
     scores = explorer.scores(3, 5, [{"v4": tau, "v5": 2} for tau in (1, 0, 1, 2, 3)])  # as the arrays of the rows are
     for row, expected in zip(one["rows"], scores.tolist(), strict=False):
         assert row["scores"] == [round(value, 4) for value in expected]
-    whole = views.view(explorer, 3, 5, {}, "v4")
-    assert whole["rows"][0]["found"] == whole["rows"][-1]["found"]  # no shift: the order cannot matter
+
+
+@pytest.mark.parametrize("axis", ["v4", "v5"])
+def test_a_shuffled_order_is_a_fair_control(explorer, axis) -> None:
+    noise = np.random.default_rng(0).normal(size=(400, 4, 8)).astype(np.float32)  # whose values have no order
+    arrays = replace(explorer.arrays, depths={5: noise})
+    plain = replace(explorer, arrays=arrays, _spaces=OrderedDict())
+    nearest = {"now": 0.0, "shuffled": 0.0}
+    for query in range(60):
+        for row in views.view(plain, query, 5, {axis: 1}, axis, k=1)["rows"]:
+            if row["kind"] in nearest:
+                nearest[row["kind"]] += row["found"][0][2] / 60
+    assert nearest["shuffled"] == pytest.approx(nearest["now"], rel=0.03)
+
+
+def test_an_uploaded_image_is_reordered_as_the_database_is(explorer) -> None:
+    row = views.view(explorer, explorer.image(3), 5, {"v4": 0}, "v4", k=1)["rows"][-1]
+    assert row["kind"] == "shuffled"
+    assert row["found"][0][:3] == (3, explorer.label(3), pytest.approx(0, abs=1e-3))
 
 
 def test_an_image_from_outside_is_found_itself(explorer) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 import hcnn
 from hcnn.data import datasets
 from hcnn.explore import explore_images, figures, study_figures
+from hcnn.explore.findings import findings
 from hcnn.explore.page import images as page_images
 from hcnn.explore.page import views
 from hcnn.explore.study import Study
@@ -82,6 +83,18 @@ def test_maps_of_values_have_a_scale(explorer, monkeypatch, tmp_path) -> None:
         study_figures, monkeypatch, lambda: study_figures.property_figure(study, tmp_path / "properties.png")
     )
     assert figure.axes[-1].get_ylabel() == "correlation of shift with amount"
+
+
+def test_figures_say_how_many_images_they_show_and_which_arrays(monkeypatch, tmp_path) -> None:
+    study = Study(**json.loads((RESULTS / "hcnn_cifar10_circular" / "study.json").read_text()))
+    made = drawn(study_figures, monkeypatch, lambda: draw_study(study, tmp_path))
+    consistency, smoothness, flatness, properties = made
+    for figure in (consistency, smoothness):
+        assert figure.get_suptitle().startswith("hcnn_cifar10_circular, 500 of cifar10/test; bands")
+    assert flatness.get_suptitle().startswith("hcnn_cifar10_circular, 100 of the queries (500 of cifar10/test); bands")
+    names = [label.get_text() for label in properties.axes[0].get_yticklabels()]
+    assert names[:4] == ["x3, v1", "x̄3, v2", "x̄3, v3", "x4, v2"]  # x̄_j averages over v_{j-2}
+    assert "Rotation: found in x4 along v2 (r = -0.353 [-0.410, -0.290], 1% of the change)." in findings(study)
 
 
 def colours(data: bytes) -> set[str]:

@@ -92,15 +92,17 @@ def draw_shifts(found: Mapping[str, Sequence[ShiftScore]], path: Path) -> None:
         if place >= len(names):
             axes.remove()
             continue
+        every = [one for scores in found.values() for one in scores]
+        strengths = list(dict.fromkeys(one.strength for one in every if one.shift == names[place]))
+        ticks = {("none", 0.0): 0} | {(names[place], one): n for n, one in enumerate(strengths, 1)}
         for network, scores in found.items():
-            line = [one for one in scores if one.shift in ("none", names[place])]
-            at = range(len(line))
+            line = [one for one in scores if (one.shift, one.strength) in ticks]
+            at = [ticks[one.shift, one.strength] for one in line]
             values = [100 * one.accuracy for one in line]
             (drawn,) = axes.plot(at, values, marker=".", label=literal(network))
             low, high = zip(*([100 * end for end in one.interval] for one in line), strict=True)
             axes.fill_between(at, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
-        strengths = SHIFTS[names[place]].strengths
-        axes.set_xticks(range(len(strengths) + 1), ["none", *(f"{one:g}" for one in strengths)])
+        axes.set_xticks(range(len(ticks)), ["none", *(f"{one:g}" for one in strengths)])
         axes.set_title(names[place], fontsize=11)
         axes.set_xlabel(SHIFTS[names[place]].unit, fontsize=9)
         axes.set_ylim(0, 102)

@@ -111,13 +111,18 @@ def _property(study: Study) -> Answer:
         )
     found = sorted(found, key=lambda row: -abs(row["value"]) * row["explained"])
     best = dict.fromkeys(row["property"] for row in found)
-    first = found[0]
+    first, few = found[0], sum(row["orders"] < 3 for row in found)
+    rarely = (
+        f" For {few} of them there are only two other orders of the 4 values to compare with, so that the true one is "
+        "the best of three by chance once in three."
+    )
     return Answer(
         question,
         ", ".join(best),
         f"The clearest case is {first['property']}, which moves arrays along {first['attribute']} at depth "
         f"{first['depth']} (correlation {first['value']:.2f}, {first['explained']:.0%} of the change); "
-        f"of {len(study.properties)} combinations of attribute and property, {len(found)} went beyond every control.",
+        f"of {len(study.properties)} combinations of attribute and property, {len(found)} went beyond every control."
+        + (rarely if few else ""),
     )
 
 

@@ -29,7 +29,8 @@ from hcnn.training.device import find_device
 
 Query = int | Tensor
 Moves = Sequence[Mapping[str, float]]
-_SPACES = 12  # prepared depths kept in memory: 6 MB each at K = 8 and 50,000 images, 26 MB at K = 16
+# Prepared depths kept in memory, two for a view: 6 MB each at K = 8 and 50,000 images, 26 MB at K = 16.
+_SPACES = 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ class Explorer:
     position: Position = "centre"
     held_out: ImageSet | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _spaces: "OrderedDict[tuple[int, tuple[str, ...]], Space]" = field(default_factory=OrderedDict, repr=False)
+    _spaces: "OrderedDict[tuple[Any, ...], Space]" = field(default_factory=OrderedDict, repr=False)
 
     @cached_property
     def source(self) -> AttributeSource:
@@ -81,12 +82,19 @@ class Explorer:
         """The attributes of x̄_j that training tied to a property, with its name and unit."""
         return named_attributes(self.run.config, j, self.attributes(j))
 
-    def space(self, j: int, smooth: Sequence[str] = ()) -> Space:
-        """One depth of the database, prepared for search; the most recent ones are kept in memory."""
-        key = (j, tuple(sorted(set(smooth))))
+    def space(self, j: int, smooth: Sequence[str] = (), orders: Mapping[str, Sequence[int]] | None = None) -> Space:
+        """One depth of the database, prepared for search; the most recent ones are kept in memory.
+
+        Args:
+            j: depth.
+            smooth: attributes to smooth along.
+            orders: as for `Space`.
+
+        """
+        key = (j, tuple(sorted(set(smooth))), tuple((axis, *order) for axis, order in (orders or {}).items()))
         with self._lock:  # a server asks from several threads
             if key not in self._spaces:
-                self._spaces[key] = Space(self.arrays, j, key[1])
+                self._spaces[key] = Space(self.arrays, j, key[1], orders=orders)
                 if len(self._spaces) > _SPACES:
                     self._spaces.popitem(last=False)
             self._spaces.move_to_end(key)

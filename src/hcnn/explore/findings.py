@@ -1,5 +1,6 @@
 """The results of a study in sentences: effect sizes with intervals, or "nothing" where that is the answer."""
 
+from hcnn.explore.sources import array_name
 from hcnn.explore.study import Study
 from hcnn.explore.tables import CHANGE, CONSISTENCY, ROUGHNESS, Row
 from hcnn.text import count_of
@@ -12,7 +13,8 @@ def findings(study: Study) -> list[str]:
         study: the results.
 
     Returns:
-        The sentences; numbers have 95 % intervals over query images, and p-values are those of `order_test`.
+        The sentences; numbers have 95 % intervals over query images, and p-values are those of `order_test`, each for
+        itself.
 
     """
     said = []
@@ -111,7 +113,8 @@ def _properties(study: Study) -> list[str]:
         found = sorted((r for r in rows if r["verdict"] == "found"), key=lambda r: -abs(r["value"]) * r["explained"])
         if found:
             parts = [
-                f"x̄{r['depth']} along {r['attribute']} (r = {_interval(r)}, {r['explained']:.0%} of the change)"
+                f"{array_name(r['attribute'], r['depth'])} along {r['attribute']} (r = {_interval(r)}, "
+                f"{r['explained']:.0%} of the change)"
                 for r in found[:4]
             ]
             more = f" and {len(found) - 4} more" if len(found) > 4 else ""

@@ -46,6 +46,7 @@ class Space:
         arrays: the arrays of the database.
         j: depth.
         smooth: attributes to smooth along, "v…"; the paper smooths along the one that is translated.
+        orders: attributes whose values are taken in another order, before anything else; see `shuffled_orders`.
         level: a neighbour is near if its distance is exceeded by at least this fraction of unshifted images.
         sample: number of unshifted images on which `near` is calibrated.
 
@@ -66,12 +67,15 @@ class Space:
         j: int,
         smooth: Sequence[str] = (),
         *,
+        orders: Mapping[str, Sequence[int]] | None = None,
         level: float = 0.05,
         sample: int = 1000,
     ) -> None:
         values = torch.from_numpy(np.array(arrays.at(j)))
         self.j, self.smooth, self.level = j, tuple(sorted(set(smooth))), level
-        self.folder, self.sample = arrays.folder, min(sample, len(arrays))
+        self.orders = {axis: torch.tensor(order) for axis, order in (orders or {}).items()}
+        self.folder = None if orders else arrays.folder  # which holds the distances of the attributes' own orders
+        self.sample = min(sample, len(arrays))
         self.shape = tuple(values.shape[1:])
         values = self.prepare(values)
         # About the mean the norms are smallest, and with them what ||a||² + ||b||² - 2ab loses to cancellation.
@@ -91,7 +95,9 @@ class Space:
         return dim
 
     def prepare(self, arrays: Tensor) -> Tensor:
-        """Smooth arrays (…, v_{j-1}, v_j) in the same way as the database, before they are translated or compared."""
+        """Reorder and smooth arrays (…, v_{j-1}, v_j) like the database, before they are translated or compared."""
+        for axis, order in self.orders.items():
+            arrays = arrays.index_select(self.dim(axis), order)
         for axis in self.smooth:
             arrays = shifts.smooth(arrays, self.dim(axis))
         return arrays

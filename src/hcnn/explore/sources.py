@@ -70,6 +70,17 @@ def attribute_dim(axis: str, j: int, *, newest_at: int) -> int:
     return newest_at - back
 
 
+def array_name(axis: str, j: int) -> str:
+    """What properties are looked for in along an attribute: x̄_j, or for v_{j-2} x_j, since eq. (9) averages over it.
+
+    Example:
+        >>> array_name("v6", 7), array_name("v5", 7)
+        ('x̄7', 'x7')
+
+    """
+    return f"x{j}" if axis == f"v{j - 2}" else f"x̄{j}"
+
+
 def at_position(x: Tensor, spatial: int, position: Position) -> Tensor:
     """Take an array at the central position u0 (``size // 2`` on each axis), or average it over u.
 

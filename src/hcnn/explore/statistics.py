@@ -1,7 +1,7 @@
 """Numbers about translations along attributes, per query image, and their means and intervals by bootstrap."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -104,15 +104,9 @@ def class_consistency(
         Same class, and near enough: bool (τ, n), τ = 0 … size - 1.
 
     """
-    dim, queries, arrays = (
-        attribute_dim(axis, j, newest_at=-1),
-        questions.arrays[j],
-        torch.from_numpy(np.array(base.at(j))),
-    )
-    if order is not None:
-        arrays, queries = (one.index_select(dim, torch.tensor(order)) for one in (arrays, queries))
-    space = Space(Arrays(None, {j: arrays.numpy()}, base.logits, base.boundary), j, [axis])
-    moved = space.moved(queries, [{axis: tau} for tau in range(space.shape[dim])])  # (n, τ, …)
+    space = Space(replace(base, folder=None), j, [axis], orders=None if order is None else {axis: order})
+    moves = [{axis: tau} for tau in range(space.shape[space.dim(axis)])]
+    moved = space.moved(questions.arrays[j], moves)  # (n, τ, …)
     taus = moved.shape[1]
     exclude = None if questions.members is None else questions.members.repeat_interleave(taus)
     found = space.nearest(moved.flatten(0, 1), exclude=exclude)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hcnn.explore.sources import array_name
 from hcnn.explore.study import Study
 from hcnn.explore.tables import CHANGE, Row
 from hcnn.plotting import literal, pyplot, save
@@ -70,9 +71,8 @@ def property_figure(study: Study, path: Path) -> None:
         image = axes.imshow(values, cmap="PuOr", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
         axes.set_title(title.replace("of the ", "of\nthe "), fontsize=9)
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
-        axes.set_yticks(
-            range(len(lines)), [f"x̄{j}, {axis}" for j, axis in lines] if axes is grid[0, 0] else [], fontsize=8
-        )
+        labels = [f"{array_name(axis, j)}, {axis}" for j, axis in lines] if axes is grid[0, 0] else []
+        axes.set_yticks(range(len(lines)), labels, fontsize=8)
         if key == "value":
             for y, line in enumerate(lines):
                 for x, name in enumerate(names):
@@ -112,7 +112,7 @@ def consistency_figure(study: Study, path: Path) -> None:
         _lines(axes, [row for row in rows if wanted(row)], study)
         axes.set(title=title, xlabel="depth j", ylim=(0, 1.03))
     left.set_ylabel("nearest image has the query's class")
-    _finish(figure, path, left, study)
+    _finish(figure, path, left, study, "class consistency")
 
 
 def smoothness_figure(study: Study, path: Path) -> None:
@@ -142,7 +142,7 @@ def smoothness_figure(study: Study, path: Path) -> None:
         axes.axhline(1, color="k", linewidth=0.6)
         axes.set(title=f"roughness along {'v(j-1)' if back else 'v(j)'}", xlabel="depth j")  # near 1: no axis from 0
     grid[1].set_ylabel("neighbours over all pairs; 1 = no order")
-    _finish(figure, path, grid[0], study)
+    _finish(figure, path, grid[0], study, "path distance")
 
 
 def flatness_figure(study: Study, path: Path) -> None:
@@ -162,7 +162,7 @@ def flatness_figure(study: Study, path: Path) -> None:
     grid[1, 0].set_ylim(0, 1.03)
     grid[0, 0].set_ylabel("squared change of scores\n1 = a random other image")
     grid[1, 0].set_ylabel("predicted class stays")
-    _finish(figure, path, grid[0, 0], study)
+    _finish(figure, path, grid[0, 0], study, CHANGE)
 
 
 def _newer(row: Row, back: int) -> bool:
@@ -205,15 +205,18 @@ def _lines(axes: Any, rows: Sequence[Row], study: Study) -> None:
     axes.xaxis.get_major_locator().set_params(integer=True)
 
 
-def _finish(figure: Any, path: Path, first: Any, study: Study) -> None:
+def _finish(figure: Any, path: Path, first: Any, study: Study, statistic: str) -> None:
+    """Save a figure with its legend and a title that says on how many images the statistic was measured."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.get_major_locator().set_params(integer=True)
     handles, labels = first.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+    asked, count = literal(study.info["queries"], 80), next(r["n"] for r in study.rows if r["statistic"] == statistic)
+    if not study.info["queries"].startswith(f"{count} "):
+        asked = f"{count} of the queries ({asked})"
     figure.suptitle(
-        f"{literal(study.info['run'], 60)}, {literal(study.info['queries'], 80)}; "
-        "bands: 95 % over query images; of shuffled orders, their range",
+        f"{literal(study.info['run'], 60)}, {asked}; bands: 95 % over query images; of shuffled orders, their range",
         fontsize=9,
     )
     save(figure, path)

@@ -5,7 +5,6 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from hcnn.explore import shifts
 from hcnn.explore.explorer import Explorer, Query
@@ -75,14 +74,15 @@ def view(explorer: Explorer, query: Query, j: int, move: Mapping[str, float], ax
     moves = [here, *({**rest, axis: tau} for tau in taus)]
     moved = space.moved(start, moves)[0]
     rows: list[View] = [{"kind": "now", "tau": here[axis]}, *({"kind": "shift", "tau": tau} for tau in taus)]
-    orders = shifts.shuffled_orders(sizes[axis], 1)
-    if orders:
-        unmoved = space.moved(start, [rest])[0]
-        moved = torch.cat([moved, _shuffled(unmoved, space.dim(axis), orders[0], here[axis])])
+    found = _found(explorer, space.nearest(moved, k, exclude=torch.full((len(moved),), own)))
+    if orders := shifts.shuffled_orders(sizes[axis], 1):
+        # All arrays are reordered before they are smoothed, as in the study: one that is smooth along another order
+        # than the database would be farther away from every image.
+        other = explorer.space(j, space.smooth, {axis: orders[0]})
+        found += _found(explorer, other.nearest(other.moved(start, [here])[0], k, exclude=torch.tensor([own])))
         rows.append({"kind": "shuffled", "tau": here[axis]})
-    found = space.nearest(moved, k, exclude=torch.full((len(moved),), own))
     scores = explorer.scores(query, j, moves)
-    for row, one in zip(rows, _found(explorer, found), strict=True):
+    for row, one in zip(rows, found, strict=True):
         row["found"] = one
     for row, one in zip(rows, scores.tolist(), strict=False):
         row["scores"] = [round(value, 4) for value in one]
@@ -122,12 +122,6 @@ def grid(explorer: Explorer, query: Query, j: int) -> View:
     found = _found(explorer, explorer.neighbours(query, j, moves))
     cells = [[found[a * n + b][0] for b in range(n)] for a in range(m)]
     return {"depth": j, "axes": [first, second], "cells": cells}
-
-
-def _shuffled(array: Tensor, dim: int, order: list[int], amount: float) -> Tensor:
-    """Translate (1, v_{j-1}, v_j) along an attribute as if its values stood in another order."""
-    index = torch.tensor(order)
-    return shifts.shift(array.index_select(dim, index), dim, amount).index_select(dim, index.argsort())
 
 
 def _found(explorer: Explorer, neighbours: Neighbours) -> list[list[tuple[int, int, float, bool]]]:
