@@ -291,6 +291,19 @@ def test_layers_of_unlike_resolution_say_which_and_how_to_match_them() -> None:
         find_pairs(strided, flat, IMAGE, DistillationConfig(attention=1.0))
 
 
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ("linear=layers.4", r"the student's 'linear' returns no maps \(b, c, \*u\); expected one of groups.0, "),
+        ("groups.2=layers.4.norm", "the teacher's 'layers.4.norm' returns no maps .*; expected one of layers.0, "),
+    ],
+)
+def test_layers_without_maps_are_refused(pair, message) -> None:
+    student, teacher = hcnn.create_model("resnet20_digits"), hcnn.create_model("hcnn_digits")
+    with pytest.raises(ValueError, match=message):
+        find_pairs(student, teacher, IMAGE, DistillationConfig(hints=1.0, pairs=(pair,), match="pool"))
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_a_network_that_does_not_take_the_image_is_left_as_it_was(training) -> None:
     model = hcnn.create_model("wrn16_1_digits").train(training)
