@@ -243,6 +243,37 @@ def test_a_wrong_teacher_is_refused_before_anything_is_written(teacher_run, tmp_
         train_run(tmp_path / "run", missing, _few(300))
 
 
+@pytest.mark.parametrize(
+    ("distillation", "recipe", "message"),
+    [
+        (
+            {"hints": 1.0, "hint_epochs": 2},
+            {},
+            "hint_epochs: expected fewer than the 2 epochs of the run, because the class layer learns nothing from "
+            "hints; got 2",
+        ),
+        (
+            {"hints": 1.0, "match": "convolve", "pairs": ("layers.1=groups.2",)},
+            {"image_sizes": (6,), "image_sizes_until": (0.5,)},
+            r"image_sizes: expected none, because the convolution between layers.1 and groups.2 fits .*; got \(6,\)",
+        ),
+    ],
+)
+def test_recipes_that_do_not_fit_what_is_taught_are_refused(
+    teacher_run, tmp_path, distillation, recipe, message
+) -> None:
+    settings = RunSettings(
+        hcnn.model_config("hcnn_digits", width=4, rank=4),
+        get_recipe("digits", epochs=2, **recipe),
+        "digits",
+        teacher=teacher_run,
+        distillation=DistillationConfig(**distillation),
+    )
+    with pytest.raises(ValueError, match=message):
+        train_run(tmp_path / "run", settings, _few(300))
+    assert not (tmp_path / "run").exists()
+
+
 # ------------------------------------------------------------------------------------------------- bad input
 
 
