@@ -166,6 +166,15 @@ def test_parts_of_a_set_are_learned_one_by_one() -> None:
         tiny(class_weight="balanced").partial_fit(X, y, classes=["high", "low"])
 
 
+def test_class_weights_of_parts_need_not_be_of_classes_that_they_show() -> None:
+    X, y = shades(20)
+    models = [tiny(class_weight=weights) for weights in ({"low": 3}, {"low": 3, "high": 1})]
+    for model in models:
+        for part in (np.arange(20), np.flatnonzero(y == "high")):
+            model.partial_fit(X[part], y[part], classes=["high", "low"])
+    assert equal(*models)
+
+
 def test_each_part_has_an_order_of_its_own_and_hardly_an_image_is_left_over(monkeypatch) -> None:
     X, y = shades(20)
     made: list[Trainer] = []

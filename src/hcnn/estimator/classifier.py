@@ -186,7 +186,7 @@ class HCNNClassifier(FittedNetwork):
         if again and not np.array_equal(self.classes_, classes):
             raise ValueError(f"y: expected the classes {self.classes_} of the fit before (warm_start); got {classes}")
         self.classes_ = classes
-        part, weights = weights_of(sample_weight, self.class_weight, X, y)
+        part, weights = weights_of(sample_weight, self.class_weight, X, y, classes)
         images = images_of(X, self.image_shape, self.channels)[part]
         labels = torch.from_numpy(indices.astype(np.int64))[part]
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -242,9 +242,10 @@ class HCNNClassifier(FittedNetwork):
             delattr(self, "n_features_in_")
         check_classification_targets(y)
         _check_partial_fit_first_call(self, classes)
-        part, weights = weights_of(sample_weight, self._class_weights(), X, y)
+        labels = self._indices(y, "y")
+        part, weights = weights_of(sample_weight, self._class_weights(), X, y, self.classes_)
         images = images_of(X, self.image_shape, self.channels, None if first else len(self.mean_))[part]
-        labels = self._indices(y, "y")[part]
+        labels = labels[part]
         initial = initial_of(self.init, self.freeze, self.model, self.network)
         config = self._config(images, len(self.classes_), initial)
         if first:
