@@ -188,6 +188,23 @@ def test_each_part_has_an_order_of_its_own_and_hardly_an_image_is_left_over(monk
     assert {(trainer.batches, trainer.recipe.batch_size) for trainer in made} == {(3, 6)}
 
 
+def test_a_part_is_not_the_beginning_of_training(monkeypatch) -> None:
+    X, y = shades(20)
+    made: list[Trainer] = []
+    monkeypatch.setattr(
+        classifier, "Trainer", lambda *given, **named: made.append(Trainer(*given, **named)) or made[-1]
+    )
+    recipe = Recipe(image_sizes=(6,), image_sizes_until=(0.5,), attribute_warmup=0.9)
+    network = {"width": 8, "depth": 4, "rank": 4, "downsample": ()}
+    tiny(recipe=recipe, network=network, attributes="rotation=v1@2").partial_fit(X, y, classes=["high", "low"])
+    (trainer,) = made
+    assert trainer.source.parts(0, 0)[0].shape[2:] == (8, 8)
+    assert trainer.step == trainer.steps == 3
+    trainer.step = 0
+    trainer._train_step(0, 0, 0.1)
+    assert float(trainer._strength) == 1.0
+
+
 def test_fields_of_the_network_are_parameters() -> None:
     model = tiny()
     assert model.get_params()["network__width"] == 4

@@ -225,7 +225,7 @@ class HCNNClassifier(FittedNetwork):
         """Train for one epoch on images that are part of a larger set, starting from the weights so far.
 
         The images are standardized by the mean and deviation of those of the first call. The learning rate is the
-        recipe's highest, nothing is set aside, and the optimizer starts anew in each call.
+        recipe's highest, images have their own size, nothing is set aside, and the optimizer starts anew in each call.
 
         Args:
             X: images, numbers without NaN.
@@ -257,9 +257,10 @@ class HCNNClassifier(FittedNetwork):
         device = find_device(self.device)
         recipe = recipe_for(self.recipe, self._changes(keep=not first or initial is not None), images)
         batch = len(images) // -(-len(images) // recipe.batch_size)  # no image is left over, or few
-        recipe = replace(
-            recipe, epochs=1, batch_size=batch, accumulate=1, schedule="step", milestones=(), factors=(), ema=0.0
-        )
+        recipe = replace(  # what a recipe says of the beginning of training would come with each part
+            recipe, epochs=1, batch_size=batch, accumulate=1, schedule="step", milestones=(), factors=(), ema=0.0,
+            image_sizes=(), image_sizes_until=(), attribute_warmup=0.0,
+        )  # fmt: skip
         trainer = Trainer(
             network,
             images.to(device),
