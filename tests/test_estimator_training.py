@@ -154,6 +154,8 @@ def test_parts_of_a_set_are_learned_one_by_one() -> None:
     model = tiny()
     with pytest.raises(ValueError, match="classes must be passed on the first call to partial_fit"):
         model.partial_fit(X[:20], y[:20])
+    with pytest.raises(ValueError, match=r"classes: expected at least two labels; got \['low'\]"):
+        tiny().partial_fit(X[y == "low"], y[y == "low"], classes=["low"])
     for _ in range(8):
         for start in (0, 20, 40):
             model.partial_fit(X[start : start + 20], y[start : start + 20], classes=["high", "low"])

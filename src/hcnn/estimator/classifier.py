@@ -242,6 +242,8 @@ class HCNNClassifier(FittedNetwork):
             delattr(self, "n_features_in_")
         check_classification_targets(y)
         _check_partial_fit_first_call(self, classes)
+        if len(self.classes_) < 2:
+            raise ValueError(f"classes: expected at least two labels; got {self.classes_}")
         labels = self._indices(y, "y")
         part, weights = weights_of(sample_weight, self._class_weights(), X, y, self.classes_)
         images = images_of(X, self.image_shape, self.channels, None if first else len(self.mean_))[part]
