@@ -317,3 +317,11 @@ def test_without_scikit_learn_the_error_says_how_to_install_it() -> None:
     script = "import sys; sys.modules['sklearn'] = None\nimport hcnn.estimator"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert "hcnn.estimator needs scikit-learn: pip install scikit-learn" in done.stderr
+
+
+def test_images_that_cannot_be_written_are_taken(tmp_path) -> None:
+    X, y = np.random.default_rng(0).normal(size=(40, 8, 8)).astype(np.float32), np.arange(40) % 2
+    np.save(tmp_path / "X.npy", X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    model = _tiny(epochs=1).fit(mapped, y)
+    assert np.array_equal(model.predict_proba(mapped), _tiny(epochs=1).fit(X, y).predict_proba(X))

@@ -154,6 +154,8 @@ def test_parts_of_a_set_are_learned_one_by_one() -> None:
     model = tiny()
     with pytest.raises(ValueError, match="classes must be passed on the first call to partial_fit"):
         model.partial_fit(X[:20], y[:20])
+    with pytest.raises(ValueError, match=r"classes: expected at least two labels; got \['low'\]"):
+        tiny().partial_fit(X[y == "low"], y[y == "low"], classes=["low"])
     for _ in range(8):
         for start in (0, 20, 40):
             model.partial_fit(X[start : start + 20], y[start : start + 20], classes=["high", "low"])
@@ -164,6 +166,15 @@ def test_parts_of_a_set_are_learned_one_by_one() -> None:
         model.partial_fit(X[:2], ["low", "other"])
     with pytest.raises(ValueError, match="class_weight: 'balanced' needs all images"):
         tiny(class_weight="balanced").partial_fit(X, y, classes=["high", "low"])
+
+
+def test_class_weights_of_parts_need_not_be_of_classes_that_they_show() -> None:
+    X, y = shades(20)
+    models = [tiny(class_weight=weights) for weights in ({"low": 3}, {"low": 3, "high": 1})]
+    for model in models:
+        for part in (np.arange(20), np.flatnonzero(y == "high")):
+            model.partial_fit(X[part], y[part], classes=["high", "low"])
+    assert equal(*models)
 
 
 def test_each_part_has_an_order_of_its_own_and_hardly_an_image_is_left_over(monkeypatch) -> None:
@@ -177,6 +188,23 @@ def test_each_part_has_an_order_of_its_own_and_hardly_an_image_is_left_over(monk
         model.partial_fit(X, y, classes=["high", "low"])
     assert len({tuple(trainer.source.order(0).tolist()) for trainer in made}) == 3
     assert {(trainer.batches, trainer.recipe.batch_size) for trainer in made} == {(3, 6)}
+
+
+def test_a_part_is_not_the_beginning_of_training(monkeypatch) -> None:
+    X, y = shades(20)
+    made: list[Trainer] = []
+    monkeypatch.setattr(
+        classifier, "Trainer", lambda *given, **named: made.append(Trainer(*given, **named)) or made[-1]
+    )
+    recipe = Recipe(image_sizes=(6,), image_sizes_until=(0.5,), attribute_warmup=0.9)
+    network = {"width": 8, "depth": 4, "rank": 4, "downsample": ()}
+    tiny(recipe=recipe, network=network, attributes="rotation=v1@2").partial_fit(X, y, classes=["high", "low"])
+    (trainer,) = made
+    assert trainer.source.parts(0, 0)[0].shape[2:] == (8, 8)
+    assert trainer.step == trainer.steps == 3
+    trainer.step = 0
+    trainer._train_step(0, 0, 0.1)
+    assert float(trainer._strength) == 1.0
 
 
 def test_fields_of_the_network_are_parameters() -> None:

@@ -74,6 +74,9 @@ def test_subsets_may_lack_a_class_and_keep_order():
     for indices, got in (([12], "12 to 12"), ([0, -1], "-1 to 0")):
         with pytest.raises(ValueError, match=rf"toy: expected indices from 0 to 11; got {got}"):
             whole.subset(indices)
+    for indices, got in ((whole.labels == 1, "torch.bool"), (np.array([0.0, 1.0]), "torch.float64")):
+        with pytest.raises(ValueError, match=rf"toy: expected indices, whole numbers; got {got} of shape"):
+            whole.subset(indices)
 
 
 def test_the_digest_sees_every_part():

@@ -90,6 +90,10 @@ def test_trials_lie_around_the_settings_and_the_first_has_them() -> None:
     assert "weight_decay" not in plan_trials(settings(weight_decay=0.0), 3, 32)[0]
     pairs = settings(batch_size=12, accumulate=2, augmentation=Augmentation(mixup=1.0))  # 6 would leave parts of 3
     assert {one["batch_size"] for one in plan_trials(pairs, 10, 96)} == {12, 24}
+    tied = settings(attributes=("rotation=v2@3",))
+    network = hcnn.model_config("hcnn_digits", boundary="circular", classes=2)
+    plan = plan_trials(replace(tied, network=network), 10, 32)
+    assert {one["width"] for one in plan} == {8, 16}  # v2 would have 2 values in a network of width 4
 
 
 @pytest.mark.parametrize("kills", [(2,), (5, 30, 3, 9)])  # steps after each start

@@ -98,6 +98,28 @@ def test_a_rate_on_the_device_steps_as_one_on_the_host(optimizer, monkeypatch) -
         torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+@pytest.mark.parametrize(("before", "after"), [(False, True), (True, False)])
+def test_a_run_is_resumed_with_a_graph_or_without_one(optimizer, before, after) -> None:
+    model, recipe = torch.nn.Linear(3, 2), replace(RECIPE, optimizer=optimizer)
+    one, fresh, other = (RecipeOptimizer(model, recipe, capturable=graph) for graph in (before, after, after))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    one.step(torch.tensor(0.1) if before else 0.1)
+    state = one.state_dict()
+    counts = [own for each in state for own in each["state"].values() if "step" in own]
+    assert len(counts) == (2 if optimizer == "adamw" else 0)
+    for own in counts:
+        own["step"] = own["step"].double()  # on a CPU, the type shows whether PyTorch moves the count to the device
+    other.load_state_dict(state)
+    for expected, actual in zip(fresh._optimizers, other._optimizers, strict=True):
+        for one_group, other_group in zip(expected.param_groups, actual.param_groups, strict=True):
+            for key in ("fused", "capturable"):
+                assert other_group.get(key) == one_group.get(key)
+        for own in actual.state.values():
+            assert "step" not in own or own["step"].dtype == (torch.float32 if after else torch.float64)
+
+
 @pytest.mark.parametrize("most", [1, 2 * 4 * 6 * 192, 1 << 26])
 def test_batches_augmented_ahead_are_those_of_one_at_a_time(most, monkeypatch) -> None:
     monkeypatch.setattr(hcnn.training.batches, "_AHEAD", most)

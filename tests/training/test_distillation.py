@@ -243,6 +243,37 @@ def test_a_wrong_teacher_is_refused_before_anything_is_written(teacher_run, tmp_
         train_run(tmp_path / "run", missing, _few(300))
 
 
+@pytest.mark.parametrize(
+    ("distillation", "recipe", "message"),
+    [
+        (
+            {"hints": 1.0, "hint_epochs": 2},
+            {},
+            "hint_epochs: expected fewer than the 2 epochs of the run, because the class layer learns nothing from "
+            "hints; got 2",
+        ),
+        (
+            {"hints": 1.0, "match": "convolve", "pairs": ("layers.1=groups.2",)},
+            {"image_sizes": (6,), "image_sizes_until": (0.5,)},
+            r"image_sizes: expected none, because the convolution between layers.1 and groups.2 fits .*; got \(6,\)",
+        ),
+    ],
+)
+def test_recipes_that_do_not_fit_what_is_taught_are_refused(
+    teacher_run, tmp_path, distillation, recipe, message
+) -> None:
+    settings = RunSettings(
+        hcnn.model_config("hcnn_digits", width=4, rank=4),
+        get_recipe("digits", epochs=2, **recipe),
+        "digits",
+        teacher=teacher_run,
+        distillation=DistillationConfig(**distillation),
+    )
+    with pytest.raises(ValueError, match=message):
+        train_run(tmp_path / "run", settings, _few(300))
+    assert not (tmp_path / "run").exists()
+
+
 # ------------------------------------------------------------------------------------------------- bad input
 
 
@@ -289,6 +320,19 @@ def test_layers_of_unlike_resolution_say_which_and_how_to_match_them() -> None:
         ValueError, match="no layers of one resolution: the student's maps are 4x4, 2x2, 1x1, the teach"
     ):
         find_pairs(strided, flat, IMAGE, DistillationConfig(attention=1.0))
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ("linear=layers.4", r"the student's 'linear' returns no maps \(b, c, \*u\); expected one of groups.0, "),
+        ("groups.2=layers.4.norm", "the teacher's 'layers.4.norm' returns no maps .*; expected one of layers.0, "),
+    ],
+)
+def test_layers_without_maps_are_refused(pair, message) -> None:
+    student, teacher = hcnn.create_model("resnet20_digits"), hcnn.create_model("hcnn_digits")
+    with pytest.raises(ValueError, match=message):
+        find_pairs(student, teacher, IMAGE, DistillationConfig(hints=1.0, pairs=(pair,), match="pool"))
 
 
 @pytest.mark.parametrize("training", [True, False])

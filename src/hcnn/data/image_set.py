@@ -87,10 +87,13 @@ class ImageSet:
             A new set with its own copy of the images.
 
         Raises:
-            ValueError: if an index is out of range, or there are no indices.
+            ValueError: if the indices are no whole numbers, one is out of range, or there are none.
 
         """
-        index = torch.as_tensor(indices, dtype=torch.int64)
+        index = torch.as_tensor(indices)
+        if index.numel() and (index.dtype == torch.bool or index.is_floating_point() or index.is_complex()):
+            raise ValueError(f"{self.name}: expected indices, whole numbers; got {kind_of(index)}")
+        index = index.to(torch.int64)
         if index.numel() and (int(index.min()) < 0 or int(index.max()) >= len(self)):
             raise ValueError(
                 f"{self.name}: expected indices from 0 to {len(self) - 1}; got {int(index.min())} to {int(index.max())}"

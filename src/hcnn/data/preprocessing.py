@@ -103,7 +103,7 @@ def as_float32(images: np.ndarray, *, name: str = "images") -> Tensor:
     if not images.size:
         raise ValueError(f"{name}: expected images of at least one pixel; got shape {images.shape}")
     with np.errstate(over="ignore"):
-        pixels = np.ascontiguousarray(images, np.float32)
+        pixels = np.require(images, np.float32, ["C", "W"])  # PyTorch warns of memory that cannot be written
     if large := int((~np.isfinite(pixels)).sum()):
         raise ValueError(
             f"{name}: expected numbers up to 3.4e38, which float32 can hold; {large} of {images.size} are larger"

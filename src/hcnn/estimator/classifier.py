@@ -186,7 +186,7 @@ class HCNNClassifier(FittedNetwork):
         if again and not np.array_equal(self.classes_, classes):
             raise ValueError(f"y: expected the classes {self.classes_} of the fit before (warm_start); got {classes}")
         self.classes_ = classes
-        part, weights = weights_of(sample_weight, self.class_weight, X, y)
+        part, weights = weights_of(sample_weight, self.class_weight, X, y, classes)
         images = images_of(X, self.image_shape, self.channels)[part]
         labels = torch.from_numpy(indices.astype(np.int64))[part]
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -225,7 +225,7 @@ class HCNNClassifier(FittedNetwork):
         """Train for one epoch on images that are part of a larger set, starting from the weights so far.
 
         The images are standardized by the mean and deviation of those of the first call. The learning rate is the
-        recipe's highest, nothing is set aside, and the optimizer starts anew in each call.
+        recipe's highest, images have their own size, nothing is set aside, and the optimizer starts anew in each call.
 
         Args:
             X: images, numbers without NaN.
@@ -242,9 +242,12 @@ class HCNNClassifier(FittedNetwork):
             delattr(self, "n_features_in_")
         check_classification_targets(y)
         _check_partial_fit_first_call(self, classes)
-        part, weights = weights_of(sample_weight, self._class_weights(), X, y)
+        if len(self.classes_) < 2:
+            raise ValueError(f"classes: expected at least two labels; got {self.classes_}")
+        labels = self._indices(y, "y")
+        part, weights = weights_of(sample_weight, self._class_weights(), X, y, self.classes_)
         images = images_of(X, self.image_shape, self.channels, None if first else len(self.mean_))[part]
-        labels = self._indices(y, "y")[part]
+        labels = labels[part]
         initial = initial_of(self.init, self.freeze, self.model, self.network)
         config = self._config(images, len(self.classes_), initial)
         if first:
@@ -256,9 +259,10 @@ class HCNNClassifier(FittedNetwork):
         device = find_device(self.device)
         recipe = recipe_for(self.recipe, self._changes(keep=not first or initial is not None), images)
         batch = len(images) // -(-len(images) // recipe.batch_size)  # no image is left over, or few
-        recipe = replace(
-            recipe, epochs=1, batch_size=batch, accumulate=1, schedule="step", milestones=(), factors=(), ema=0.0
-        )
+        recipe = replace(  # what a recipe says of the beginning of training would come with each part
+            recipe, epochs=1, batch_size=batch, accumulate=1, schedule="step", milestones=(), factors=(), ema=0.0,
+            image_sizes=(), image_sizes_until=(), attribute_warmup=0.0,
+        )  # fmt: skip
         trainer = Trainer(
             network,
             images.to(device),

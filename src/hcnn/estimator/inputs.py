@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import _check_sample_weight  # what scikit-learn's own estimators use
 from torch import Tensor
 
@@ -57,7 +57,7 @@ def images_of(
 
 
 def weights_of(
-    sample_weight: Any, class_weight: Any, X: np.ndarray, y: np.ndarray
+    sample_weight: Any, class_weight: Any, X: np.ndarray, y: np.ndarray, classes: np.ndarray
 ) -> tuple[Tensor | slice, Tensor | None]:
     """Which images take part, and their weights.
 
@@ -67,7 +67,8 @@ def weights_of(
         sample_weight: numbers of 0 or more (n,), or None.
         class_weight: a dict from label to weight, "balanced", or None.
         X: the images, for their number.
-        y: their labels (n,).
+        y: their labels (n,), which need not show every class.
+        classes: all labels, sorted.
 
     Returns:
         Indices of the images that take part, and weights, float32 with one for each of these; None where all are equal.
@@ -79,7 +80,7 @@ def weights_of(
         return slice(None), None
     weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
     if class_weight is not None:
-        of_classes = compute_sample_weight(class_weight, y)
+        of_classes = compute_class_weight(class_weight, classes=classes, y=y)[np.searchsorted(classes, y)]
         if not (np.isfinite(of_classes) & (of_classes >= 0)).all():
             raise ValueError(f"class_weight: expected finite weights of 0 or more; got {class_weight!r}")
         weights = weights * of_classes

@@ -5,6 +5,7 @@ from torch import nn
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.runs.load import load_run
 from hcnn.runs.settings import RunSettings
+from hcnn.text import count_of
 from hcnn.training.distillation.losses import Distillation
 
 
@@ -20,21 +21,35 @@ def load_distillation(settings: RunSettings, student: nn.Module, preprocessing: 
         The loss, with the teacher loaded onto the student's device.
 
     Raises:
-        ValueError: if the teacher is not a finished run, or does not fit the student.
+        ValueError: if the teacher is not a finished run, or does not fit the student, or the recipe does not fit what
+            is learned from it.
     """
     assert settings.teacher is not None
-    if settings.recipe.compile and (settings.distillation.attention or settings.distillation.hints):
+    recipe, config = settings.recipe, settings.distillation
+    if recipe.compile and (config.attention or config.hints):
         raise ValueError("compile: attention and hints look into the layers of a network that is not compiled")
+    if config.hint_epochs >= recipe.epochs:
+        raise ValueError(
+            f"hint_epochs: expected fewer than the {count_of(recipe.epochs, 'epoch')} of the run, because the class "
+            f"layer learns nothing from hints; got {config.hint_epochs}"
+        )
     run = load_run(settings.teacher)
     device = next(student.parameters()).device
     try:
-        return Distillation(
+        found = Distillation(
             run.model.to(device),
             student,
             run.preprocessing,
             preprocessing,
-            settings.distillation,
-            precision=settings.recipe.precision,
+            config,
+            precision=recipe.precision,
         )
     except ValueError as error:
         raise ValueError(f"{settings.teacher}: {error}") from None
+    for ours, theirs, (_, *size), (_, *wanted) in found.pairs:
+        if recipe.image_sizes and config.match == "convolve" and size != wanted:
+            raise ValueError(
+                f"image_sizes: expected none, because the convolution between {ours} and {theirs} fits images of one "
+                f"size only; got {recipe.image_sizes}; --match pool fits them all"
+            )
+    return found

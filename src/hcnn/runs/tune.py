@@ -12,13 +12,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hcnn.data.image_set import Splits
+from hcnn.models.factory import build
 from hcnn.runs.initial import fit_run_preprocessing
 from hcnn.runs.settings import RunSettings, check_fit, describe_differences, run_config, run_differences
 from hcnn.runs.train import train_run
 from hcnn.storage.atomic import write_atomically, write_json
 from hcnn.storage.records import read_object
 from hcnn.text import csv_row, is_number
+from hcnn.training.attribute_ties import check_ties
 from hcnn.training.device import find_device
 from hcnn.training.first_step import check_batch
 from hcnn.training.progress import Diverged, Progress
@@ -231,7 +235,10 @@ def _widths(settings: RunSettings) -> list[int]:
         return found
     for width in (network.width // 2, network.width, 2 * network.width):
         try:
-            replace(network, width=width)
+            config = replace(network, width=width)
+            if ties := settings.recipe.attributes:  # a narrow network may have too few values for them
+                with torch.device("meta"):
+                    check_ties(ties, build(config), config.spatial_axes)
         except ValueError:
             continue
         found.append(width)

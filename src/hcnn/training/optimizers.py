@@ -47,7 +47,6 @@ class RecipeOptimizer:
         *,
         capturable: bool = False,
     ) -> None:
-        self.capturable = capturable
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         wide = [p for p in self.parameters if p.ndim > 1]
         narrow = [p for p in self.parameters if p.ndim <= 1]
@@ -136,9 +135,9 @@ class RecipeOptimizer:
     def load_state_dict(self, state: list[dict[str, Any]]) -> None:
         """Resume from `state_dict`."""
         for optimizer, one in zip(self._optimizers, state, strict=True):
-            optimizer.load_state_dict(one)
-            for group in optimizer.param_groups if self.capturable else ():
-                group |= {"fused": optimizer.defaults.get("fused"), "capturable": optimizer.defaults.get("capturable")}
+            # A graph may be used from now on, or no more. By these, PyTorch puts AdamW's counts of steps on the device.
+            own = {key: optimizer.defaults[key] for key in ("fused", "capturable") if key in optimizer.defaults}
+            optimizer.load_state_dict(one | {"param_groups": [group | own for group in one["param_groups"]]})
 
 
 def _by_shape(matrices: Sequence[Tensor]) -> Iterable[list[Tensor]]:

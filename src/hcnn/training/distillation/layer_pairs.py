@@ -36,8 +36,9 @@ class OutputRecorder:
         self.handles = [self._record(name, modules[name]) for name in dict.fromkeys(names)]
 
     def _record(self, name: str, module: nn.Module) -> RemovableHandle:
-        def keep(output: Tensor) -> None:
-            self.kept[name] = as_maps(output, self.spatial)
+        def keep(output: object) -> None:
+            if isinstance(output, Tensor) and output.ndim >= 2 + self.spatial:
+                self.kept[name] = as_maps(output, self.spatial)
 
         if isinstance(module, AttributeLayer):  # x_j, whole; the layer returns its average
             return module.register_array_hook(keep)
@@ -63,11 +64,16 @@ def layer_shapes(model: nn.Module, names: Sequence[str], image: Tensor, who: str
         (c, *u) by name.
 
     Raises:
-        ValueError: if there is no module of a name; near ones are suggested.
+        ValueError: if there is no module of a name (near ones are suggested), or it returns no maps.
     """
     recorder, training = OutputRecorder(model, names, who), model.training
     try:
         model.eval()(image)
+        # Some modules only hold parameters, and are never called.
+        if missing := [name for name in names if name not in recorder.kept]:
+            known = layer_names(model)
+            expected = f"expected one of {', '.join(known)}" if known else "expected a layer that does"
+            raise ValueError(f"pairs: the {who}'s {missing[0]!r} returns no maps (b, c, *u); {expected}")
         return {name: tuple(maps.shape[1:]) for name, maps in recorder.kept.items()}
     finally:
         model.train(training)
