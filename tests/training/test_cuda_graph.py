@@ -143,19 +143,29 @@ class Recorder:
 
     def __init__(self) -> None:
         self.recorded = self.replayed = 0
+        self.device: torch.Tensor | None = None  # whose device is the current one
+
+    @contextmanager
+    def device_of(self, tensor: torch.Tensor) -> Iterator[None]:
+        self.device = tensor
+        yield
+        self.device = None
 
     def CUDAGraph(self) -> "Recorder":
         return self
 
     def replay(self) -> None:
+        assert self.device is not None
         self.replayed += 1
 
     @contextmanager
     def graph(self, _: "Recorder") -> Iterator[None]:
+        assert self.device is not None
         self.recorded += 1
         yield
 
     def Stream(self) -> "Recorder":
+        assert self.device is not None
         return self
 
     def current_stream(self) -> "Recorder":

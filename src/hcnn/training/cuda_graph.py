@@ -35,6 +35,12 @@ class CapturedStep:
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
         """The step's output for these inputs; overwritten by the next call."""
+        # Streams and records are of the current device, which need not be that of the inputs (cuda:1): the record
+        # would be empty, and its replay would do nothing.
+        with torch.cuda.device_of(inputs[0]):
+            return self._run(inputs)
+
+    def _run(self, inputs: Sequence[Tensor]) -> Tensor:
         if self.graph is not None and [one.shape for one in inputs] != [one.shape for one in self.inputs]:
             self.calls, self.graph = 0, None
         self.calls += 1
