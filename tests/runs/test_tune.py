@@ -132,8 +132,29 @@ def test_a_trial_that_diverges_is_out(tmp_path, monkeypatch) -> None:
     assert [score.loss is None for score in found.scores] == [True, False, False, False]
     assert found.best.trial != 0
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="every trial of round 1 diverged"):
+    with pytest.raises(ValueError, match=r"every trial of round 1 failed \(the loss became infinite\); begin"):
         tune(tmp_path / "all", settings(lr=1e25), DATA, trials=2)
+
+
+def test_a_trial_that_needs_too_much_memory_is_out(tmp_path, monkeypatch) -> None:
+    too_large: list[int] = []
+
+    def train(folder: Path, own: RunSettings, *others: Any, **named: Any) -> dict[str, Any]:
+        if own.recipe.batch_size in too_large:
+            raise MemoryError("out of memory")
+        return train_run(folder, own, *others, **named)
+
+    monkeypatch.setattr(tune_module, "train_run", train)
+    too_large += [size for size in (4, 8, 16, 32) if size != settings().recipe.batch_size]
+    lines: list[str] = []
+    found = tune(tmp_path / "search", settings(epochs=2), DATA, trials=2, fixed=["width", "lr", "weight_decay"],
+                 say=lines.append)  # fmt: skip
+    assert [score.failure for score in found.scores] == [None, "not enough memory", None]
+    assert found.best.trial == 0
+    assert lines[1].endswith(": not enough memory")
+    too_large.append(settings().recipe.batch_size)
+    with pytest.raises(MemoryError):  # what was asked for does not fit
+        tune(tmp_path / "all", settings(), DATA, trials=2)
 
 
 def test_refusals_leave_nothing(tmp_path, whole) -> None:

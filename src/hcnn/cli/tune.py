@@ -15,7 +15,7 @@ from hcnn.cli.terminal import progress_bar, say
 from hcnn.cli.train_options import TrainOptions
 from hcnn.cli.train_plan import load_splits, prepare_process, run_settings
 from hcnn.runs.settings import WEIGHTS
-from hcnn.runs.tune import RECORD, SEARCHED, TABLE, Score, Tuning
+from hcnn.runs.tune import DIVERGED, RECORD, SEARCHED, TABLE, Score, Tuning
 from hcnn.runs.tune import tune as search
 from hcnn.storage.atomic import write_json
 from hcnn.storage.records import read_object
@@ -74,7 +74,7 @@ def _table(found: Tuning, folder: Path) -> Table:
     last: dict[int, Score] = {score.trial: score for score in found.scores}
     for one in sorted(last.values(), key=lambda score: (-score.rung, -score.accuracy)):
         values = (f"{one.settings[name]:g}" for name in names)
-        reached = "diverged" if one.loss is None else f"{one.accuracy:.2%}"
+        reached = f"{one.accuracy:.2%}" if one.loss is not None else one.failure or DIVERGED
         table.add_row(str(one.trial), *values, str(one.epochs), reached)
     return table
 

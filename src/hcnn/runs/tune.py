@@ -29,6 +29,7 @@ from hcnn.training.progress import Diverged, Progress
 
 RECORD, TABLE = "tune.json", "tune.csv"
 SEARCHED = ("lr", "weight_decay", "width", "batch_size")
+DIVERGED = "the loss became infinite"
 SHARE = 3  # the best third of a round is trained again, three times as long
 _MOST = 10_000  # trials
 
@@ -42,9 +43,10 @@ class Score:
         epochs: how long it was trained.
         trial: its number, from 0; trial 0 has the settings that the search began with.
         settings: its values of what is searched.
-        accuracy: on the validation images, after the best epoch; 0 if the loss became infinite.
+        accuracy: on the validation images, after the best epoch; 0 if training failed.
         loss: cross-entropy there, or None.
         seconds: of training, or None.
+        failure: why training failed, or None; earlier versions recorded no reason.
     """
 
     rung: int
@@ -54,6 +56,7 @@ class Score:
     accuracy: float
     loss: float | None
     seconds: float | None
+    failure: str | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,8 @@ def tune(
             here += known
         here.sort(key=lambda one: (-one.accuracy, math.inf if one.loss is None else one.loss, one.trial))
         if here[0].loss is None:
-            raise ValueError(f"{folder}: every trial of round {rung} diverged; begin the search at a lower lr")
+            why = ", ".join(sorted({one.failure or DIVERGED for one in here}))
+            raise ValueError(f"{folder}: every trial of round {rung} failed ({why}); begin the search at a lower lr")
         if rung == rungs:
             break
         going, rung = sorted(one.trial for one in here[: math.ceil(len(going) / SHARE)]), rung + 1
@@ -270,7 +274,11 @@ def _train(
     try:
         result = train_run(run_folder(folder, score), own, data, resume=True, on_step=on_step)
     except Diverged:
-        return score
+        return replace(score, failure=DIVERGED)
+    except MemoryError:
+        if not number:  # of the settings that were given, not of those that were drawn
+            raise
+        return replace(score, failure="not enough memory")
     return replace(
         score, accuracy=result["validation_accuracy"], loss=result["validation_loss"], seconds=result["seconds"]
     )
@@ -278,7 +286,7 @@ def _train(
 
 def _describe(score: Score) -> str:
     values = ", ".join(f"{name} {value:g}" for name, value in score.settings.items())
-    found = "the loss became infinite" if score.loss is None else f"validation {score.accuracy:.2%}"
+    found = score.failure or f"validation {score.accuracy:.2%}"
     return f"trial {score.trial}, {score.epochs} epoch{'s' * (score.epochs > 1)}: {values}: {found}"
 
 
@@ -317,6 +325,8 @@ def _check_score(score: Score, where: str, trials: int, names: list[str]) -> Non
         value = getattr(score, name)
         if not (is_number(value) or (value is None and name != "accuracy")):
             raise ValueError(f"{where}.{name}: expected a number; got {value!r}")
+    if not (score.failure is None or isinstance(score.failure, str)):
+        raise ValueError(f"{where}.failure: expected text; got {score.failure!r}")
     found: Any = score.settings
     if not isinstance(found, dict) or {*found} != {*names} or not all(map(is_number, found.values())):
         raise ValueError(f"{where}.settings: expected a number for each of {', '.join(names)}; got {found!r}")
