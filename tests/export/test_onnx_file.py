@@ -13,6 +13,9 @@ import torch
 from hcnn.export import PlainNetwork, export_onnx, export_program, onnx_runner
 from hcnn.export.onnx_file import onnx_bytes
 from hcnn.export.parity import check_outputs, needs
+from hcnn.export.torch_program import trace
+from hcnn.models.configs import HierarchicalCNNConfig
+from hcnn.models.factory import build
 
 
 @pytest.mark.parametrize("name", ["zeros", "plus circular"])
@@ -70,6 +73,20 @@ def test_a_program_holds_matrices_and_takes_the_smallest_promised_images(name, s
     with torch.no_grad():
         expected = model(x)
     assert (program.module()(x) - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize(("support", "downsample", "side"), [(5, (), 3), (7, (3,), 8)])
+def test_long_filters_of_a_periodic_network_are_traced(support, downsample, side) -> None:
+    config = HierarchicalCNNConfig(
+        channels=1, classes=3, width=4, rank=2, depth=5, attribute_support=(3, 3), spatial_support=support,
+        downsample=downsample, boundary="circular",
+    )  # fmt: skip
+    model, x = build(config).eval(), torch.randn(1, 1, side, side)
+    program = trace(PlainNetwork(model)).module()
+    with torch.no_grad():
+        torch.testing.assert_close(program(x), model(x), rtol=1e-5, atol=1e-5)
+    with pytest.raises(AssertionError, match=rf"Guard failed: .*>= {side}"):
+        program(x[..., : side - (2 if downsample else 1), :])
 
 
 @pytest.mark.parametrize("export", [export_onnx, export_program])

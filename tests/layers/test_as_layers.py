@@ -143,6 +143,33 @@ def test_autocast(kind) -> None:
     assert all(buffer.dtype in (torch.float32, torch.int64) for buffer in layer.buffers())
 
 
+@pytest.mark.parametrize("inner_elu", [False, True])
+@pytest.mark.parametrize("method", ["dense", "spectral"])
+def test_autocast_leaves_float64_as_it_is(method, inner_elu) -> None:
+    layer = FactorizedConv(4, 5, attribute_support=(3,), inner_elu=inner_elu, method=method).double().eval()
+    x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
+    for one in (layer, fold_layer(layer, (8,))):
+        with torch.no_grad():
+            exact = one(x)
+            with torch.autocast("cpu", torch.bfloat16):
+                torch.testing.assert_close(one(x), exact, rtol=0, atol=0)
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(ValueError, match=r"expected torch.float32.*got.*float64"),
+    ):
+        layer.float()(x)
+
+
+@pytest.mark.parametrize("inner_elu", [False, True])
+def test_the_default_device_need_not_be_that_of_the_input(inner_elu) -> None:
+    layer = FactorizedConv(4, 5, attribute_support=(5,), inner_elu=inner_elu)
+    x = torch.randn(2, 10 + 2 * inner_elu, 6, 6)  # sizes of which no other test keeps constants
+    with torch.device("meta"):
+        y = layer(x)
+    assert y.device.type == "cpu"
+    torch.testing.assert_close(layer(x), y, rtol=0, atol=0)
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # these two of inductor's own
 @pytest.mark.filterwarnings("ignore:.*torch._prims_common.check.*:FutureWarning")
 @pytest.mark.parametrize("kind", KINDS)

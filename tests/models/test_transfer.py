@@ -208,6 +208,14 @@ def test_what_lies_before_and_between_frozen_stages_is_frozen_too() -> None:
     learns = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert {name.partition(".")[0] for name in learns} == {"blocks", "norm", "linear"}
     assert {name[:8] for name in learns if name.startswith("blocks")} == {"blocks.2"}
+    model = create_model("tiniest_digits")
+    rates = {id(p): group["lr"] for group in parameter_groups(model, 1.0, layer_decay=0.5) for p in group["params"]}
+    between = (model.conv, model.between, model.norm2, model.linear)
+    assert [rates[id(one.weight)] for one in between] == [0.25, 0.5, 0.5, 1]
+    for depth, learning in ((2, {"coarse", "linear"}), (3, {"linear"})):
+        model.freeze(depth)
+        learns = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        assert {name.partition(".")[0] for name in learns} == learning
 
 
 def test_frozen_stages_of_a_hypernetwork_keep_their_kernels() -> None:

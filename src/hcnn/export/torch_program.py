@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.export.parity import check_outputs
-from hcnn.export.plain_network import PlainNetwork, spatial_step
+from hcnn.export.plain_network import PlainLayer, PlainNetwork, spatial_step
 from hcnn.export.replace import SIGNATURE
 from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.storage.atomic import StrPath, write_atomically
@@ -57,18 +58,31 @@ def trace(network: PlainNetwork) -> torch.export.ExportedProgram:
     """Trace a plain network with symbolic batch and image size.
 
     With zeros at the boundary, each side must be at least one more than the product of the strides. Sides of a periodic
-    network must be multiples of this product, and at least twice as large.
+    network must be multiples of this product, at least twice as large, and so large that what each layer sees is longer
+    than half of its filter.
     """
     steps, config = spatial_step(network), network.config
+    least = _least_multiples(network, steps)
     periodic = config.boundary == "circular"
     dims: dict[int, Any] = {0: torch.export.Dim("batch")}
     for axis, (name, step) in enumerate(zip(SIDES[config.spatial_axes], steps, strict=True), start=2):
         if periodic and step > 1:
-            dims[axis] = step * torch.export.Dim(f"{name}_by_{step}", min=2)
+            dims[axis] = step * torch.export.Dim(f"{name}_by_{step}", min=least[axis - 2])
         else:
-            dims[axis] = torch.export.Dim(name, min=step + 1)
+            dims[axis] = torch.export.Dim(name, min=max(step + 1, least[axis - 2] if periodic else 0))
     # The sides differ, so that the tracer does not take them for one symbol.
-    example = torch.rand(2, config.channels, *(step * (6 + axis) for axis, step in enumerate(steps)))
+    sides = (step * (max(6, *least) + axis) for axis, step in enumerate(steps))
+    example = torch.rand(2, config.channels, *sides)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch warns about its own code
         return torch.export.export(network, (example,), dynamic_shapes=(dims,), strict=False)
+
+
+def _least_multiples(network: PlainNetwork, steps: Sequence[int]) -> list[int]:
+    """How many times the product of all strides each side of a periodic image must be at least."""
+    least, before = [2] * len(steps), [1] * len(steps)
+    for layer in network.layers:
+        assert isinstance(layer, PlainLayer)
+        least = [max(n, m * b // s + 1) for n, m, b, s in zip(least, layer.margins, before, steps, strict=True)]
+        before = [b * s for b, s in zip(before, layer.stride, strict=True)]
+    return least

@@ -12,9 +12,9 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """The type that autocast computes in where a tensor is, or None where it is off."""
+    """The type that autocast computes in with a tensor, or None where it is off; it leaves float64 as it is."""
     kind = _kind(x)
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) and x.dtype != torch.float64 else None
 
 
 def autocast(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ class Network(nn.Module):
         config: what it was made from; it has channels, classes and spatial_axes at least.
         preprocessing: how its input is made of pixels, where it was loaded with trained weights; else None.
         stages: the modules whose outputs hints and attention are taken from, first to last; `freeze` counts them.
-        stage_ends: modules outside of the stages that follow the first of them, the second, and so on.
+        stage_ends: the modules outside of the stages that follow the first of them, those that follow the second, …
         frozen: how many stages `freeze` keeps as they are.
         array_count: how many arrays x_1, x_2, … with named attributes it gives; 0 for a baseline.
 
@@ -27,7 +27,7 @@ class Network(nn.Module):
     config: Any
     preprocessing: Preprocessing | None = None
     stages: tuple[str, ...] = ()
-    stage_ends: tuple[str, ...] = ()
+    stage_ends: tuple[tuple[str, ...], ...] = ()
     frozen: int = 0
     array_count: int = 0
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
@@ -139,7 +140,7 @@ def frozen_modules(model: Any, depth: int) -> list[nn.Module]:
     """The first `depth` stages of a network, and the modules before and between them."""
     if depth == 0:
         return []
-    names = [*model.stages[:depth], *model.stage_ends[:depth]]
+    names = [*model.stages[:depth], *chain.from_iterable(model.stage_ends[:depth])]
     first = {name.split(".")[0] for name in model.stages}
     before = []
     for name, module in model.named_children():

@@ -83,7 +83,8 @@ def _boundary(circular: bool) -> Boundary:
 @lru_cache(maxsize=64)
 def _basis(sizes: tuple[int, ...], support: tuple[int, ...], stride: tuple[int, ...], circular: bool) -> Tensor:
     with torch.inference_mode(False):  # it outlives the mode it is first needed in
-        return torch.as_tensor(native_plan(sizes, support, stride, _boundary(circular)).filters, dtype=torch.float32)
+        plan = native_plan(sizes, support, stride, _boundary(circular))
+        return torch.as_tensor(plan.filters, dtype=torch.float32, device="cpu")  # whatever PyTorch's default device is
 
 
 def _spectrum_forward(

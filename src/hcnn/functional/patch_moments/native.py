@@ -26,7 +26,7 @@ def _sizes(x: Tensor, circular: bool) -> Moments:
 
 
 def _forward(x: Tensor, circular: bool) -> tuple[Tensor, Tensor]:
-    result = torch.empty(90, dtype=torch.float64)
+    result = x.new_empty(90, dtype=torch.float64)
     call("hcnn_moments", _sizes(x, circular), x.contiguous(), result)
     return result[:9].to(x.dtype), result[9:].view(9, 9).to(x.dtype)
 

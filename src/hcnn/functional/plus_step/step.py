@@ -59,7 +59,7 @@ def attribute_plus_step(
     """
     n = g.ndim - 2
     sizes, along, space = [int(size) for size in x.shape[1 : 1 + n]], stride[:n], stride[n:]  # tracers give tensors
-    flat = x.flatten(1, n)
+    flat = x.flatten(1, n) if n else x.unsqueeze(1)  # (b, v, *u)
     native = native_plus_available(x, h.shape[1:], g.shape, along)
     found = prepared or plus_matrix(g, sizes, along, boundary, method, x.device.type, native=native)
     if found.native:
@@ -129,6 +129,8 @@ def plus_method(
 ) -> Method:
     """The form of the attribute step: the one with less work, on a CPU; only the dense one has a kernel elsewhere."""
     check_method(method, "attribute_plus_step")
+    if not sizes:
+        return "dense"  # without attributes there is no other form
     if method != "auto":
         return method
     return choose_plus_method(g, sizes, stride, boundary, native=native) if device == "cpu" else "dense"

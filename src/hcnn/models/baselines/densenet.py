@@ -95,7 +95,7 @@ class DenseNet(Baseline):
         self.norm = BatchNorm(width)
         self.linear = nn.Linear(width, config.classes)
         self.stages = ("blocks.0", "blocks.1", "blocks.2")
-        self.stage_ends = ("transitions.0", "transitions.1")
+        self.stage_ends = (("transitions.0",), ("transitions.1",))
         he_initialize(self)
 
     def classify(self, x: Tensor) -> Tensor:

@@ -113,6 +113,7 @@ class TiniestNetwork(Baseline):
         self.coarse = nn.Sequential(*[SplitBlock(second) for _ in range(config.depth)])
         self.linear = nn.Linear(second, config.classes)
         self.stages = ("norm1", "fine", "coarse")
+        self.stage_ends = ((), ("between", "norm2"))
 
     def classify(self, x: Tensor) -> Tensor:
         """(b, c, u1, u2) -> (b, classes)."""
