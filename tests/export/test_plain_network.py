@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from hcnn.data.preprocessing import FloatPreprocessing
+from hcnn.data.preprocessing import FloatPreprocessing, Preprocessing
 from hcnn.export import PlainNetwork, export_safetensors
+from hcnn.export.check_images import synthetic_images
 from hcnn.export.plain_network import flatten_taps
+from hcnn.export.torch_program import trace
 from hcnn.functional import dense_weight
 
 KINDS = ("zeros", "circular", "plus", "plus circular", "published", "line", "multiscale")
@@ -33,6 +35,25 @@ def test_the_plain_network_says_what_the_network_says(name, compact, settled) ->
     with torch.no_grad():
         expected, got = model(x), PlainNetwork(model, compact=compact)(x)
     assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", ["zeros", "circular"])
+def test_neither_the_default_device_nor_the_default_type_matters(name, settled) -> None:
+    model, preprocessing = settled(name), Preprocessing((0.3,), (0.7,), (12, 8), ("a", "b"))
+    with torch.no_grad():
+        images = synthetic_images(1, (12, 8), 3)
+        expected = PlainNetwork(model, preprocessing)(images.float() / 255)
+        torch.set_default_dtype(torch.float64)
+        try:
+            with torch.device("meta"):
+                again = synthetic_images(1, (12, 8), 3)
+                network = PlainNetwork(model, preprocessing)
+                got = [network(again.float() / 255), trace(network).module()(again.float() / 255)]
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert torch.equal(again, images)
+    assert torch.equal(got[0], expected)
+    torch.testing.assert_close(got[1], expected)
 
 
 def test_a_network_in_double_or_on_another_device_is_refused(settled) -> None:

@@ -1,6 +1,7 @@
 """The images that an exported file is checked with: those of the run's data, or synthetic ones where it is not here."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -80,10 +81,11 @@ def synthetic_images(channels: int, size: tuple[int, ...], count: int = COUNT) -
 
     """
     generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(count, channels, *[4] * len(size), generator=generator)
+    kind: dict[str, Any] = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
+    coarse = torch.rand(count, channels, *[4] * len(size), **kind)
     mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
     smooth = F.interpolate(coarse, size=size, mode=mode)
-    noise = 0.1 * torch.randn(smooth.shape, generator=generator)
+    noise = 0.1 * torch.randn(smooth.shape, **kind)
     return ((smooth + noise).clamp(0, 1) * 255).round().to(torch.uint8)
 
 

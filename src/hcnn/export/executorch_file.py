@@ -71,7 +71,8 @@ def executorch_bytes(network: PlainNetwork, size: tuple[int, ...], preprocessing
     constants = {"producer": SIGNATURE, "classes": json.dumps(preprocessing.classes)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch and ExecuTorch warn about their own code
-        program = torch.export.export(network, (torch.rand(1, network.config.channels, *size),), strict=False)
+        example = torch.rand(1, network.config.channels, *size, dtype=torch.float32, device="cpu")
+        program = torch.export.export(network, (example,), strict=False)
         lowered = exir.to_edge_transform_and_lower(
             program, partitioner=[xnnpack.XnnpackPartitioner()], constant_methods=constants
         )

@@ -55,16 +55,18 @@ def flatten_taps(
 
     """
     weight = weight.movedim(1, 1 + len(sizes)) if channel_axis else weight.unsqueeze(1 + len(sizes))  # (k, *kv, c, *ku)
-    index = torch.zeros(1, 1, dtype=torch.int64)
+    cpu = torch.device("cpu")  # whatever PyTorch's default device is
+    index = torch.zeros(1, 1, dtype=torch.int64, device=cpu)
     count = 1
     for axis, (size, step) in enumerate(zip(sizes, stride, strict=True), start=1):
         support = weight.shape[axis]
-        lands = placement(size, support, step, boundary, device=torch.device("cpu"), dtype=torch.float64)  # (o, a, t)
+        lands = placement(size, support, step, boundary, device=cpu, dtype=torch.float64)  # (o, a, t)
         if support > size and boundary == "circular":
             # The output at 0 sees every input once; there the taps that share an input are added up.
             weight = (weight.double().movedim(axis, -1) @ lands[0].T).movedim(-1, axis).to(weight.dtype)
             support = size
-            one = (torch.arange(size)[None] - step * torch.arange(size // step)[:, None]) % size
+            inputs, outputs = (torch.arange(n, device=cpu) for n in (size, size // step))
+            one = (inputs[None] - step * outputs[:, None]) % size
         else:
             one = torch.where(lands.sum(-1) > 0, lands.argmax(-1), -1)
         index = _combine(index, one, support)
@@ -272,8 +274,9 @@ class PlainNetwork(nn.Module):
         self.standardizes = preprocessing is not None
         ones = [1] * folded.config.spatial_axes
         mean, std = (preprocessing.mean, preprocessing.std) if preprocessing else ((0.0,), (1.0,))
-        self.register_buffer("mean", torch.tensor(mean).reshape(-1, *ones))
-        self.register_buffer("std", torch.tensor(std).reshape(-1, *ones))
+        for name, values in (("mean", mean), ("std", std)):
+            numbers = torch.tensor(values, dtype=torch.float32, device="cpu")
+            self.register_buffer(name, numbers.reshape(-1, *ones))
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def trace(network: PlainNetwork) -> torch.export.ExportedProgram:
             dims[axis] = torch.export.Dim(name, min=max(step + 1, least[axis - 2] if periodic else 0))
     # The sides differ, so that the tracer does not take them for one symbol.
     sides = (step * (max(6, *least) + axis) for axis, step in enumerate(steps))
-    example = torch.rand(2, config.channels, *sides)
+    example = torch.rand(2, config.channels, *sides, dtype=torch.float32, device="cpu")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch warns about its own code
         return torch.export.export(network, (example,), dynamic_shapes=(dims,), strict=False)
