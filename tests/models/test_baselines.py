@@ -259,6 +259,13 @@ def test_normalization_over_processes_is_that_of_the_whole_batch(dtype, accuracy
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.parametrize("pools", [(1, 2, 3), (2, 1, 1), (4, 4, 2)])
+def test_the_sides_of_a_maxout_network_are_those_of_its_maps(pools) -> None:
+    for side in (16, 17, 18, 19):
+        model = hcnn.create_model("maxout_cifar10", input_side=side, widths=(2, 2, 2), hidden=2, pools=pools)
+        assert model(torch.randn(1, 3, side, side)).shape == (1, 10)
+
+
 # ------------------------------------------------------------------------------------------------- bad input
 
 
@@ -269,6 +276,7 @@ def test_normalization_over_processes_is_that_of_the_whole_batch(dtype, accuracy
         ("wrn16_1_cifar10", {"depth": 20}, r"WideResNet: depth: expected 6n \+ 4 layers"),
         ("wrn16_1_cifar10", {"width": 0}, "expected a factor of at least 1; got 0"),
         ("resnet20_cifar10", {"downsample": (4,)}, r"downsample: expected stages between 1 and 3; got \(4,\)"),
+        ("compact_cifar10", {"downsample": (1, 2)}, r"downsample: expected stages between 2 and 3; got \(1, 2\)"),
         ("allcnn_cifar10", {"dropout": (0.2, 1.0)}, r"two probabilities in \[0, 1\)"),
         ("allcnn_cifar10", {"dropout": (0.2,)}, r"dropout: expected 2 numbers; got \(0\.2,\)"),
         ("allcnn_cifar10", {"width": 0}, "AllCNN: width: expected a positive number of filters; got 0"),

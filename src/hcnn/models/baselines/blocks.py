@@ -151,14 +151,14 @@ class BatchNorm(nn.BatchNorm2d):
         return (x * scale[:, None, None] + shift[:, None, None]).to(input.dtype)
 
 
-def check_downsample(name: str, downsample: tuple[int, ...], last: int, what: str) -> None:
+def check_downsample(name: str, downsample: tuple[int, ...], last: int, what: str, *, first: int = 1) -> None:
     """Refuse places of downsampling that do not exist.
 
     Raises:
-        ValueError: if one is not between 1 and `last`.
+        ValueError: if one is not between `first` and `last`.
     """
-    if any(not 1 <= place <= last for place in downsample):
-        raise ValueError(f"{name}: downsample: expected {what} between 1 and {last}; got {downsample}")
+    if any(not first <= place <= last for place in downsample):
+        raise ValueError(f"{name}: downsample: expected {what} between {first} and {last}; got {downsample}")
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ class CompactConfig(BaselineConfig):
             raise ValueError(f"CompactNetwork: expected positive widths and depths; got {self.widths}, {self.depths}")
         if self.support < 1 or self.support % 2 == 0:
             raise ValueError(f"CompactNetwork: support: expected an odd support; got {self.support}")
-        check_downsample("CompactNetwork", self.downsample, 3, "stages")
+        check_downsample("CompactNetwork", self.downsample, 3, "stages", first=2)  # the first follows a convolution
 
 
 class GatedBlock(nn.Module):

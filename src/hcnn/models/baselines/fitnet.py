@@ -139,7 +139,8 @@ class MaxoutConfig(BaselineConfig):
         side, found = self.input_side, []
         for support, padding, pool in zip(self.supports, self.paddings, self.pools, strict=True):
             side += 2 * padding - support + 1
-            side = -((pool - side) // 2) + 1 if side >= pool else 0
+            pooled = -((pool - side) // 2) + 1 if side >= pool else 0
+            side = pooled - (2 * (pooled - 1) >= side)  # the last window begins within the map
             found.append(side)
         return found
 
