@@ -186,7 +186,7 @@ def test_sentences_say_what_the_tables_say() -> None:
         "(most at depth 3: +0.250 [+0.150, +0.350]).",
         "Change of class scores when x_j is translated along v(j-1), against untrained: below at depth 4 "
         "(most at depth 4: -0.250 [-0.350, -0.150]).",
-        "Hue: found in x̄5 along v3 (r = -0.900 [+0.400, +0.600], 50% of the change); x̄4 along v3 "
+        "Hue: found in x5 along v3 (r = -0.900 [+0.400, +0.600], 50% of the change); x̄4 along v3 "
         "(r = +0.500 [+0.400, +0.600], 50% of the change).",
         "Blur: nothing (1 of 2 correlate, but no more than a control does).",
     ]
