@@ -184,13 +184,11 @@ def report() -> None:
             if tested:
                 shown = ", ".join(lengths.get(size, "–") for size in SIZES)
                 used.append(f"| {network} | {arm} | {tested[0]['lr']:g} | {shown} |")
-    started: dict[str, list[str]] = {}
+    started: dict[str, dict[str, None]] = {network: {} for network in networks}  # in the order of the runs
     for line in lines:
         if digest := line.get("weights_sha256"):
-            name = f"{_weights(digest)} ({digest[:8]})"
-            started.setdefault(line["network"], [])
-            started[line["network"]] += [name] * (name not in started[line["network"]])
-    weights = "\n".join(f"- {network}: {', '.join(started[network])}" for network in sorted(started))
+            started[line["network"]][f"{_weights(digest)} ({digest[:8]})"] = None
+    weights = "\n".join(f"- {network}: {', '.join(names)}" for network, names in started.items())
     processor, version = lines[-1]["hardware"]["processor"], lines[-1]["versions"]["torch"]
     minutes = sum(line["seconds"] for line in lines) / 60
     text = f"""# From scratch, frozen or fine-tuned

@@ -11,11 +11,12 @@ import argparse
 import torch
 
 from hcnn.data.image_changes import properties_for
-from hcnn.data.splits import spread, stratified_split
+from hcnn.data.splits import spread
 from hcnn.explore import AttributeSource, shuffled_orders, untrained_like
 from hcnn.explore.images import images_of
 from hcnn.explore.meaning import meanings
 from hcnn.explore.statistics import Bootstrap
+from hcnn.explore.study import draw_queries
 from hcnn.explore.tables import ORDERS
 from hcnn.explore.verdicts import judge
 from hcnn.runs.load import load_named
@@ -36,8 +37,8 @@ def main() -> None:
     base, held_out = images_of(run, data_dir=given.data_dir)
     if held_out is None:
         parser.error(f"{given.run}: expected a run with held-out images; it has none")
-    _, asked = stratified_split(held_out.labels, given.queries, 7, 0)
-    images = held_out.images[asked][spread(given.queries, given.changed)]
+    asked = draw_queries(held_out, given.queries)
+    images = held_out.images[asked][spread(len(asked), given.changed)]
     seen = run.preprocessing.standardize(base.images[spread(len(base), 1000)])
     untrained = [untrained_like(run.model, seen, seed=seed) for seed in (0, 1)]
     boot, found = Bootstrap(len(images)), {}

@@ -87,7 +87,7 @@ class ImageSet:
             A new set with its own copy of the images.
 
         Raises:
-            ValueError: if the indices are no whole numbers, one is out of range, or there are none.
+            ValueError: if the indices are not whole numbers, one is out of range, or there are none.
 
         """
         index = torch.as_tensor(indices)

@@ -194,12 +194,26 @@ def _asked(explorer: Explorer, count: int, seed: int) -> tuple[ImageSet, Tensor 
     """The queries, and their numbers in the database if they are from it."""
     held_out = explorer.held_out
     images = explorer.base if held_out is None else held_out
+    chosen = draw_queries(images, count, seed)
+    return images.subset(chosen), chosen if held_out is None else None
+
+
+def draw_queries(images: ImageSet, count: int, seed: int = 0) -> Tensor:
+    """The numbers of the images that a study asks about, in the proportions of the classes.
+
+    Args:
+        images: to draw from.
+        count: how many; all of them where a split would leave a class without images.
+        seed: of the draw.
+
+    Raises:
+        ValueError: if there are fewer than two images.
+    """
     if len(images) < 2:
         raise ValueError(f"{images.name}: expected 2 images or more to ask about; got {len(images)}")
-    chosen = torch.arange(len(images))
-    if count <= len(images) - len(images.classes):  # a split leaves an image of each class at least
-        _, chosen = stratified_split(images.labels, count, 7, seed)
-    return images.subset(chosen), chosen if held_out is None else None
+    if count > len(images) - len(images.classes):
+        return torch.arange(len(images))
+    return stratified_split(images.labels, count, 7, seed)[1]
 
 
 def _rounded(row: Row) -> Row:
