@@ -76,6 +76,8 @@ def test_names_and_links_on_the_pages_exist(page) -> None:
         place = page.parent / target
         made = {"generated", "gallery"} & set(Path(target).parts)  # written by the build
         assert made or place.exists() or place.with_suffix(".md").exists(), f"{page.name}: no {target}"
+        if page.is_relative_to(ROOT / "docs"):
+            assert made or place.name != "README.md", f"{page.name}: expected {target} without README.md, for Sphinx"
 
 
 def commands(page: Path) -> list[str]:

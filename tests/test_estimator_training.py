@@ -168,6 +168,16 @@ def test_parts_of_a_set_are_learned_one_by_one() -> None:
         tiny(class_weight="balanced").partial_fit(X, y, classes=["high", "low"])
 
 
+def test_a_batch_of_few_images_can_be_split_as_the_recipe_asks() -> None:
+    X, y = shades(20)
+    recipe = Recipe(epochs=1, batch_size=99, accumulate=3, lr=0.1)
+    model = tiny(recipe=recipe, epochs=None, batch_size=None)
+    assert model.fit(X, y).n_iter_ == 1
+    assert model.partial_fit(X[:1], y[:1]).n_iter_ == 2
+    with pytest.raises(ValueError, match="accumulate: 3 does not divide the batch size 8"):
+        tiny(recipe=recipe, batch_size=8).fit(X, y)
+
+
 def test_class_weights_of_parts_need_not_be_of_classes_that_they_show() -> None:
     X, y = shades(20)
     models = [tiny(class_weight=weights) for weights in ({"low": 3}, {"low": 3, "high": 1})]

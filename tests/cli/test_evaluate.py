@@ -76,14 +76,15 @@ def test_other_images_under_the_name_of_the_runs_data_are_noticed(tmp_path, caps
     assert "these are not the images that ../one/run was trained on" in capsys.readouterr().out
 
 
-def test_an_evaluation_that_fails_leaves_none_of_its_files(runs, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("name", ["draw_coverage", "_page"])
+def test_an_evaluation_that_fails_leaves_none_of_its_files(runs, tmp_path, monkeypatch, name) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("kept")
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("hcnn.evaluation.report.draw_coverage", fail)
+    monkeypatch.setattr(f"hcnn.evaluation.report.{name}", fail)
     assert cli.main(["evaluate", str(runs[0]), "--output", str(tmp_path / "out")]) == 2
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 

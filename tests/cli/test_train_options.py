@@ -49,6 +49,14 @@ def test_model_and_recipe_follow_from_the_data(words, model, recipe) -> None:
     assert (found.network, found.recipe) == (hcnn.model_config(model), get_recipe(recipe))
 
 
+def test_milestones_move_with_the_epochs_unless_they_are_given() -> None:
+    words = ["cifar10", "--recipe", "wrn", "--epochs", "50"]
+    assert train_options.read(words).recipe == get_recipe("wrn", epochs=50)
+    assert train_options.read(words).recipe.milestones == (15, 30, 40)
+    given = train_options.read([*words, "--milestones", "20", "--factors", "0.1"]).recipe
+    assert (given.milestones, given.factors) == ((20,), (0.1,))
+
+
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize(
     "options",

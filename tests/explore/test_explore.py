@@ -224,6 +224,7 @@ def test_fractional_shifts_form_a_group_and_keep_distances_of_smoothed_arrays(si
     torch.testing.assert_close(shift(shift(a, -1, 0.5), -1, 0.5), a.roll(1, -1))
     torch.testing.assert_close(shift(a, -1, 1 + 1e-9), a.roll(1, -1), atol=1e-7, rtol=0)
     torch.testing.assert_close(smooth(a.roll(1, -1), -1), smooth(a, -1).roll(1, -1))
+    torch.testing.assert_close(shift(a, -1, 2.0**200), a.roll(2**200 % size, -1), atol=0, rtol=0)
     for amount in (float("nan"), None):
         with pytest.raises(ValueError, match=f"expected a finite amount; got {amount}"):
             shift(a, -1, amount)  # type: ignore[arg-type]

@@ -378,6 +378,20 @@ def test_filters_without_weights_give_their_bias(number, bias, settled) -> None:
     assert (integer_logits(network, images) * network.unit - exact).abs().max() < 0.07 * exact.abs().max()
 
 
+@pytest.mark.parametrize("bias", [0.7, 0.0])
+def test_a_readout_without_weights_gives_its_bias(bias) -> None:
+    torch.manual_seed(0)
+    standard = Preprocessing((0.3,) * 3, (0.4,) * 3, KINDS["linear"], tuple("0123456789"))
+    model, images = build(CONFIGS["linear"]).eval(), synthetic_images(3, KINDS["linear"], 20)
+    with torch.no_grad():
+        model.get_parameter("readout.linear.weight").zero_()
+        model.get_parameter("readout.linear.bias").fill_(bias)[3] = -2 * bias
+    network = quantize(chain_of(model, standard, KINDS["linear"]), images)
+    with torch.no_grad():
+        exact = model(standard.standardize(images))
+    torch.testing.assert_close((integer_logits(network, images) * network.unit).float(), exact, atol=1e-6, rtol=1e-6)
+
+
 def test_what_is_too_large_for_the_integers_is_refused() -> None:
     def error(channels: int, size: tuple[int, int], readout: NDArray[np.float64] | None = None) -> str:
         index = np.array([[0], [-1]])  # an output that sees all channels, and one that sees none

@@ -207,6 +207,18 @@ def test_a_run_gets_more_epochs(tmp_path, finished) -> None:
     assert train_run(folder, settings(10), data, resume=True)["extended"][1]["from_epochs"] == 8
 
 
+def test_the_milestones_of_a_run_that_gets_more_epochs_move(tmp_path) -> None:
+    folder, said = tmp_path / "run", []
+    steps = {"schedule": "step", "milestones": (2,), "factors": (0.1,)}
+    train_run(folder, settings(4, **steps), DATA)
+    with pytest.raises(ValueError, match=r"its recipe\.milestones \(\[3\] here, \[2\] there\) differs"):
+        train_run(folder, settings(4, **{**steps, "milestones": (3,)}), DATA, resume=True)
+    longer = settings(12, **{**steps, "milestones": (6,)})
+    train_run(folder, longer, DATA, resume=True, say=said.append)
+    assert any("the learning rate resumes at 0.5 (it was 0.05)" in line for line in said), said
+    assert [row["lr"] for row in rows(folder)] == pytest.approx([0.5, 0.5, 0.05, 0.05, 0.5, 0.5, *[0.05] * 6])
+
+
 def test_an_extended_run_survives_a_kill(tmp_path) -> None:
     for name, steps in (("whole", ()), ("killed", (25, 33, 48))):
         folder = tmp_path / name
@@ -234,3 +246,20 @@ def test_what_cannot_be_changed_is_named(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"its validation_data \(mine here, none there\), validation_sha256 .* differ"):
         train_run(folder, replace(settings(8), validation_name="mine"), other, resume=True)
     assert final(folder) == before
+
+
+def test_a_run_that_fails_ends_tensorboard(tmp_path, monkeypatch) -> None:
+    closed: list[str] = []
+
+    class Board:
+        def add_scalar(self, *_: object) -> None: ...
+
+        def flush(self) -> None: ...
+
+        def close(self) -> None:
+            closed.append("closed")
+
+    monkeypatch.setattr("hcnn.runs.recorder._tensorboard", lambda folder: Board())
+    with pytest.raises(Killed):
+        train_run(tmp_path / "run", settings(4), DATA, on_step=killed_at(2))
+    assert closed == ["closed"]

@@ -96,6 +96,15 @@ def test_trials_lie_around_the_settings_and_the_first_has_them() -> None:
     assert {one["width"] for one in plan} == {8, 16}  # v2 would have 2 values in a network of width 4
 
 
+def test_trials_of_fewer_epochs_have_the_whole_schedule(tmp_path) -> None:
+    steps = settings(schedule="step", milestones=(3, 6), factors=(0.1, 0.01))
+    found = tune(tmp_path / "search", steps, DATA, trials=2)
+    assert found.scores[0].epochs == 3
+    config = json.loads((tmp_path / "search" / "rung-1" / "trial-0" / "config.json").read_text(encoding="utf-8"))
+    assert config["recipe"]["milestones"] == [1, 2]
+    assert found.settings.recipe.milestones == (3, 6)
+
+
 @pytest.mark.parametrize("kills", [(2,), (5, 30, 3, 9)])  # steps after each start
 def test_a_search_survives_a_kill(whole, tmp_path, kills) -> None:
     folder = tmp_path / "search"

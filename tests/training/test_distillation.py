@@ -253,6 +253,11 @@ def test_a_wrong_teacher_is_refused_before_anything_is_written(teacher_run, tmp_
             "hints; got 2",
         ),
         (
+            {"labels": 0.0, "hints": 1.0, "attention": 1.0},
+            {},
+            "labels: expected a positive weight of labels or of soft_targets, because the class layer learns nothing",
+        ),
+        (
             {"hints": 1.0, "match": "convolve", "pairs": ("layers.1=groups.2",)},
             {"image_sizes": (6,), "image_sizes_until": (0.5,)},
             r"image_sizes: expected none, because the convolution between layers.1 and groups.2 fits .*; got \(6,\)",

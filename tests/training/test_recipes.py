@@ -3,7 +3,7 @@
 import pytest
 
 from hcnn.training.recipe import Recipe, learning_rate
-from hcnn.training.recipes import RECIPES
+from hcnn.training.recipes import RECIPES, get_recipe
 
 
 def test_recipes_are_those_of_their_sources() -> None:
@@ -24,6 +24,22 @@ def test_the_rate_rises_over_the_nearest_whole_number_of_steps() -> None:
     assert rates[:3] == pytest.approx([1, 2, 3])
     assert rates[3:] == sorted(rates[3:], reverse=True)
     assert rates[3] < 3
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("wrn", 50), ("wrn", 3), ("paper", 7), ("mlperf_tiny", 30), ("wrn", 500)])
+def test_a_step_schedule_is_a_function_of_the_fraction_of_training(name, epochs) -> None:
+    whole, short = RECIPES[name], get_recipe(name, epochs=epochs)
+    for epoch in range(epochs):
+        expected = learning_rate(whole, epoch * whole.epochs // epochs, whole.epochs)
+        assert learning_rate(short, epoch, epochs) == pytest.approx(expected), epoch
+
+
+def test_milestones_that_are_given_stay() -> None:
+    given = {"epochs": 50, "milestones": (20,), "factors": (0.1,)}
+    assert get_recipe("wrn", **given).milestones == (20,)
+    assert get_recipe("wrn", lr=0.2).milestones == RECIPES["wrn"].milestones
+    with pytest.raises(ValueError, match="epochs: expected a whole number, 1 or more; got 0"):
+        get_recipe("wrn", epochs=0)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,23 @@ def test_small_images_come_first_and_a_run_resumed_among_them_has_the_same_bits(
     assert all(torch.equal(second.model.state_dict()[key], value) for key, value in expected.items())
 
 
+def test_small_images_keep_their_proportions_and_are_never_larger() -> None:
+    recipe = replace(RECIPE, image_sizes=(4, 6, 20), image_sizes_until=(0.3, 0.6, 0.8), first_layer="random")
+    images = torch.randint(0, 256, (18, 1, 6, 12), dtype=torch.uint8)
+    trainer = make("hcnn_digits", recipe=recipe, images=images)
+    sizes: list[tuple[int, ...]] = []
+    trainer.model.register_forward_pre_hook(lambda module, inputs: sizes.append(tuple(inputs[0].shape[2:])))
+    trainer.fit()
+    assert sizes == [(2, 4), (2, 4), (3, 6), (3, 6), (6, 12), (6, 12)]
+
+
+def test_a_later_size_that_is_too_small_is_refused_before_training() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 3, 5), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    recipe = replace(RECIPE, image_sizes=(6, 4), image_sizes_until=(0.3, 0.6))
+    with pytest.raises(ValueError, match=r"the network does not fit images of shape \(1, 4, 4\)"):
+        make(network, recipe=recipe)
+
+
 def linear() -> nn.Module:
     """A network without normalization, whose images do not depend on each other."""
     with drawn_from(torch.Generator().manual_seed(2)):

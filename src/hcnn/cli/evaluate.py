@@ -13,7 +13,7 @@ from hcnn.cli.outputs import EVALUATION, SHIFTS, default_place, results_in
 from hcnn.cli.terminal import make_console, say
 from hcnn.data.image_set import ImageSet
 from hcnn.evaluation import Evaluation, evaluate, measure_shifts, write_evaluation, write_shifts
-from hcnn.evaluation.report import as_json
+from hcnn.evaluation.report import MISTAKES, as_json
 from hcnn.evaluation.shifts import ShiftScore
 from hcnn.export.opening import open_network
 from hcnn.runs.held_out import load_run_data, warn_of_change
@@ -39,7 +39,7 @@ def evaluate_runs(options: Namespace, console: Console) -> None:
     together = options.output or folders[0]
     with ExitStack() as stack:
         for folder in folders:
-            stack.enter_context(results_in(folder, EVALUATION))
+            stack.enter_context(results_in(folder, EVALUATION, inner=MISTAKES))
         if options.shifts:
             stack.enter_context(results_in(together, SHIFTS))
         shifted: dict[str, list[ShiftScore]] = {}

@@ -1,5 +1,6 @@
 """What a command writes over: only files that begin as its own do, which is seen before it computes anything."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,12 +42,13 @@ def default_place(network: Path, name: str) -> Path:
 
 
 @contextmanager
-def results_in(folder: Path, heads: Mapping[str, bytes]) -> Iterator[Path]:
+def results_in(folder: Path, heads: Mapping[str, bytes], inner: str | None = None) -> Iterator[Path]:
     """An output folder for the time of a command, which leaves nothing behind if it fails.
 
     Args:
         folder: to write into.
         heads: how each file begins that the command writes.
+        inner: name of a folder within it that the command fills.
 
     Yields:
         The folder.
@@ -58,12 +60,15 @@ def results_in(folder: Path, heads: Mapping[str, bytes]) -> Iterator[Path]:
     for name, head in heads.items():
         check_head(folder / name, head)
     new = [folder / name for name in heads if not (folder / name).exists()]
+    made = None if inner is None or (folder / inner).exists() else folder / inner
     with output_folder(folder):
         try:
             yield folder
         except BaseException:
             for path in new:
                 path.unlink(missing_ok=True)
+            if made is not None:
+                shutil.rmtree(made, ignore_errors=True)
             raise
 
 

@@ -17,7 +17,7 @@ from hcnn.models.network import Network
 from hcnn.models.registry import model_config
 from hcnn.runs.initial import Initial, initial_network
 from hcnn.text import count_of
-from hcnn.training.recipe import Recipe
+from hcnn.training.recipe import Recipe, changed_recipe
 from hcnn.training.recipes import get_recipe
 
 
@@ -160,7 +160,8 @@ def recipe_for(recipe: str | Recipe, changes: dict[str, Any], images: Tensor) ->
         images: (n, c, height, width), which bound the batch size and the translations.
     """
     chosen = recipe if isinstance(recipe, Recipe) else get_recipe(recipe)
-    chosen = replace(chosen, **{name: value for name, value in changes.items() if value is not None})
+    chosen = changed_recipe(chosen, {name: value for name, value in changes.items() if value is not None})
     shift = min(chosen.augmentation.translation, min(images.shape[2:]) - 1)  # a small image allows less
     augmentation = replace(chosen.augmentation, translation=shift)
-    return replace(chosen, batch_size=min(chosen.batch_size, len(images)), augmentation=augmentation)
+    batch, parts = min(chosen.batch_size, len(images)), chosen.accumulate
+    return replace(chosen, batch_size=max(batch - batch % parts, parts), augmentation=augmentation)

@@ -18,6 +18,7 @@ from hcnn.evaluation.shifts import ShiftScore
 from hcnn.storage.atomic import write_atomically, write_json
 from hcnn.text import csv_row, fill_template, printable
 
+MISTAKES = "mistakes"  # the folder of their pictures
 _MAGNIFIED = 96  # pixels of a side of a mistake on the page, at least
 
 
@@ -47,7 +48,7 @@ def write_evaluation(found: Evaluation, folder: Path, *, title: str, data: str, 
     pictures = {"confusion": draw_confusion, "calibration": draw_calibration, "coverage": draw_coverage}
     for name, draw in pictures.items():
         draw(found, folder / f"{name}.png")
-    mistakes = folder / "mistakes"
+    mistakes = folder / MISTAKES
     shown = _mistake_images(found, images)
     for path in mistakes.glob("*.png"):  # of an earlier evaluation
         if path.stem.isdecimal() and int(path.stem) not in shown:

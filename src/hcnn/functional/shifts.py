@@ -62,9 +62,9 @@ def shift(arrays: Tensor, axis: int, amount: float) -> Tensor:
     axis = check_axis(arrays, axis, "shift")
     if amount is None or isinstance(amount, str) or not math.isfinite(amount):
         raise ValueError(f"shift: expected a finite amount; got {amount!r}")
-    if float(amount).is_integer():
-        return arrays.roll(int(amount), axis)
     size = arrays.shape[axis]
+    if float(amount).is_integer():
+        return arrays.roll(int(amount) % size, axis)
     if arrays.dtype in (torch.bfloat16, torch.float16):  # of which PyTorch has no transform on the CPU
         return shift(arrays.float(), axis, amount).to(arrays.dtype)
     spectrum = torch.fft.rfft(arrays, dim=axis)

@@ -157,9 +157,12 @@ class Recorder:
             "commit": commit(),
         }
         write_json(self.folder / RESULT, result)
+        return result
+
+    def close(self) -> None:
+        """End TensorBoard's thread and file, where there are any."""
         if self.board:
             self.board.close()
-        return result
 
 
 def _origin(trainer: Trainer, best: BestEpoch) -> str:

@@ -30,6 +30,8 @@ WEIGHTS, CONFIG, METRICS, TIMING, RESULT = (
     "timing.jsonl",
     "result.json",
 )
+# What a run that gets more epochs may change in its recipe.
+SCHEDULE = ("epochs", "milestones", "factors")
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def run_config(settings: RunSettings, data: Splits, preprocessing: Preprocessing
 
 
 def check_same_run(folder: Path, known: dict[str, Any], config: dict[str, Any]) -> int | None:
-    """Refuse a folder whose config.json, `known`, belongs to another run; a run may get more epochs.
+    """Refuse a folder whose config.json, `known`, belongs to another run; a run may get more epochs, with the schedule.
 
     Returns:
         None for the same run; where `config` has more epochs, how many it had.
@@ -124,7 +126,8 @@ def check_same_run(folder: Path, known: dict[str, Any], config: dict[str, Any]) 
         before, now = known["recipe"].get("epochs"), config["recipe"]["epochs"]
         if not isinstance(before, int) or before > now:
             raise ValueError(f"{folder} holds a run of {before} epochs: expected --epochs {before} or more; got {now}")
-        del different["recipe.epochs"]
+        for name in SCHEDULE:  # the milestones move with the epochs
+            different.pop(f"recipe.{name}", None)
     if different:
         verb = "differs" if len(different) == 1 else "differ"
         allowed = " (only --epochs may be raised)" if more else ""

@@ -33,6 +33,11 @@ def load_distillation(settings: RunSettings, student: nn.Module, preprocessing: 
             f"hint_epochs: expected fewer than the {count_of(recipe.epochs, 'epoch')} of the run, because the class "
             f"layer learns nothing from hints; got {config.hint_epochs}"
         )
+    if not (config.labels or config.soft_targets or config.soft_targets_end):
+        raise ValueError(
+            "labels: expected a positive weight of labels or of soft_targets, because the class layer learns nothing "
+            "from maps; got 0 of both"
+        )
     run = load_run(settings.teacher)
     device = next(student.parameters()).device
     try:

@@ -32,6 +32,7 @@ from hcnn.runs.settings import (
     CONFIG,
     METRICS,
     RESULT,
+    SCHEDULE,
     TIMING,
     WEIGHTS,
     RunSettings,
@@ -118,6 +119,7 @@ def train_run(
                 for note in filter(None, (checked.note, graph_hint(settings, device, processes))):
                     say(note)
                 state, recorder = _begin(folder, checked, trainer, settings, data, say)
+                stack.callback(recorder.close)
         if group is not None:  # all processes start from rank 0's weights, to the bit
             trainer.load_state(share(state or trainer.state(), group, device))
         try:
@@ -365,7 +367,9 @@ def _extend(folder: Path, trainer: Trainer, checked: CheckedRun, say: Callable[[
     config = checked.config | {"extended": [*checked.known.get("extended", []), record]}
     write_json(folder / CONFIG, config)
     rate = learning_rate(recipe, trainer.step, trainer.steps)
-    last = learning_rate(replace(recipe, epochs=before), max(trainer.step - 1, 0), trainer.batches * before)
+    known = checked.known["recipe"]
+    earlier = replace(recipe, epochs=before, **{name: tuple(known.get(name, ())) for name in SCHEDULE[1:]})
+    last = learning_rate(earlier, max(trainer.step - 1, 0), trainer.batches * before)
     say(
         f"extended from {before} to {recipe.epochs} epochs: the {recipe.schedule} schedule is now that of "
         f"{recipe.epochs} epochs, and the learning rate resumes at {rate:.4g} (it was {last:.4g})"

@@ -26,6 +26,7 @@ from hcnn.training.attribute_ties import check_ties
 from hcnn.training.device import find_device
 from hcnn.training.first_step import check_batch
 from hcnn.training.progress import Diverged, Progress
+from hcnn.training.recipe import changed_recipe
 
 RECORD, TABLE = "tune.json", "tune.csv"
 SEARCHED = ("lr", "weight_decay", "width", "batch_size")
@@ -176,7 +177,7 @@ def changed(settings: RunSettings, values: dict[str, Any]) -> RunSettings:
     network: Any = settings.network
     if "width" in values:
         network = replace(network, width=values["width"])
-    return replace(settings, network=network, recipe=replace(settings.recipe, **of_recipe))
+    return replace(settings, network=network, recipe=changed_recipe(settings.recipe, of_recipe))
 
 
 def plan_trials(

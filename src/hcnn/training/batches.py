@@ -1,5 +1,6 @@
 """What each step of training sees: which images, how they are augmented, and their targets."""
 
+import math
 from itertools import takewhile
 
 import torch
@@ -35,6 +36,7 @@ class Batches:
 
     Attributes:
         count: batches in an epoch.
+        largest: the longest side of the images.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Batches:
         self.images, self.labels, self.preprocessing, self.recipe = images, labels, preprocessing, recipe
         self.seed, self.dtype, self.rank, self.processes = seed, dtype, rank, processes
         self.weights, self.arrays = weights, arrays
-        self.count = len(images) // recipe.batch_size
+        self.count, self.largest = len(images) // recipe.batch_size, max(images.shape[2:])
         self._order: tuple[int, Tensor] = (-1, labels)
         # epoch and side length, first batch, the one after the last, and their inputs
         self._made: tuple[tuple[int, int | None], int, int, list[Tensor]] = ((-1, None), 0, 0, [])
@@ -116,11 +118,20 @@ class Batches:
             smooth = self.recipe.label_smoothing
             targets = (targets * (1 - smooth) + smooth / targets.shape[1]) * self.weights[index, None]
         if (side := self._side(epoch, batch)) is not None:
-            x = F.interpolate(x, [side] * (x.ndim - 2), mode=("linear", "bilinear", "trilinear")[x.ndim - 3])
+            sides = [max(1, round(one * side / self.largest)) for one in x.shape[2:]]
+            x = F.interpolate(x, sides, mode=("linear", "bilinear", "trilinear")[x.ndim - 3])
         x, *more = [x] if self.arrays is None else self.arrays.pairs(x, seed=self.seed, epoch=epoch, index=index)
         if self.recipe.channels_last and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         return [x, targets, *more]
 
+    def first_of_each_size(self) -> list[tuple[int, int]]:
+        """Epoch and batch at which each size of the images begins."""
+        steps = self.count * self.recipe.epochs
+        starts = {0, *(math.ceil(until * steps) for until in self.recipe.image_sizes_until)}
+        return [divmod(start, self.count) for start in sorted(starts) if start < steps]
+
     def _side(self, epoch: int, batch: int) -> int | None:
-        return image_size(self.recipe, epoch * self.count + batch, self.count * self.recipe.epochs)
+        """The longest side of the images of a batch, or None for their own."""
+        side = image_size(self.recipe, epoch * self.count + batch, self.count * self.recipe.epochs)
+        return None if side is None or side >= self.largest else side

@@ -1,8 +1,9 @@
 """A training recipe as frozen data, and its schedule: what a run did can be read from it."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from hcnn.data.augment import Augmentation
 from hcnn.text import is_number
@@ -27,12 +28,14 @@ class Recipe:
         schedule: "one_cycle" or "cosine", two names for a linear rise over `warmup` and then half a cosine to 0; or
             "step".
         warmup: fraction of all steps in which the learning rate rises; ignored by "step".
-        milestones: epochs at which a "step" schedule changes.
+        milestones: epochs at which a "step" schedule changes; those of a recipe move in proportion if only `epochs` is
+            changed, see `changed_recipe`.
         factors: for each milestone, the factor on `lr` from that epoch on.
         label_smoothing: probability mass spread evenly over all classes.
         augmentation: how training images are changed at random.
         image_sizes: side lengths of smaller images at the beginning of training, to which batches are resized after
-            augmentation; () for none. This saves time.
+            augmentation; () for none. This saves time. The longest side gets this length, the others in proportion;
+            lengths that are not below that of the images are passed over.
         image_sizes_until: for each of `image_sizes`, the fraction of all steps until which it is used.
         first_layer: "random", or "whitening": the first layer starts with filters that whiten patches of the training
             images, see `whitening_filters`.
@@ -137,6 +140,39 @@ class Recipe:
             )
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate: {self.accumulate} does not divide the batch size {self.batch_size}")
+
+
+def changed_recipe(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """A recipe with some of its fields replaced.
+
+    Another number of epochs moves the milestones of a "step" schedule in proportion, so that the schedule is the same
+    as a function of the fraction of the training that is done, as that of the other schedules is. Milestones that are
+    given stay as they are.
+
+    Args:
+        recipe: the recipe.
+        changes: new values by field.
+
+    Returns:
+        The changed recipe.
+
+    Raises:
+        ValueError: for a value out of range.
+
+    Example:
+        >>> recipe = Recipe(epochs=200, schedule="step", milestones=(60, 120, 160), factors=(0.2, 0.04, 0.008))
+        >>> changed_recipe(recipe, {"epochs": 50}).milestones
+        (15, 30, 40)
+        >>> changed_recipe(recipe, {"epochs": 50, "lr": 0.2, "milestones": (40,), "factors": (0.1,)}).milestones
+        (40,)
+    """
+    changed = replace(recipe, **changes)
+    if "milestones" in changes or "factors" in changes or changed.epochs == recipe.epochs:
+        return changed
+    starts = (math.ceil(start * changed.epochs / recipe.epochs) for start in recipe.milestones)
+    moved = dict(zip(starts, recipe.factors, strict=True))  # of several that now fall on one epoch, the last
+    kept = {start: factor for start, factor in moved.items() if start < changed.epochs}
+    return replace(changed, milestones=tuple(kept), factors=tuple(kept.values()))
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:

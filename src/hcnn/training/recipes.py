@@ -5,7 +5,7 @@ from typing import Any
 
 from hcnn.data.augment import Augmentation
 from hcnn.text import check_fields, suggest_name
-from hcnn.training.recipe import Recipe
+from hcnn.training.recipe import Recipe, changed_recipe
 
 RECIPES: dict[str, Recipe] = {
     # Paper, section 4.2.
@@ -197,7 +197,7 @@ def get_recipe(name: str, **overrides: Any) -> Recipe:
 
     Args:
         name: one of `RECIPES`.
-        **overrides: fields of `Recipe`.
+        **overrides: fields of `Recipe`; other `epochs` move the milestones of a "step" schedule, see `changed_recipe`.
 
     Returns:
         A frozen recipe.
@@ -212,4 +212,4 @@ def get_recipe(name: str, **overrides: Any) -> Recipe:
     if name not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}; {suggest_name(name, RECIPES)}")
     check_fields(overrides, (one.name for one in fields(Recipe)), "recipe")
-    return replace(RECIPES[name], **overrides)
+    return changed_recipe(RECIPES[name], overrides)

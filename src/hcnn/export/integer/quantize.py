@@ -219,7 +219,8 @@ def quantize(chain: Chain, calibration: Tensor) -> IntegerNetwork:
         return IntegerNetwork(
             chain, pixel_zero, tuple(convolutions), None, none, sign, unit * abs(chain.scale), tuple(scales[1:])
         )
-    step = float(np.abs(chain.readout).max()) / 127
+    largest_bias = float(np.abs(chain.readout_bias).max())
+    step = max(float(np.abs(chain.readout).max()) / 127, 4 * largest_bias / (LIMIT * unit)) or 1.0
     readout = np.round(chain.readout / step).astype(np.int8)
     readout_bias = np.round(chain.readout_bias / (step * unit)).astype(np.int64)
     if places * chain.newest * 255 * 127 + int(np.abs(readout_bias).max()) >= LIMIT:
