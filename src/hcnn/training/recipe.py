@@ -28,8 +28,8 @@ class Recipe:
         schedule: "one_cycle" or "cosine", two names for a linear rise over `warmup` and then half a cosine to 0; or
             "step".
         warmup: fraction of all steps in which the learning rate rises; ignored by "step".
-        milestones: epochs at which a "step" schedule changes; those of a recipe move in proportion if only `epochs` is
-            changed, see `changed_recipe`.
+        milestones: epochs at which a "step" schedule changes; those of a recipe move in proportion when it is given
+            another number of epochs.
         factors: for each milestone, the factor on `lr` from that epoch on.
         label_smoothing: probability mass spread evenly over all classes.
         augmentation: how training images are changed at random.
