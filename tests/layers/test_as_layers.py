@@ -126,6 +126,8 @@ def test_the_block_explains_what_does_not_fit() -> None:
             AttributeBlock(attributes, support=(3,) * (len(attributes) - 1))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"expected \(b, c, u1, u2\) with c = 8 channels.*got shape \(1, 9, 4, 4\)"):
         AttributeBlock((2, 4), support=(3,))(torch.ones(1, 9, 4, 4))
+    with pytest.raises(ValueError, match=r"expected \(b, c, u1, u2\) with c = 8 channels.*got a list"):
+        AttributeBlock((2, 4), support=(3,))([1.0])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,6 +5,7 @@ import dataclasses
 import json
 from typing import cast
 
+import numpy as np
 import pytest
 import torch
 
@@ -312,6 +313,8 @@ def test_bad_images_are_explained() -> None:
     model = hcnn.create_model("allcnn_cifar10")
     with pytest.raises(ValueError, match=r"AllCNN: expected images \(b, 3, u1, u2\), at least one; got shape \(1, 1,"):
         model(torch.zeros(1, 1, 32, 32))
+    with pytest.raises(ValueError, match=r"AllCNN: expected a tensor \(b, 3, u1, u2\); got a ndarray"):
+        model(np.zeros((1, 3, 32, 32), np.float32))
     with pytest.raises(ValueError, match="AllCNN: expected images of at least 9x9; got 8x8"):
         model(torch.zeros(1, 3, 8, 8))
     model(torch.zeros(1, 3, 9, 9))

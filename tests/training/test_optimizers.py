@@ -63,6 +63,22 @@ def test_steps_with_momentum_are_those_of_their_formulas(nesterov) -> None:
     torch.testing.assert_close(steps["adamw"], -0.1 * mean / square.sqrt())
 
 
+@pytest.mark.parametrize("capturable", [False, True])
+def test_muon_takes_weights_in_another_memory_format(capturable) -> None:
+    torch.manual_seed(0)
+    start, gradient = torch.randn(8, 4, 3, 3), torch.randn(8, 4, 3, 3)
+    steps = []
+    for memory in (torch.contiguous_format, torch.channels_last):
+        model = nn.Conv2d(4, 8, 3, bias=False)
+        model.weight.data = start.clone(memory_format=memory)
+        model.weight.grad = gradient.clone()
+        RecipeOptimizer(model, Recipe(optimizer="muon"), capturable=capturable).step(
+            torch.tensor(0.1) if capturable else 0.1
+        )
+        steps.append(model.weight.detach() - start)
+    assert (steps[0] - steps[1]).norm() < 0.1 * steps[0].norm()  # it orthogonalizes in bfloat16
+
+
 def test_the_average_is_that_of_its_formula() -> None:
     model = nn.BatchNorm1d(3)
     average, expected = WeightAverage(model, 0.9), {name: one.clone() for name, one in model.state_dict().items()}

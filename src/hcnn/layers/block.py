@@ -93,12 +93,13 @@ class AttributeBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, *u) -> (b, c, *u')."""
-        channels = math.prod(self.attributes)
-        if x.ndim != 2 + self.conv.geometry.spatial or x.shape[1] != channels:
-            axes = ", ".join(["b", "c", *(f"u{i + 1}" for i in range(self.conv.geometry.spatial))])
+        channels, spatial = math.prod(self.attributes), self.conv.geometry.spatial
+        if not isinstance(x, Tensor) or x.ndim != 2 + spatial or x.shape[1] != channels:
+            axes = ", ".join(["b", "c", *(f"u{i + 1}" for i in range(spatial))])
+            came = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
             raise ValueError(
                 f"AttributeBlock: expected ({axes}) with c = {channels} channels, as the attributes {self.attributes} "
-                f"have; got shape {tuple(x.shape)}"
+                f"have; got {came}"
             )
         y = self.conv(x.reshape(x.shape[0], *self.attributes, *x.shape[2:]))  # (b, *v, *u)
         return y.flatten(1, len(self.attributes))

@@ -69,10 +69,11 @@ class LogFrequency(nn.Module):
     log-frequency in rising order, so `AttributeConv` with an attribute support convolves along it.
 
     Law: multiplying the frequency of a sinusoid by ``2^(τ / bins_per_octave)`` translates the output by τ along v_1;
-    delaying the sound by ``hop · τ`` samples translates it by τ along u. Both are exact with ``circular``; with
-    ``zeros`` up to the ends. For a sound of several partials the first holds as far as the filters resolve them: where
-    two partials fall into one filter they beat, and at another speed after the transposition. (The paper: a
-    transposition is in general no exact transformation of the signal.)
+    delaying the sound by ``hop · τ`` samples translates it by τ along u. With ``circular`` the second is exact, and so
+    is the first where both sinusoids have a whole number of periods in the sound, which then goes on without a jump.
+    Otherwise, and with ``zeros``, they hold up to the ends of u. For a sound of several partials the first holds as far
+    as the filters resolve them: where two partials fall into one filter they beat, and at another speed after the
+    transposition. (The paper: a transposition is in general no exact transformation of the signal.)
 
     Args:
         sample_rate: samples per second.

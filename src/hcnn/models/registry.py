@@ -63,6 +63,8 @@ def common_standardization(config: NetworkConfig) -> bool:
 
 _CIFAR10 = HierarchicalCNNConfig()
 _CIFAR100 = replace(_CIFAR10, classes=100, attribute_support=(11, 11))
+# The published script also takes the inner statistics of layers 4 and 8 after their stride, of a quarter of the
+# positions; here, as in the paper, they are of all.
 _PUBLISHED: dict[str, Any] = {"downsample": (4, 8), "readout": "linear", "inner_affine": True}
 _DIGITS = HierarchicalCNNConfig(channels=1, width=8, rank=16, depth=7, attribute_support=(3, 5), downsample=(4,))
 _SMALL = replace(_CIFAR10, width=8, attribute_support=(5, 7))

@@ -36,7 +36,8 @@ class RecipeOptimizer:
         True
     """
 
-    # A Muon step changes a weight matrix by lr in spectral norm; vectors want about the rate plain SGD would take.
+    # A Muon step changes a weight matrix by about lr in spectral norm, by more where it has more rows than columns;
+    # vectors want about the rate plain SGD would take.
     SIDE_RATE = 2.0
 
     def __init__(
@@ -64,7 +65,8 @@ class RecipeOptimizer:
         elif recipe.optimizer == "adamw":
             self._optimizers.append(torch.optim.AdamW(decayed, lr=recipe.lr, **adam))
         else:
-            self._matrices = [(p, nn.Parameter(p.detach().view(len(p), -1))) for p in wide]  # shares p's memory
+            # These share the memory of the parameters, whatever their memory format is.
+            self._matrices = [(p, nn.Parameter(_in_memory_order(p.detach(), p).view(len(p), -1))) for p in wide]
             settings: dict[str, Any] = {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
             of_matrices = {matrix: factors.get(p, 1.0) for p, matrix in self._matrices}
             self._rates = []
@@ -81,7 +83,8 @@ class RecipeOptimizer:
     def step(self, lr: float | Tensor) -> None:
         """Update the parameters from their gradients at this learning rate."""
         for parameter, matrix in self._matrices:
-            matrix.grad = None if parameter.grad is None else parameter.grad.reshape(matrix.shape)
+            grad = parameter.grad
+            matrix.grad = None if grad is None else _in_memory_order(grad, parameter).reshape(matrix.shape)
         for optimizer, rate, factors in zip(self._optimizers, self._rates, self._factors, strict=True):
             if isinstance(lr, Tensor) and isinstance(optimizer, torch.optim.Muon):
                 self._step_muon(optimizer, factors, lr)
@@ -138,6 +141,11 @@ class RecipeOptimizer:
             # A graph may be used from now on, or no more. By these, PyTorch puts AdamW's counts of steps on the device.
             own = {key: optimizer.defaults[key] for key in ("fused", "capturable") if key in optimizer.defaults}
             optimizer.load_state_dict(one | {"param_groups": [group | own for group in one["param_groups"]]})
+
+
+def _in_memory_order(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """A tensor with the axes behind the first in the order in which those of a parameter lie in memory."""
+    return tensor.permute(0, *sorted(range(1, parameter.ndim), key=parameter.stride, reverse=True))
 
 
 def _by_shape(matrices: Sequence[Tensor]) -> Iterable[list[Tensor]]:

@@ -20,7 +20,7 @@ class Recipe:
         batch_size: images per step, over all processes and all accumulated parts.
         optimizer: "sgd", "adamw", or "muon" (on weights as matrices, SGD on everything else).
         lr: peak learning rate.
-        momentum: momentum of SGD and Muon, and the first β of AdamW.
+        momentum: momentum of SGD and Muon, and the first β of AdamW, whose second is 0.99.
         nesterov: whether SGD and Muon use Nesterov's form of momentum.
         weight_decay: λ of the gradient ``λ w`` (decoupled in AdamW and Muon), on convolution and linear weights only.
         layer_decay: factor on the learning rate for each stage further from the classes, see `hcnn.parameter_groups`;

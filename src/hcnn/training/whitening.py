@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 def whitening_filters(images: Tensor, filters: int, support: tuple[int, ...]) -> Tensor:
-    """Filters whose responses to the patches of images are uncorrelated, with variance 1.
+    """Filters whose responses to the patches of images are uncorrelated, with variances ``λ_i / (λ_i + ε)`` up to 1.
 
     With λ_i ≥ λ_{i+1} and e_i the eigenvalues and eigenvectors of the covariance C of the patches,
     ``w_i = e_i / √(λ_i + ε)``, for the first ceil(filters / 2) of them, then the same with the opposite sign, since a

@@ -68,6 +68,8 @@ class Baseline(Network):
             ValueError: if x is not a batch of images that the network can take.
         """
         name, side = type(self).__name__, self.smallest
+        if not isinstance(x, Tensor):
+            raise ValueError(f"{name}: expected a tensor (b, {self.config.channels}, u1, u2); got a {type(x).__name__}")
         if x.ndim != 4 or x.shape[1] != self.config.channels or len(x) == 0:
             raise ValueError(
                 f"{name}: expected images (b, {self.config.channels}, u1, u2), at least one; got shape {tuple(x.shape)}"

@@ -38,8 +38,10 @@ class NetworkInNetwork(Baseline):
     """Network in Network (Lin et al. 2013, sections 3.1, 3.2 and 4.2).
 
     Three blocks of a 5×5, 5×5 or 3×3 convolution and two of 1×1, each with ReLU and bias; the logits are the means of
-    the last maps. The publication gives the principle and figure 2; numbers of filters, supports and poolings are
-    those of its authors' CIFAR-10 configuration (192-160-96, 192-192-192, 192-192-10).
+    the last maps. The publication gives the principle and figure 2; numbers of filters and supports are those of its
+    authors' CIFAR-10 configuration for cuda-convnet (192-160-96, 192-192-192, 192-192-10). That configuration takes
+    maxima after the second block too, as section 4.1 says; the means here are those of their later model for Caffe,
+    except that zeros beyond the border count.
 
     Parameters: 966,986 for CIFAR-10 and 984,356 for CIFAR-100. The publication prints no count; the HCNN paper's
     0.98M, which it gives for both data sets, is that of the CIFAR-100 network.

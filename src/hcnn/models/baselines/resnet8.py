@@ -51,8 +51,9 @@ class ResNet8(Baseline):
     stride 2 and a 1×1 convolution, without a normalization, as their shortcut. All convolutions have biases.
 
     Parameters: 78,666 as printed, which counts the 480 running statistics of the normalizations; 78,186 are learned and
-    77,706 remain when the normalizations are folded. 12.5M multiply-adds. Convolutions of stride 2 are centred on every
-    second pixel from the first, those of the published program on every second from the second.
+    77,706 remain when the normalizations are folded. 12.5M multiply-adds. 3×3 convolutions of stride 2 are centred on
+    every second pixel from the first, as the 1×1 ones are; those of the published program on every second from the
+    second.
 
     Args:
         config: a `ResNet8Config`.

@@ -63,7 +63,8 @@ class DistillationConfig:
 
 DISTILLATIONS: dict[str, DistillationConfig] = {
     "none": DistillationConfig(),
-    # Zagoruyko and Komodakis 2017, section 4.1: T = 4, α = 0.9 of soft targets, β = 1000.
+    # Zagoruyko and Komodakis 2017, section 4.1: T = 4, α = 0.9 of soft targets, β = 1000, halved as in eq. 2; their
+    # program does not halve it.
     "soft_targets": DistillationConfig(labels=0.1, soft_targets=0.9),
     "attention": DistillationConfig(attention=1000.0),
     "attention_soft": DistillationConfig(labels=0.1, soft_targets=0.9, attention=1000.0),
