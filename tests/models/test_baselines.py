@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -17,14 +18,16 @@ from hcnn.data.splits import fewer
 from hcnn.models.baselines import BASELINES, HyperNetwork
 from hcnn.models.baselines.blocks import BatchNorm
 from hcnn.models.baselines.hypernetwork import GeneratedConv
-from hcnn.models.registry import model_spec
+from hcnn.models.records import network_config
+from hcnn.models.registry import model_config, model_spec
 from hcnn.models.summary import summarize
 from hcnn.runs.load import load_run
-from hcnn.runs.settings import RunSettings
+from hcnn.runs.settings import RunSettings, run_differences
 from hcnn.runs.train import train_run
 from hcnn.training.evaluate import accuracy
 from hcnn.training.recipes import get_recipe
 
+RESULTS = Path(__file__).parents[2] / "results"
 # All learned numbers, and what the publication prints.
 COUNTS = {
     "allcnn_cifar10": (1_369_738, "1.3M or 1.4M"),
@@ -267,6 +270,39 @@ def test_the_sides_of_a_maxout_network_are_those_of_its_maps(pools) -> None:
         assert model(torch.randn(1, 3, side, side)).shape == (1, 10)
 
 
+# -------------------------------------------------------------------------------------------- network in network
+
+
+def test_network_in_network_takes_maxima_after_both_blocks_as_published() -> None:
+    """Lin et al. 2013, section 4.1, with the windows of their cuda-convnet: the first begins at the first pixel."""
+    torch.manual_seed(0)
+    model = hcnn.create_model("nin_cifar10", widths=(4,) * 8).eval()
+    theirs = copy.deepcopy(model)
+    for module in theirs.modules():  # our windows are theirs of the mirrored image
+        if isinstance(module, torch.nn.Conv2d):
+            module.weight.data = module.weight.flip(2, 3)
+    x = y = torch.randn(2, 3, 32, 32)
+    for number in range(3):
+        y = theirs.get_submodule(f"blocks.{number}")(y)
+        if number < 2:
+            y = torch.nn.functional.max_pool2d(y, 3, 2, ceil_mode=True)
+    assert y.shape == (2, 10, 8, 8)
+    torch.testing.assert_close(model(x.flip(2, 3)), y.mean((2, 3)))
+
+
+def test_a_network_in_network_of_an_earlier_version_keeps_its_means() -> None:
+    config = json.loads((RESULTS / "short" / "nin" / "config.json").read_text(encoding="utf-8"))
+    assert network_config(config) == model_config("nin_cifar10", second_pool="mean")
+    now = {**config, "model": dataclasses.asdict(model_config("nin_cifar10"))}
+    assert run_differences(config, now)["model.second_pool"] == ("max", "mean")
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 32, 32)
+    of_means = hcnn.create_model("nin_cifar10", second_pool="mean").eval()
+    of_maxima = hcnn.create_model("nin_cifar10").eval()
+    of_maxima.load_state_dict(of_means.state_dict())
+    assert not torch.allclose(of_means(x), of_maxima(x))
+
+
 # ------------------------------------------------------------------------------------------------- bad input
 
 
@@ -285,6 +321,7 @@ def test_the_sides_of_a_maxout_network_are_those_of_its_maps(pools) -> None:
         ("maxout_cifar10", {"widths": (96, 192)}, r"widths: expected 3 whole numbers; got \(96, 192\)"),
         ("maxout_cifar10", {"hidden": 0}, "MaxoutNetwork: expected positive widths, pieces and hidden units"),
         ("nin_cifar10", {"widths": (1, 2)}, r"eight numbers of filters; got \(1, 2\)"),
+        ("nin_cifar10", {"second_pool": "min"}, "second_pool: expected 'max' or 'mean'; got 'min'"),
         ("maxout_cifar10", {"input_side": 8}, "images of 8x8 are too small for supports"),
         ("densenet_bc40_cifar10", {"growth": 0}, "growth: expected a positive number of maps; got 0"),
         ("compact_cifar10", {"support": 4}, "odd support; got 4"),

@@ -1,5 +1,7 @@
 """Networks and their preprocessing in the records of runs and pretrained weights."""
 
+from collections.abc import Collection
+from dataclasses import fields
 from typing import Any
 
 from hcnn.data.preprocessing import Preprocessing
@@ -13,6 +15,24 @@ _CONFIGS: dict[str, type[NetworkConfig]] = {
     "MultiscaleHierarchicalCNN": MultiscaleHierarchicalCNNConfig,
     **{network.__name__: config for config, network in NETWORKS.items()},
 }
+
+
+# Settings that earlier versions did not write, and what their networks did.
+_UNWRITTEN = {"first_attribute": "learned", "second_pool": "mean"}
+
+
+def completed_model(model: dict[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """The settings of a network with those that earlier versions did not write.
+
+    Args:
+        model: what a record says.
+        known: the settings that networks of its kind have now.
+
+    Example:
+        >>> completed_model({"classes": 10}, ("classes", "second_pool"))
+        {'second_pool': 'mean', 'classes': 10}
+    """
+    return {**{name: value for name, value in _UNWRITTEN.items() if name in known}, **model}
 
 
 def network_kind(config: NetworkConfig) -> str:
@@ -38,7 +58,10 @@ def network_config(config: dict[str, Any], where: str = "config.json") -> Networ
     kind = config.get("network")
     if not isinstance(kind, str) or kind not in _CONFIGS:
         raise ValueError(f"{where}: network: expected one of {', '.join(_CONFIGS)}; got {str(kind)[:60]!r}")
-    return build_record(_CONFIGS[kind], config.get("model"), f"{where}: model")
+    model = config.get("model")
+    if isinstance(model, dict):
+        model = completed_model(model, [field.name for field in fields(_CONFIGS[kind])])
+    return build_record(_CONFIGS[kind], model, f"{where}: model")
 
 
 def preprocessing_of(config: dict[str, Any], where: str = "config.json") -> Preprocessing:

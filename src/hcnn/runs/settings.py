@@ -13,7 +13,7 @@ from hcnn.data.image_files import OnBad
 from hcnn.data.image_set import Splits
 from hcnn.data.preprocessing import Preprocessing
 from hcnn.models.baselines import BaselineConfig
-from hcnn.models.records import network_kind
+from hcnn.models.records import completed_model, network_kind
 from hcnn.models.registry import NetworkConfig
 from hcnn.runs.initial import Initial
 from hcnn.storage.records import read_object
@@ -149,10 +149,9 @@ def run_differences(known: dict[str, Any], config: dict[str, Any]) -> dict[str, 
 
 
 def _completed(known: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-    """A config.json with the settings that an earlier version did not write, which acted as their defaults do now."""
+    """A config.json with the settings that an earlier version did not write, and which it acted by."""
     defaults = {"recipe": _as_json(asdict(Recipe())), "teaching": _as_json(asdict(DistillationConfig()))}
-    if "first_attribute" in config["model"]:
-        defaults["model"] = {"first_attribute": "learned"}
+    defaults["model"] = completed_model({}, config["model"])
     filled = {name: _filled(known[name], one) for name, one in defaults.items() if isinstance(known.get(name), dict)}
     return {**known, **filled}
 

@@ -1,7 +1,7 @@
 """Network in Network: small perceptrons slid over the image, and no linear map at the end (Lin, Chen, Yan 2013)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,8 +15,10 @@ class NetworkInNetworkConfig(BaselineConfig):
 
     Attributes:
         widths: filters of the three layers of each of the three blocks; *classes* replace the last.
-        downsample: the blocks that end in pooling (3×3, stride 2; maxima after the first, means after the second).
+        downsample: the blocks that end in pooling (3×3, stride 2).
         dropout: probability after each of the first two blocks.
+        second_pool: what the pooling of the second block takes, "max" as in the publication, or "mean" as in its
+            authors' later model for Caffe; that of the first takes maxima.
     """
 
     recipes: ClassVar[dict[str, str]] = {"digits": "digits_muon"}
@@ -24,6 +26,7 @@ class NetworkInNetworkConfig(BaselineConfig):
     widths: tuple[int, ...] = (192, 160, 96, 192, 192, 192, 192, 192)
     downsample: tuple[int, ...] = (1, 2)
     dropout: float = 0.5
+    second_pool: Literal["max", "mean"] = "max"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -32,16 +35,17 @@ class NetworkInNetworkConfig(BaselineConfig):
             raise ValueError(f"NetworkInNetwork: widths: expected eight numbers of filters; got {self.widths}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"NetworkInNetwork: dropout: expected a probability in [0, 1); got {self.dropout}")
+        if self.second_pool not in ("max", "mean"):
+            raise ValueError(f"NetworkInNetwork: second_pool: expected 'max' or 'mean'; got {self.second_pool!r}")
 
 
 class NetworkInNetwork(Baseline):
     """Network in Network (Lin et al. 2013, sections 3.1, 3.2 and 4.2).
 
     Three blocks of a 5×5, 5×5 or 3×3 convolution and two of 1×1, each with ReLU and bias; the logits are the means of
-    the last maps. The publication gives the principle and figure 2; numbers of filters and supports are those of its
-    authors' CIFAR-10 configuration for cuda-convnet (192-160-96, 192-192-192, 192-192-10). That configuration takes
-    maxima after the second block too, as section 4.1 says; the means here are those of their later model for Caffe,
-    except that zeros beyond the border count.
+    the last maps. The publication gives the principle, maxima over windows after the first two blocks, and figure 2;
+    numbers of filters, supports and poolings are those of its authors' configuration for cuda-convnet (192-160-96,
+    192-192-192, 192-192-10).
 
     Parameters: 966,986 for CIFAR-10 and 984,356 for CIFAR-100. The publication prints no count; the HCNN paper's
     0.98M, which it gives for both data sets, is that of the CIFAR-100 network.
@@ -75,7 +79,8 @@ class NetworkInNetwork(Baseline):
         for number, block in enumerate(self.blocks, start=1):
             x = block(x)
             if number in self.config.downsample:
-                x = F.max_pool2d(x, 3, 2, 1) if number == 1 else F.avg_pool2d(x, 3, 2, 1)
+                mean = number == 2 and self.config.second_pool == "mean"
+                x = F.avg_pool2d(x, 3, 2, 1) if mean else F.max_pool2d(x, 3, 2, 1)
             if number < 3:
                 x = self.drop(x)
         return x.mean((2, 3))
