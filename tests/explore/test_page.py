@@ -20,12 +20,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import uvicorn
 from PIL import Image
 
 import hcnn
 from hcnn import cli
 from hcnn.data import datasets
+from hcnn.data.image_set import ImageSet, Splits
 from hcnn.explore import explore_images
 from hcnn.explore.explorer import Explorer
 from hcnn.explore.page import server, views
@@ -281,6 +283,15 @@ def test_an_empty_host_is_not_every_address(explorer, capsys) -> None:
     with socket.create_server(("", 0)) as taken:  # so that it cannot listen, whatever it understands
         assert cli.main(["serve", str(explorer.run.folder), "--host", "", "--port", str(taken.getsockname()[1])]) == 2
     assert "--host: expected a name or an address; got ''" in capsys.readouterr().err
+
+
+def test_runs_on_signals_are_refused_before_anything_is_computed(tmp_path, capsys) -> None:
+    signals = torch.randint(0, 256, (30, 1, 12), generator=torch.Generator().manual_seed(0)).byte()
+    data = Splits(ImageSet(signals, torch.arange(30) % 10, tuple("0123456789"), "signals"))
+    config = hcnn.model_config("hcnn_digits", spatial_axes=1)
+    train_run(tmp_path / "run", RunSettings(config, get_recipe("digits", epochs=1, batch_size=10), "nowhere.npz"), data)
+    assert cli.main(["serve", str(tmp_path / "run"), "--port", "0"]) == 2
+    assert "expected a run on grey or RGB images, to show them" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------ who may ask
