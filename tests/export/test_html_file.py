@@ -278,6 +278,21 @@ def test_what_is_no_picture_is_named(page, name, data) -> None:
 
 
 @browser_test
+def test_a_file_that_is_no_picture_leaves_the_one_that_is_being_classified(page) -> None:
+    logits = page.evaluate(
+        """() => {
+            const answer = hcnnPage.classify(new Uint8Array(64).fill(9), "grey");
+            hcnnPage.take([new File(["no picture"], "notes.txt")]);
+            return answer;
+        }"""
+    )
+    assert logits is not None
+    assert page.locator("#input").get_attribute("aria-label") == "the image as the network sees it: grey"
+    shown = page.locator(".score.best .number").text_content()
+    assert shown == f"{100 * torch.tensor(logits).softmax(0).max():.1f} %"
+
+
+@browser_test
 def test_dropped_words_are_no_picture(page) -> None:
     prevented = page.evaluate(
         """() => {
