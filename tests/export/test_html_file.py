@@ -114,6 +114,14 @@ def test_a_page_that_computes_something_else_is_not_written(tmp_path, monkeypatc
     assert not (tmp_path / "page.html").exists()
 
 
+def test_scores_that_are_no_numbers_are_compared_as_such() -> None:
+    model = warmed(create_model("hcnn_digits"), (8, 8))
+    next(model.parameters()).data[0] = torch.nan
+    preprocessing = preprocessing_of(model, (8, 8))
+    spec = network_spec(PlainNetwork(model, preprocessing), preprocessing)
+    assert run_node(node(), spec, pixels(2, 1, (8, 8))).isnan().all()
+
+
 def test_a_program_that_fails_is_quoted(tmp_path) -> None:
     wrong = tmp_path / "node"
     wrong.write_text("#!/bin/sh\necho out of memory >&2\nexit 1\n")
