@@ -259,8 +259,11 @@ def test_the_command_serves_and_says_where(tmp_path, explorer) -> None:
             time.sleep(0.3)
             start = time.monotonic()
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=30)
-        assert time.monotonic() - start < 10
+            slow.settimeout(60)
+            while slow.recv(65536):
+                pass
+            assert time.monotonic() - start < 10  # the end of the process depends on how busy the machine is
+            _, errors = process.communicate(timeout=120)
         assert "Traceback" not in errors
 
 
