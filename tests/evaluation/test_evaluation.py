@@ -196,6 +196,12 @@ def test_the_page_and_the_table_of_classes_say_what_was_measured(tmp_path) -> No
     assert [dog[name] for name in ("class", "images", "correct", "predicted")] == ["dog", "4", "2", "3"]
 
 
+def test_a_single_confusion_happened_once(tmp_path) -> None:
+    found = evaluate(torch.eye(2)[[0, 0]], torch.tensor([0, 1]), ("cat", "dog"))
+    text = write_evaluation(found, tmp_path, title="one", data="two").read_text(encoding="utf-8")
+    assert "The most frequent confusion: dog classified as cat, 1 time." in text
+
+
 def test_a_class_without_images_has_no_accuracy(tmp_path) -> None:
     found = evaluate(torch.tensor([[5.0, 0.0, 0.0]]), torch.tensor([0]), NAMES)
     assert math.isnan(found.scores[1].accuracy)

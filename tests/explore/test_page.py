@@ -20,12 +20,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import uvicorn
 from PIL import Image
 
 import hcnn
 from hcnn import cli
 from hcnn.data import datasets
+from hcnn.data.image_set import ImageSet, Splits
 from hcnn.explore import explore_images
 from hcnn.explore.explorer import Explorer
 from hcnn.explore.page import server, views
@@ -180,7 +182,10 @@ def test_view_as_png_and_walk_as_gif(site) -> None:
         ("/api/view?image=0&depth=5&axis=v9", "expected one of v4, v5 at depth 5; got 'v9'"),
         ("/api/view?image=0&depth=5&move=v4:x", "such as v6:1,v7:-0.5; got 'v4:x'"),
         ("/api/view?image=0&depth=5&k=99", "k: expected 1 to 20 neighbours; got 99"),
-        ("/api/view?image=nobody&depth=5", "no longer stored"),
+        ("/api/view?image=-1&depth=5", "expected a number from 0 to 399; got -1"),
+        ("/api/view?image=1.5&depth=5", "image: expected a number from 0 to 399 or an upload; got '1.5'"),
+        ("/api/view?image=1234567890&depth=5", "expected a number from 0 to 399 or an upload; got '1234567890'"),
+        ("/api/view?image=longagoaaaaa&depth=5", "no longer stored"),
         ("/image/..%2f..%2fetc%2fpasswd.png", None),
         ("/../../etc/passwd", None),
         ("/static/index.html", None),
@@ -254,8 +259,11 @@ def test_the_command_serves_and_says_where(tmp_path, explorer) -> None:
             time.sleep(0.3)
             start = time.monotonic()
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=30)
-        assert time.monotonic() - start < 10
+            slow.settimeout(60)
+            while slow.recv(65536):
+                pass
+            assert time.monotonic() - start < 10  # the end of the process depends on how busy the machine is
+            _, errors = process.communicate(timeout=120)
         assert "Traceback" not in errors
 
 
@@ -278,6 +286,15 @@ def test_an_empty_host_is_not_every_address(explorer, capsys) -> None:
     with socket.create_server(("", 0)) as taken:  # so that it cannot listen, whatever it understands
         assert cli.main(["serve", str(explorer.run.folder), "--host", "", "--port", str(taken.getsockname()[1])]) == 2
     assert "--host: expected a name or an address; got ''" in capsys.readouterr().err
+
+
+def test_runs_on_signals_are_refused_before_anything_is_computed(tmp_path, capsys) -> None:
+    signals = torch.randint(0, 256, (30, 1, 12), generator=torch.Generator().manual_seed(0)).byte()
+    data = Splits(ImageSet(signals, torch.arange(30) % 10, tuple("0123456789"), "signals"))
+    config = hcnn.model_config("hcnn_digits", spatial_axes=1)
+    train_run(tmp_path / "run", RunSettings(config, get_recipe("digits", epochs=1, batch_size=10), "nowhere.npz"), data)
+    assert cli.main(["serve", str(tmp_path / "run"), "--port", "0"]) == 2
+    assert "expected a run on grey or RGB images, to show them" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------ who may ask
@@ -512,6 +529,69 @@ def test_uploads_in_the_browser(site, chromium, tmp_path) -> None:
     visit.close(host)
 
 
+def ask_for(page: Any, image: str) -> None:
+    page.fill("#image", image)
+    page.press("#image", "Enter")
+
+
+@browser_test
+def test_what_was_said_of_an_image_that_is_not_there_goes_with_it(site, chromium) -> None:
+    visit = Visit(chromium)
+    page = visit.page
+    page.goto(f"http://127.0.0.1:{site.port}")
+    visit.settled()
+    drawn = "() => [...document.querySelectorAll('#depths img')].every((one) => one.src.includes('/image/'))"
+    page.wait_for_function(drawn)
+    ask_for(page, "400")
+    page.wait_for_function("() => document.getElementById('message').textContent.endsWith('got 400')")
+    page.wait_for_function("() => [...document.querySelectorAll('#depths img')].every((one) => one.src === 'data:,')")
+    page.go_back()
+    visit.settled()
+    page.wait_for_function(drawn)
+    assert page.text_content("#message") == ""
+    page.close()
+
+
+@browser_test
+def test_an_upload_that_arrives_late_does_not_replace_a_newer_one(site, chromium) -> None:
+    visit = Visit(chromium)
+    page = visit.page
+    page.goto(f"http://127.0.0.1:{site.port}")
+    visit.settled()
+    answers: list[tuple[Any, Any]] = []
+    page.route("**/api/upload", lambda route: answers.append((route, route.fetch())))
+    for number in (1, 2):
+        page.set_input_files("#file", {"name": f"{number}.png", "mimeType": "image/png", "buffer": picture(number)})
+        while len(answers) < number:
+            page.wait_for_timeout(20)
+    for route, answer in reversed(answers):
+        with page.expect_event("requestfinished", lambda request: request.url.endswith("/api/upload")):
+            route.fulfill(response=answer)
+        page.wait_for_url(f"**image={answers[1][1].json()['image']}*")
+    visit.settled()
+    page.wait_for_timeout(100)  # in which the page of before would have gone to the first
+    assert answers[1][1].json()["image"] in page.url
+    visit.close(f"http://127.0.0.1:{site.port}")
+
+
+@browser_test
+@pytest.mark.parametrize("place", ["#strip", "#grid"])
+def test_the_keyboard_stays_where_it_was(site, chromium, place) -> None:
+    visit = Visit(chromium)
+    page = visit.page
+    page.goto(f"http://127.0.0.1:{site.port}")
+    third = page.locator(f"{place} .tile").nth(2)
+    third.focus()
+    number = str(third.get_attribute("title")).split()[1].rstrip(":")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**image={number}*")
+    visit.settled()
+    page.wait_for_function(
+        "(place) => [...document.querySelectorAll(`${place} .tile`)].indexOf(document.activeElement) === 2", arg=place
+    )
+    visit.close(f"http://127.0.0.1:{site.port}")
+
+
 @pytest.fixture(scope="module")
 def report(explorer, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("report")
@@ -543,6 +623,8 @@ def test_the_report_opens_from_disk(report, chromium, width) -> None:
     page.select_option("#depth", "4")
     assert page.locator(".rows").inner_text() != before
     assert page.locator(".row.shuffled").is_visible()
+    assert page.get_by_role("img", name=re.compile(r"^image \d+, .*, distance ")).count() == 5 * 5  # rows, neighbours
+    assert page.get_by_role("group", name="class probabilities").count() == 4
     assert page.locator(".axis").first.inner_text() == "v3"
     page.wait_for_function("() => [...document.images].every(one => one.complete && one.naturalWidth > 0)")
     visit.close(report.as_uri())

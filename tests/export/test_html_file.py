@@ -114,6 +114,14 @@ def test_a_page_that_computes_something_else_is_not_written(tmp_path, monkeypatc
     assert not (tmp_path / "page.html").exists()
 
 
+def test_scores_that_are_no_numbers_are_compared_as_such() -> None:
+    model = warmed(create_model("hcnn_digits"), (8, 8))
+    next(model.parameters()).data[0] = torch.nan
+    preprocessing = preprocessing_of(model, (8, 8))
+    spec = network_spec(PlainNetwork(model, preprocessing), preprocessing)
+    assert run_node(node(), spec, pixels(2, 1, (8, 8))).isnan().all()
+
+
 def test_a_program_that_fails_is_quoted(tmp_path) -> None:
     wrong = tmp_path / "node"
     wrong.write_text("#!/bin/sh\necho out of memory >&2\nexit 1\n")
@@ -275,6 +283,21 @@ def test_what_is_no_picture_is_named(page, name, data) -> None:
     page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": data})
     page.wait_for_function(f"() => document.getElementById('status').textContent.includes('{name}: this is not')")
     assert page.locator(".score").count() == 10  # the answer before it stays
+
+
+@browser_test
+def test_a_file_that_is_no_picture_leaves_the_one_that_is_being_classified(page) -> None:
+    logits = page.evaluate(
+        """() => {
+            const answer = hcnnPage.classify(new Uint8Array(64).fill(9), "grey");
+            hcnnPage.take([new File(["no picture"], "notes.txt")]);
+            return answer;
+        }"""
+    )
+    assert logits is not None
+    assert page.locator("#input").get_attribute("aria-label") == "the image as the network sees it: grey"
+    shown = page.locator(".score.best .number").text_content()
+    assert shown == f"{100 * torch.tensor(logits).softmax(0).max():.1f} %"
 
 
 @browser_test

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from hcnn.cli.explore import open_with_progress
 from hcnn.cli.terminal import say, status
+from hcnn.runs.load import load_named
 
 
 def serve(options: Namespace, console: Console) -> None:
@@ -25,15 +26,16 @@ def serve(options: Namespace, console: Console) -> None:
         raise ValueError("--host: expected a name or an address; got ''")
     if not 0 <= options.port <= 65535:
         raise ValueError(f"--port: expected 0 to 65535; got {options.port}")
-    try:  # before minutes of computing
+    known = load_named(options.run).preprocessing  # before minutes of computing, as the address below
+    if len(known.size) != 2 or len(known.mean) not in (1, 3):
+        raise ValueError(f"{options.run}: expected a run on grey or RGB images, to show them")
+    try:
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
         listening = socket.create_server((options.host, options.port), family=family)
     except OSError as error:
         raise ValueError(f"--host {options.host} --port {options.port}: cannot listen there; {error}") from error
     with listening:
         explorer = open_with_progress(options, console, folder=options.arrays)
-        if explorer.base.images.ndim != 4 or explorer.base.images.shape[1] not in (1, 3):
-            raise ValueError(f"{options.run}: expected a run on grey or RGB images, to show them")
         with status(console, "preparing the search") as update:
             warm(explorer, lambda text: update(f"preparing the search: {text}"))
         host: str = options.host

@@ -159,7 +159,8 @@ def _most_confused(found: Evaluation) -> str | None:
     if not wrong.any():
         return None
     i, k = divmod(int(wrong.argmax()), len(found.classes))
-    return f"{found.classes[i]} classified as {found.classes[k]}, {int(wrong[i, k]):,} times"
+    count = int(wrong[i, k])
+    return f"{found.classes[i]} classified as {found.classes[k]}, {count:,} {'time' if count == 1 else 'times'}"
 
 
 def _percent(value: float) -> str:

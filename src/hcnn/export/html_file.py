@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import math
 import shutil
 import subprocess
 import tempfile
@@ -256,7 +257,8 @@ def run_node(node: str, spec: dict[str, Any], images: Tensor) -> Tensor:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(f"{node}: the JavaScript network failed:\n{done.stderr[-2000:]}")
-    return torch.tensor([json.loads(line) for line in done.stdout.splitlines()])
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    return torch.tensor([[math.nan if one is None else one for one in row] for row in rows])  # JSON has no NaN
 
 
 def engine() -> str:

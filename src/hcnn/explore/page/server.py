@@ -22,6 +22,7 @@ from hcnn.explore.page.views import describe, grid, view
 MAX_BYTES = 8 << 20  # of an upload
 MAX_PIXELS = 25_000_000
 _UPLOADS = 64  # kept in memory; the oldest goes first
+_NUMBER, _UPLOAD = r"-?[0-9]{1,9}", r"[A-Za-z0-9_-]{12}"  # what requests call an image
 _FILES = {  # the only files that are read: no part of a request becomes a path
     "/": ("index.html", "text/html"),
     "/style.css": ("style.css", "text/css"),
@@ -36,7 +37,7 @@ class Uploads:
     """Images that visitors uploaded, by a random name, in memory only."""
 
     def __init__(self, explorer: Explorer, kept: int = _UPLOADS) -> None:
-        self.shape, self.kept = explorer.base.images.shape[1:], kept
+        self.shape, self.kept, self.numbers = explorer.base.images.shape[1:], kept, len(explorer.base)
         self._images: OrderedDict[str, Tensor] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -58,11 +59,13 @@ class Uploads:
         return name
 
     def get(self, name: str) -> Tensor:
-        """The image of a name; a ValueError if it is not there (any more)."""
+        """The image of a name; a ValueError if it is not there (any more), or no name of an upload."""
         with self._lock:
-            if name not in self._images:
-                raise ValueError("image: this upload is no longer stored; upload it again")
-            return self._images[name]
+            if name in self._images:
+                return self._images[name]
+        if re.fullmatch(_UPLOAD, name):
+            raise ValueError("image: this upload is no longer stored; upload it again")
+        raise ValueError(f"image: expected a number from 0 to {self.numbers - 1} or an upload; got {name[:40]!r}")
 
 
 def make_app(
@@ -106,7 +109,7 @@ def make_app(
         return JSONResponse({"error": text}, status_code=status)
 
     def query(image: str) -> Query:
-        return int(image) if re.fullmatch(r"[0-9]{1,9}", image) else kept.get(image)
+        return int(image) if re.fullmatch(_NUMBER, image) else kept.get(image)
 
     def asked(image: str, depth: int, move: str, axis: str, k: int) -> tuple[Query, dict[str, Any]]:
         if not 1 <= k <= 20:

@@ -5,7 +5,8 @@
   const spec = JSON.parse(document.getElementById("network").textContent);
   const at = (id) => document.getElementById(id);
   const [height, width] = spec.size, places = height * width;
-  let depth = 0, shifts = [], base = null, current = 0;
+  let depth = 0, shifts = [], base = null;
+  let asked = 0, current = 0; // numbers of the picture that was given last, which may be unreadable, and of the one shown
 
   function make(name, attributes = {}, ...children) {
     const node = document.createElement(name);
@@ -131,6 +132,7 @@
 
   async function classify(bytes, name) {
     const mine = ++current;
+    asked++;
     showInput(bytes, name);
     const { logits, milliseconds } = await ask({ kind: "image", bytes });
     if (mine !== current) return null;
@@ -158,16 +160,16 @@
 
   async function open(blob, name) {
     at("status").textContent = `${name}: reading …`;
-    const mine = ++current;
+    const mine = ++asked; // the picture before it is shown until this one has been read
     let pixels;
     try {
       const image = await read(blob);
       pixels = shrink(image, image.width, image.height);
     } catch (error) {
-      if (mine === current) at("status").textContent = `${name}: this is not a picture, or one that your browser cannot read.`;
+      if (mine === asked) at("status").textContent = `${name}: this is not a picture, or one that your browser cannot read.`;
       return;
     }
-    if (mine === current) await classify(bytesOf(pixels), name); // else another picture came meanwhile
+    if (mine === asked) await classify(bytesOf(pixels), name); // else another picture came meanwhile
   }
 
   function take(files, name) { // the first picture of what was chosen, dropped or pasted

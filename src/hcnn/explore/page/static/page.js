@@ -65,7 +65,12 @@
         const view = await ask("/api/view?" + new URLSearchParams({ image: mine, depth, axis, move: `${axis}:1`, k: 1 }));
         if (state.image !== mine) return;
         button.firstChild.src = page.thumb(view.rows[0].found[0][0]);
-      } catch { return; }
+      } catch {
+        if (state.image !== mine) return;
+        thumbed = "";  // nothing stands for another image, and they are asked for again
+        for (const one of at("depths").children) one.firstChild.src = "data:,";
+        return;
+      }
     }
   }
   function sliders() {
@@ -81,6 +86,13 @@
       });
       return hcnnView.make("label", {}, property ? `${name}: ${property}` : name, slider, output);
     }));
+  }
+
+  // The keyboard stays where it was in what is drawn anew.
+  function redraw(place, draw) {
+    const number = [...place.querySelectorAll("button")].indexOf(document.activeElement);
+    draw();
+    place.querySelectorAll("button")[number]?.focus({ preventScroll: true });
   }
 
   async function show() {
@@ -107,13 +119,13 @@
     try {
       const view = await ask("/api/view?" + question(state));
       if (mine !== number) return;  // a later answer is on its way
-      hcnnView.strip(at("strip"), page, view);
+      redraw(at("strip"), () => hcnnView.strip(at("strip"), page, view));
       at("strip").dataset.drawn = asked;  // what is shown now
       if (two && drawn !== pair) {
         drawn = pair;
         try {
           const cells = await ask("/api/grid?" + new URLSearchParams({ image: state.image, depth: state.depth }));
-          if (drawn === pair) hcnnView.grid(at("grid"), page, cells, view.label);
+          if (drawn === pair) redraw(at("grid"), () => hcnnView.grid(at("grid"), page, cells, view.label));
         } catch (error) {
           if (drawn === pair) {  // nothing stands for another image, and it is asked for again
             drawn = "";
@@ -125,16 +137,24 @@
     } catch (error) { if (mine === number) say(error.message); }
   }
 
-  addEventListener("popstate", show);
+  addEventListener("popstate", () => {
+    say("");
+    show();
+  });
   at("image").addEventListener("change", () => go({ ...state, image: at("image").value || "0" }));
   at("random").addEventListener("click", () => go({ ...state, image: String(Math.floor(Math.random() * about.images)) }));
+  let uploads = 0;
   at("file").addEventListener("change", async () => {
-    const [file] = at("file").files;
+    const [file] = at("file").files, mine = ++uploads;
     if (!file) return;
     try {
       const { image } = await ask("/api/upload", { method: "POST", body: file });
+      if (mine !== uploads) return;  // another file was chosen meanwhile
       go({ ...state, image });
-    } catch (error) { say(error.message); }
+    } catch (error) {
+      if (mine !== uploads) return;
+      say(error.message);
+    }
     at("file").value = "";
   });
   history.replaceState(null, "", address(state));

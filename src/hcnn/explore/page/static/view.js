@@ -30,7 +30,7 @@ const hcnnView = (() => {
       title: `image ${image}: ${name}, distance ${shown(distance)}${far}`,
       "aria-label": `image ${image}, ${name}, distance ${shown(distance)}${far}`,
     };
-    if (page.pick) Object.assign(attributes, { type: "button", onclick: () => page.pick(image) });
+    Object.assign(attributes, page.pick ? { type: "button", onclick: () => page.pick(image) } : { role: "img" });
     const bar = make("span", { class: "bar" });
     bar.style.width = `${Math.min(100, (100 * distance) / longest)}%`;
     return make(page.pick ? "button" : "div", attributes,
@@ -38,8 +38,8 @@ const hcnnView = (() => {
   }
 
   function scores(page, values) {
-    const box = make("div", { class: "scores", "aria-label": "class probabilities" });
-    if (!values) return box;
+    if (!values) return make("div", { class: "scores" });
+    const box = make("div", { class: "scores", role: "group", "aria-label": "class probabilities" });
     const order = values.map((value, index) => [value, index]).sort((a, b) => b[0] - a[0]).slice(0, 3);
     for (const [value, index] of order) {
       const fill = make("span", { class: "fill" });
