@@ -57,6 +57,12 @@ def explorer(tmp_path_factory) -> Explorer:
     return explore_images(load_run(folder), base)
 
 
+def test_a_database_of_few_images_shows_all_of_them(explorer) -> None:
+    few = explore_images(explorer.run, explorer.base.subset(range(4)))
+    for query in (0, few.image(0)):
+        assert {len(row["found"]) for row in views.view(few, query, 5, {"v4": 1}, "v4")["rows"]} == {3}
+
+
 class Site:
     """The application in a thread of this process, on a port of its own."""
 
@@ -286,6 +292,12 @@ def test_an_empty_host_is_not_every_address(explorer, capsys) -> None:
     with socket.create_server(("", 0)) as taken:  # so that it cannot listen, whatever it understands
         assert cli.main(["serve", str(explorer.run.folder), "--host", "", "--port", str(taken.getsockname()[1])]) == 2
     assert "--host: expected a name or an address; got ''" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("host", ["no such name", "ü..", "a" * 70])
+def test_a_host_that_no_address_can_have_is_refused(explorer, host, capsys) -> None:
+    assert cli.main(["serve", str(explorer.run.folder), "--host", host, "--port", "0"]) == 2
+    assert f"--host {host} --port 0: cannot listen there" in capsys.readouterr().err
 
 
 def test_runs_on_signals_are_refused_before_anything_is_computed(tmp_path, capsys) -> None:

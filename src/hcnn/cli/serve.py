@@ -30,9 +30,10 @@ def serve(options: Namespace, console: Console) -> None:
     if len(known.size) != 2 or len(known.mean) not in (1, 3):
         raise ValueError(f"{options.run}: expected a run on grey or RGB images, to show them")
     try:
+        options.host.encode("idna")  # as the socket does, which would then be left open
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
         listening = socket.create_server((options.host, options.port), family=family)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ValueError(f"--host {options.host} --port {options.port}: cannot listen there; {error}") from error
     with listening:
         explorer = open_with_progress(options, console, folder=options.arrays)

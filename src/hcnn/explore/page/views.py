@@ -49,7 +49,7 @@ def view(explorer: Explorer, query: Query, j: int, move: Mapping[str, float], ax
         j: depth.
         move: amount per attribute; attributes that are not named are not translated.
         axis: the attribute along which the rows are translated.
-        k: neighbours per row.
+        k: neighbours per row; in a small database as many as there are besides the query.
 
     Returns:
         Plain values for JSON. ``found`` holds for each row (image, class, distance, near enough); ``far`` is the
@@ -71,6 +71,7 @@ def view(explorer: Explorer, query: Query, j: int, move: Mapping[str, float], ax
         start, own = torch.tensor([query]), query
     else:
         start, own = explorer.arrays_of(query[None])[1][j], -1
+    k = min(k, len(space) - 1)
     moves = [here, *({**rest, axis: tau} for tau in taus)]
     moved = space.moved(start, moves)[0]
     rows: list[View] = [{"kind": "now", "tau": here[axis]}, *({"kind": "shift", "tau": tau} for tau in taus)]
