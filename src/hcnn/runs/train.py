@@ -5,7 +5,8 @@ metrics.jsonl          one line per epoch; the same bytes however often the run 
 timing.jsonl           seconds and images/s of each epoch, from every process that trained
 checkpoints/           what a restart resumes from
 weights.safetensors    the trained network
-result.json            accuracy, parameters, versions, hardware, commit, time
+result.json            accuracy, parameters, time; versions, hardware and commit of the process that finished the run,
+                       and of those before that had others
 """
 
 import errno
@@ -126,7 +127,7 @@ def train_run(
             with memory_advice(settings.recipe):
                 _train(trainer, recorder, stop, on_step, folder)
             with failing_together(group, device):
-                result = recorder.finish(processes) if recorder else {}
+                result = recorder.finish() if recorder else {}
         except Diverged as error:
             last = recorder.last if recorder else None
             raise Diverged(f"{error}; last good checkpoint: {last or 'none'}; lower --lr") from None
@@ -297,13 +298,13 @@ def _begin(
     if checked.known is None:
         write_json(folder / CONFIG, checked.config)
         (folder / TIMING).unlink(missing_ok=True)
-    path, state, seconds = _newest(folder, trainer, say)
+    path, state, seconds, earlier = _newest(folder, trainer, say)
     if checked.epochs_before is not None:
         _extend(folder, trainer, checked, say)
     best = BestEpoch()
     if state is not None and "best" in state:
         best.load_state_dict(state["best"])
-    return state, Recorder(folder, trainer, settings, data, seconds, best, path)
+    return state, Recorder(folder, trainer, settings, data, seconds, best, path, earlier)
 
 
 def _train(
@@ -339,23 +340,28 @@ def _train(
 
 def _newest(
     folder: Path, trainer: Trainer, say: Callable[[str], None]
-) -> tuple[Path | None, dict[str, Any] | None, float]:
-    """Load the newest valid checkpoint and cut the log back to it; returns its path and state, or None, and seconds."""
+) -> tuple[Path | None, dict[str, Any] | None, float, list[dict[str, Any]]]:
+    """Load the newest valid checkpoint and cut the log back to it.
+
+    Returns:
+        Its path and state, or None; the seconds of training so far, and what trained.
+    """
     checkpoint, rejected = load_newest(folder)
     for one in rejected:
         say(f"refused {one}")
     if checkpoint is None:
         write_atomically(folder / METRICS, b"")
-        return None, None, 0.0
+        return None, None, 0.0, []
     try:
         size, seconds, tree = (checkpoint.state[key] for key in ("log_size", "seconds", "tree"))
         state = unflatten_state(checkpoint.tensors, tree)
+        earlier = list(checkpoint.state.get("processes", ()))  # earlier versions did not record them
         trainer.load_state(state)
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, ValueError) as error:
         raise ValueError(f"{checkpoint.path}: it does not hold the state of this run; {error!r}") from error
     truncate_log(folder / METRICS, size)
     say(f"resuming from {checkpoint.path}, step {checkpoint.step} of {trainer.steps}")
-    return checkpoint.path, state, seconds
+    return checkpoint.path, state, seconds, earlier
 
 
 def _extend(folder: Path, trainer: Trainer, checked: CheckedRun, say: Callable[[str], None]) -> None:
