@@ -114,7 +114,7 @@ def train_run(
         state = recorder = None
         with failing_together(group, device):
             if checked is not None:
-                _check_start(folder, trainer, settings, data)
+                _check_start(folder, trainer, settings, data, checked.epochs_before)
                 folder = ensure_writable(folder)  # nothing is written before this line
                 stack.enter_context(RunLock(folder))
                 for note in filter(None, (checked.note, graph_hint(settings, device, processes))):
@@ -277,11 +277,18 @@ def _make_trainer(
         )
 
 
-def _check_start(folder: Path, trainer: Trainer, settings: RunSettings, data: Splits) -> None:
-    """Refuse a disk without room, and a fine-tuning run that has lost what it starts from."""
+def _check_start(
+    folder: Path, trainer: Trainer, settings: RunSettings, data: Splits, epochs_before: int | None
+) -> None:
+    """Refuse a disk without room, and runs that have lost the checkpoints without which they cannot go on."""
     check_room(folder, trainer, best=data.validation is not None)
-    if settings.initial and settings.initial.network is None and load_newest(folder)[0] is None:
-        raise ValueError(f"{folder}: no checkpoint to resume from; to start anew, {settings.initial.source} is needed")
+    needed = ""
+    if settings.initial and settings.initial.network is None:
+        needed = f"no checkpoint to resume from; to start anew, {settings.initial.source} is needed"
+    if epochs_before is not None:  # a run from the start is not to replace what this one has learned
+        needed = f"no checkpoint to train further from, after {epochs_before} epochs; give another --output"
+    if needed and load_newest(folder)[0] is None:
+        raise ValueError(f"{folder}: {needed}")
 
 
 def _begin(
