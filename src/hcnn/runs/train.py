@@ -106,8 +106,11 @@ def train_run(
         rank, processes = rank_and_size(group)
         with failing_together(group, device):
             checked = check_run(folder, settings, data, resume=resume) if rank == 0 else None
-        found = share({"result": checked and checked.result, "precision": checked and checked.precision}, group, device)
+        known = {"result": checked and checked.result, "precision": checked and checked.precision, "stop": stop.number}
+        found = share(known, group, device)
         if found["result"] is not None:
+            if found["stop"] is not None:  # during the check: whoever called may have more to do, and must not
+                raise Interrupted(found["stop"], folder)
             return found["result"]
         settings = replace(settings, recipe=replace(settings.recipe, precision=found["precision"]))
         trainer = _make_trainer(settings, data, device, group)
@@ -132,7 +135,7 @@ def train_run(
             last = recorder.last if recorder else None
             raise Diverged(f"{error}; last good checkpoint: {last or 'none'}; lower --lr") from None
         ended = share({"result": result, "stop": stop.number}, group, device)
-        if ended["stop"] is not None:  # during the final measurement: whoever called may have more to do, and must not
+        if ended["stop"] is not None:  # during the final measurement
             raise Interrupted(ended["stop"], (recorder and recorder.last) or folder)
         return ended["result"]
 
