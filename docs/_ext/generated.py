@@ -99,7 +99,7 @@ def comparison(source: Path, target: Path) -> None:
     picture = "\n![Accuracy against parameters and multiply-adds](comparison.png)\n"
     style = f"\n```{{raw}} html\n<style>{WIDE}</style>\n```\n"
     wide = "---\nhide-toc: true\n---\n\n"  # its place is the table's
-    page.write_text(wide + page.read_text(encoding="utf-8") + picture + style)
+    page.write_text(wide + page.read_text(encoding="utf-8") + picture + style, encoding="utf-8")
 
 
 def results_pages(source: Path, target: Path) -> str:
@@ -112,7 +112,7 @@ def results_pages(source: Path, target: Path) -> str:
             if path.suffix == ".md":
                 here = path.parent
                 keep = lambda m, here=here: m[0] if (here / m[2]).suffix in KEPT and (here / m[2]).exists() else m[1]  # noqa: E731
-                place.write_text(titled(LINK.sub(keep, path.read_text(encoding="utf-8")), here))
+                place.write_text(titled(LINK.sub(keep, path.read_text(encoding="utf-8")), here), encoding="utf-8")
                 copied.append(place.relative_to(target))
             else:
                 shutil.copyfile(path, place)
@@ -148,17 +148,17 @@ def write(app: Sphinx, config: Any) -> None:
     target = source / "generated"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
-    (target / "models.txt").write_text(models_table())
-    (target / "counts.txt").write_text(counts_table())
-    (target / "cli.md").write_text(command_page.command_page())
+    (target / "models.txt").write_text(models_table(), encoding="utf-8")
+    (target / "counts.txt").write_text(counts_table(), encoding="utf-8")
+    (target / "cli.md").write_text(command_page.command_page(), encoding="utf-8")
     pages = api_pages.api_pages()
     config.autosummary_generate = [f"generated/{name}" for name in pages]  # those of no earlier build too
     for name, text in pages.items():
         path = target / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     live_pages.write_live_pages(target / "live")
-    (target / "results.md").write_text(results_pages(source.parent / "results", target / "results"))
+    (target / "results.md").write_text(results_pages(source.parent / "results", target / "results"), encoding="utf-8")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

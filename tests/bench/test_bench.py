@@ -1,5 +1,6 @@
 """The baseline computes the same network; the report holds what was measured."""
 
+import threading
 import time
 
 import pytest
@@ -9,6 +10,7 @@ from hcnn import cli, create_model
 from hcnn.bench import report
 from hcnn.bench.case import Case
 from hcnn.bench.machine import measure_limits
+from hcnn.bench.memory import STATM, watched_peak
 from hcnn.bench.suite import dense_multiply_adds, race
 from hcnn.bench.timing import Throughput, throughput, time_steps
 from hcnn.bench.two_step import TwoStepNetwork
@@ -125,3 +127,15 @@ def test_bench_writes_over_no_file_of_others(capsys, tmp_path, monkeypatch) -> N
     assert cli.main(["bench", "--quick", "--output", str(tmp_path)]) == 2
     assert "bench.md: the file exists and hcnn did not write it; give another --output" in capsys.readouterr().err
     assert (tmp_path / "bench.md").read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.skipif(not STATM.exists(), reason="memory is read from Linux's /proc")
+def test_watching_ends_with_a_step_that_fails() -> None:
+    def fail() -> None:
+        raise MemoryError
+
+    before = threading.active_count()
+    assert watched_peak(lambda: time.sleep(0.05)) > 2**20
+    with pytest.raises(MemoryError):
+        watched_peak(fail)
+    assert threading.active_count() == before

@@ -73,14 +73,44 @@ def test_runs_with_other_images_or_another_teaching_are_of_other_recipes(tmp_pat
         ("0", {}, {"seed": 0}),
         ("1", {}, {"seed": 1}),
         ("2", {"teaching": {"attention": 1.0}}, {}),
-        ("3", {}, {"train_images": 100, "epochs": 3}),
+        ("3", {}, {"train_images": 100}),
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps(record["config"] | config))
         (tmp_path / name / "result.json").write_text(json.dumps(record["result"] | {"weights_sha256": name} | result))
     found = read_results(tmp_path)
     assert [[one.recipe for one in found].index(one.recipe) for one in found] == [0, 0, 2, 3]
-    assert found[3].images == 300
+    assert found[3].images == 100 * record["result"]["epochs"]
+
+
+def test_runs_are_of_one_recipe_whichever_version_wrote_it_unless_one_got_more_epochs(tmp_path) -> None:
+    record = pretrained_record("hcnn_small_cifar10_circular")
+    older = {name: value for name, value in record["config"]["recipe"].items() if name != "topography"}
+    longer = {"extended": [{"from_epochs": 50, "to_epochs": 100, "step": 25_000}]}
+    for name, config in (("0", {}), ("1", {"recipe": older}), ("2", longer)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(record["config"] | config))
+        (tmp_path / name / "result.json").write_text(json.dumps(record["result"] | {"weights_sha256": name}))
+    assert len(older) < len(record["config"]["recipe"])
+    found = read_results(tmp_path)
+    assert [[one.recipe for one in found].index(one.recipe) for one in found] == [0, 0, 2]
+
+
+def test_runs_that_are_not_one_training_from_random_weights_are_left_out(tmp_path) -> None:
+    record = pretrained_record("hcnn_small_cifar10_circular")
+    epochs = record["result"]["epochs"]
+    more = record["config"]["recipe"] | {"epochs": epochs + 5}
+    initial = {"source": "hcnn_small_cifar10_circular", "weights_sha256": "0" * 64, "freeze": 0}
+    for name, config in (("init", {"init": initial}), ("longer", {"recipe": more})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(record["config"] | config))
+        (tmp_path / name / "result.json").write_text(json.dumps(record["result"]))
+    said: list[str] = []
+    assert read_results(tmp_path, said.append) == []
+    assert [line.split(": ")[1] for line in said] == [
+        "it started from trained weights, which the comparison does not count",
+        f"it is being trained further, from {epochs} to {epochs + 5} epochs",
+    ]
 
 
 def test_rows_hold_our_figures_beside_the_publications(results) -> None:
@@ -113,6 +143,7 @@ def test_runs_are_one_row_that_differ_in_the_seed_alone() -> None:
         replace(one, model="resnet20_cifar100", data="cifar100", images=50, accuracy=0.5),
         replace(one, distilled=True),  # there is no such row
         replace(one, model=None),
+        replace(one, data="svhn", images=500),  # ten classes, too
     ]
     rows = [row for row in make_entries(runs) if row.accuracies]
     assert {row.system.title for row in rows} == {"ResNet-20"}
@@ -197,16 +228,21 @@ def test_the_table_in_results_is_of_the_results_there() -> None:
 
 def test_only_runs_without_a_row_are_said_to_have_none(tmp_path, capsys) -> None:
     folder = tmp_path / "results"
-    for name, data in (("known", "cifar10"), ("other", "svhn")):
+    for name, data, more in (
+        ("known", "cifar10", {}), ("other", "svhn", {}), ("taught", "cifar10", {"teacher": {}}),
+    ):  # fmt: skip
         (folder / name).mkdir(parents=True)
         record = pretrained_record("hcnn_small_cifar10_circular")
         record["result"] |= {"data": data, "weights_sha256": name}
+        record["config"] |= more
         for part in ("config", "result"):
             (folder / name / f"{part}.json").write_text(json.dumps(record[part]))
     assert cli.main(["compare", str(folder)]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "no row for" in line]
-    assert len(lines) == 1
-    assert "other" in lines[0]
+    assert [line.partition("result.json: ")[2] for line in lines] == [
+        "hcnn_small_cifar10_circular on svhn", "hcnn_small_cifar10_circular on cifar10, distilled",
+    ]  # fmt: skip
+    assert (folder / "comparison.md").read_text().count("images seen") == 1
 
 
 def test_a_run_is_short_that_has_seen_fewer_images_than_ten_epochs_of_cifar() -> None:
@@ -248,8 +284,19 @@ def test_what_cannot_be_read_is_said(results, tmp_path, capsys) -> None:
     for kept in ([], {"models": 3}, {**machine, "models": never}, {**machine, "models": short}):
         (folder / "throughput.json").write_text(json.dumps(kept))
         assert "throughput.json: expected the figures that `hcnn compare --measure` writes" in error("compare", folder)
-    assert "--batch and --seconds: expected at least one image" in error("compare", results, "--batch", 0)
-    assert "a finite time above 0; got 20, inf" in error("compare", results, "--seconds", "inf")
+    assert "--batch and --seconds: expected at least one image" in error("compare", results, "--measure", "--batch", 0)
+    assert "a finite time above 0; got 20, inf" in error("compare", results, "--measure", "--seconds", "inf")
+    assert "--seconds: only with --measure" in error("compare", results, "--seconds", 3)
+
+
+def test_figures_that_find_no_place_are_not_measured(results, tmp_path, capsys) -> None:
+    shutil.copytree(results, tmp_path / "results")
+    (tmp_path / "results" / "throughput.json").mkdir()
+    words = ["compare", str(tmp_path / "results"), "--measure", "--batch", "1", "--seconds", "0.001"]
+    assert cli.main(words) == 2
+    captured = capsys.readouterr()
+    assert "images/s" not in captured.out
+    assert "throughput.json: expected a file or a free name; it is a folder" in captured.err
 
 
 def test_the_command_line_knows_the_baselines(results, capsys) -> None:

@@ -86,6 +86,15 @@ def test_a_finished_run_without_a_test_says_how_to_measure_it(tmp_path, capsys) 
         assert (f"wrote {tmp_path}/weights.safetensors" in out) is not again
 
 
+def test_a_finished_run_is_not_tested_again_with_flips(tmp_path, capsys) -> None:
+    command = ["train", "digits", "--epochs", "1", "--width", "4", "--output", str(tmp_path)]
+    note = "the run was finished without --test-flips, and the test images are not read again\n"
+    for options, expected in (([], False), (["--resume", "--test-flips"], True), (["--resume"], False)):
+        assert cli.main([*command, *options]) == 0
+        assert capsys.readouterr().out.endswith(note) is expected
+    assert "test_accuracy_with_flips" not in json.loads((tmp_path / "result.json").read_text())
+
+
 def test_summary_and_models(capsys) -> None:
     assert cli.main(["summary", "hcnn_cifar10"]) == 0
     out = capsys.readouterr().out

@@ -157,3 +157,9 @@ def test_a_file_name_that_is_no_text_is_shown_escaped(run, tmp_path) -> None:
     assert (codes, errors) == ([0, 0, 0], b"")
     assert out.count(b"/\\udcff\\x1b[31m.png") == 2  # text and table
     assert os.fsdecode(name).encode(errors="backslashreplace") in out  # CSV holds the name itself
+
+
+def test_one_process_of_several_describes_the_images(run, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert cli.main([*_training(run.parent, tmp_path / "run"), "--precision", "float32"]) == 0
+    assert "training images of 2 classes" not in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Validation images choose the epoch whose weights are kept, and a run may get more epochs; both survive a kill."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,16 @@ def test_an_extended_run_survives_a_kill(tmp_path) -> None:
             load_weights(folder / "weights.safetensors")  # still those of the shorter run
         train_run(folder, settings(8), DATA, resume=True)
     assert final(tmp_path / "killed") == final(tmp_path / "whole")
+
+
+def test_a_finished_run_without_its_checkpoints_gets_no_more_epochs(tmp_path) -> None:
+    folder = tmp_path / "run"
+    train_run(folder, settings(4), DATA)
+    shutil.rmtree(folder / "checkpoints")  # to save room
+    before = {path.name: path.read_bytes() for path in folder.glob("*.*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"run: no checkpoint to train further from, after 4 epochs; give another"):
+        train_run(folder, settings(8), DATA, resume=True)
+    assert {path.name: path.read_bytes() for path in folder.glob("*.*") if path.is_file()} == before
 
 
 def test_what_cannot_be_changed_is_named(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import math
 import os
 import pickle
@@ -136,6 +137,17 @@ def test_a_pickle_is_refused_by_name_and_never_unpickled(tmp_path: Path, kind: s
     with contextlib.closing(io.BytesIO(data)) as file:
         torch.load(file, weights_only=False) if "torch" in kind else pickle.load(file)
     assert canary.exists()  # it was a real one
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "message"),
+    [("F32", [0, 2**63], ""), ("F4", [0], "unknown dtype 'F4'")],
+)
+def test_a_header_of_what_pytorch_cannot_hold(tmp_path: Path, dtype: str, shape: list[int], message: str) -> None:
+    header = json.dumps({"w": {"dtype": dtype, "shape": shape, "data_offsets": [0, 0]}}).encode()
+    (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ValueError, match=rf"w\.safetensors is a damaged .*{message}"):
+        load_weights(tmp_path / "w.safetensors")
 
 
 def test_files_that_are_no_safetensors(tmp_path: Path) -> None:

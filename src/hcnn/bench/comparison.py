@@ -95,6 +95,14 @@ def _costs(name: str) -> tuple[int, int, int]:
     return counts.trained + more, counts.composed + more, model.multiply_adds((32, 32))
 
 
+def system_of(result: Result) -> System | None:
+    """The system that a result belongs to, or None if its network, its data or its teacher is not compared."""
+    if result.data not in DATA:
+        return None
+    same = (one for one in SYSTEMS if one.distilled == result.distilled and one.network(result.data) == result.model)
+    return next(same, None)
+
+
 def make_entries(results: Iterable[Result], throughput: dict[str, Any] | None = None) -> list[Entry]:
     """One entry for each group of runs of a system that differ in the seed only, and one for each system without runs.
 
@@ -110,7 +118,7 @@ def make_entries(results: Iterable[Result], throughput: dict[str, Any] | None = 
     for system in SYSTEMS:
         mine: dict[tuple[str, str, bool], list[Result]] = {}
         for one in results:
-            if one.distilled == system.distilled and one.model in {system.network(data) for data in DATA}:
+            if system_of(one) is system:
                 mine.setdefault((one.data, one.recipe, one.tested), []).append(one)
         groups = sorted(mine.values(), key=lambda group: (-group[0].images, group[0].data))
         for group in groups or [[]]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,24 +38,32 @@ def _resident() -> int:
     return int(STATM.read_text(encoding="utf-8").split()[1]) * mmap.PAGESIZE
 
 
-def _main() -> None:
-    step = prepare(Case(**json.loads(sys.argv[1])), train=True, images=1)
-    step()  # the memory for one image stands for that of loading and compiling
-    idle, peak, done = _resident(), 0, False
+def watched_peak(step: Callable[[], None]) -> int:
+    """The largest resident memory of this process while a function runs, in bytes."""
+    peak, done = 0, threading.Event()
 
     def watch() -> None:
         nonlocal peak
-        while not done:
+        while not done.is_set():
             peak = max(peak, _resident())
             time.sleep(0.002)
 
     watcher = threading.Thread(target=watch)
-    step = prepare(Case(**json.loads(sys.argv[1])), train=True)
     watcher.start()
-    step()
-    done = True
-    watcher.join()
-    print(max(peak - idle, 0))
+    try:
+        step()
+    finally:  # else the process of a step that fails would never end
+        done.set()
+        watcher.join()
+    return peak
+
+
+def _main() -> None:
+    step = prepare(Case(**json.loads(sys.argv[1])), train=True, images=1)
+    step()  # the memory for one image stands for that of loading and compiling
+    idle = _resident()
+    step = prepare(Case(**json.loads(sys.argv[1])), train=True)
+    print(max(watched_peak(step) - idle, 0))
 
 
 if __name__ == "__main__":

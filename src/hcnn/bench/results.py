@@ -8,7 +8,7 @@ from typing import Any
 
 from hcnn.models.records import network_config
 from hcnn.models.registry import NetworkConfig, list_models, model_config
-from hcnn.runs.settings import CONFIG, RESULT, network_kind
+from hcnn.runs.settings import CONFIG, RESULT, completed_recipe, network_kind
 from hcnn.storage.records import read_object
 
 
@@ -21,7 +21,8 @@ class Result:
         model: the name of its network, or None if that network has no name.
         distilled: whether it learned from a teacher, too.
         data: the data set it was trained on.
-        recipe: the recipe in its config.json with the number of training images, as JSON.
+        recipe: all but data and network that runs of several seeds share, as JSON: recipe, teaching, number of training
+            images, and when the run got more epochs.
         seed: of the run.
         accuracy: on the test set, or on validation images if the test set was not read.
         tested: whether the accuracy is that on the test set.
@@ -66,6 +67,9 @@ def read_results(folder: Path, say: Callable[[str], None] = lambda text: None) -
             if "test_accuracy" not in result and "validation_accuracy" not in result:
                 say(f"left out {path}: neither test nor validation accuracy in it")
                 continue
+            if reason := _no_run_of_its_own(result, config):
+                say(f"left out {path}: {reason}")
+                continue
             one = _result(path, result, config, names)
             first = seen.setdefault(str(result["weights_sha256"]), path)
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
@@ -77,13 +81,23 @@ def read_results(folder: Path, say: Callable[[str], None] = lambda text: None) -
     return found
 
 
+def _no_run_of_its_own(result: dict[str, Any], config: dict[str, Any]) -> str:
+    """Why config.json and result.json do not describe one training from random weights; "" if they do."""
+    if "init" in config:
+        return "it started from trained weights, which the comparison does not count"
+    finished, epochs = result["epochs"], config["recipe"]["epochs"]
+    return f"it is being trained further, from {finished} to {epochs} epochs" if finished < epochs else ""
+
+
 def _result(path: Path, result: dict[str, Any], config: dict[str, Any], names: dict[str, str]) -> Result:
     tested = "test_accuracy" in result
     accuracy = float(result["test_accuracy" if tested else "validation_accuracy"])
     if not 0 <= accuracy <= 1:
         raise ValueError(f"accuracy: expected 0 to 1; got {accuracy}")
     network = _key(network_config(config, str(path)))  # fields that are newer than the run have their defaults
-    recipe = json.dumps([config["recipe"], config.get("teaching"), result["train_images"]], sort_keys=True)
+    known = completed_recipe(config)
+    shared = [known["recipe"], known.get("teaching"), result["train_images"], config.get("extended")]
+    recipe = json.dumps(shared, sort_keys=True)
     images = int(result["epochs"]) * int(result["train_images"])
     data, seed = str(result["data"]), int(result["seed"])
     return Result(path, names.get(network), "teacher" in config, data, recipe, seed, accuracy, tested, images)

@@ -265,10 +265,8 @@ def _compare(add: Parser) -> None:
         help="First measure the images per second of every network at 32x32 on this machine, and keep them in "
         "throughput.json.",
     )  # fmt: skip
-    add.add_argument("--batch", type=int, default=20, metavar="N", help="With --measure: batch size. Default: 20.")
-    add.add_argument(
-        "--seconds", type=float, default=2.0, metavar="X", help="With --measure: time for each. Default: 2."
-    )
+    add.add_argument("--batch", type=int, metavar="N", help="With --measure: batch size. Default: 20.")
+    add.add_argument("--seconds", type=float, metavar="X", help="With --measure: time for each. Default: 2.")
     add.add_argument("--threads", type=int, metavar="N", help=_THREADS)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from hcnn.cli.commands import COMMANDS
+from hcnn.cli.options import with_options
 from hcnn.cli.signals import Terminated, raising_terminated
 from hcnn.cli.terminal import discard_output, make_console, prepare_streams, say
 from hcnn.text import suggest_name
@@ -97,10 +98,11 @@ def _explain(error: Exception, words: list[str], options: Any) -> int:
     from hcnn.storage.run_lock import RunFolderBusy
 
     if isinstance(error, Interrupted):
-        again = ["hcnn", *(word for word in words if word != "--resume"), "--resume"]
+        more = ["--resume"]
         if words[0] == "demo" and not any(word.partition("=")[0] == "--output" for word in words):
-            again += ["--output", str(options.output)]  # which it chose itself
-        return _fail(f"{error}\n  to resume: {shlex.join(again)}", error.exit_code)
+            more += ["--output", str(options.output)]  # which it chose itself
+        again = with_options([word for word in words if word != "--resume"], more)
+        return _fail(f"{error}\n  to resume: {shlex.join(['hcnn', *again])}", error.exit_code)
     if isinstance(error, ValueError) and words[0] not in ("train", "tune", "predict"):  # the others lack the option
         return _fail(str(error).replace(" (on_bad='skip' leaves such files out)", ""))
     if isinstance(error, ValueError | OSError | ImportError | MemoryError | RunFolderBusy):

@@ -79,6 +79,17 @@ def _with_hyphens(words: Sequence[str]) -> list[str]:
     return result
 
 
+def with_options(words: Sequence[str], options: Sequence[str]) -> list[str]:
+    """The words of a command with further options, in front of the ``--`` that ends options.
+
+    Example:
+        >>> with_options(["--epochs", "3", "--", "-photos"], ["--resume"])
+        ['--epochs', '3', '--resume', '--', '-photos']
+    """
+    end = words.index("--") if "--" in words else len(words)
+    return [*words[:end], *options, *words[end:]]
+
+
 @dataclass(frozen=True)
 class Setting:
     """A field of a configuration.

@@ -34,7 +34,7 @@ def train(options: TrainOptions, console: Console) -> None:
         raise ValueError(f"--seeds: expected 1 to {_MOST_SEEDS:,}; got {rest.seeds}")
     prepare_process(options)
     base, first = options.output, _is_first_process()
-    splits = load_splits(options, lambda line: say(console, line))
+    splits = load_splits(options, lambda line: say(console, line) if first else None)
     if options.initial is not None and first:
         say(console, describe_initial(options.initial, rest.freeze, splits.train.classes))
     planned = []
@@ -165,6 +165,8 @@ def _show_result(
         say(console, f"wrote {path}")
     if splits.test is not None and "test_accuracy" not in result:  # finished before, with --no-test
         say(console, f"the run was finished without its test images; to measure them: hcnn evaluate {folder}")
+    elif settings.flip and "test_accuracy" in result and "test_accuracy_with_flips" not in result:
+        say(console, "the run was finished without --test-flips, and the test images are not read again")
 
 
 def _plots(folder: Path, splits: Splits, test_accuracy: float | None, console: Console) -> list[Path]:

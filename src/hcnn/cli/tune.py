@@ -11,6 +11,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.table import Table
 
 from hcnn.cli.initial import describe_initial
+from hcnn.cli.options import with_options
 from hcnn.cli.terminal import progress_bar, say
 from hcnn.cli.train_options import TrainOptions
 from hcnn.cli.train_plan import load_splits, prepare_process, run_settings
@@ -89,6 +90,8 @@ def train_command(words: Sequence[str], settings: Mapping[str, float]) -> str:
     Example:
         >>> train_command(["photos", "--trials", "3", "--epochs=9", "--output=there"], {"lr": 0.02, "width": 8})
         'hcnn train photos --epochs=9 --lr 0.02 --width 8'
+        >>> train_command(["--epochs=9", "--", "-photos"], {"lr": 0.02})
+        'hcnn train --epochs=9 --lr 0.02 -- -photos'
     """
     kept: list[str] = []
     rest = list(words)
@@ -101,4 +104,4 @@ def train_command(words: Sequence[str], settings: Mapping[str, float]) -> str:
         elif not equals:
             del rest[: _OWN[name]]
     found = [part for name, value in settings.items() for part in ("--" + name.replace("_", "-"), f"{value:g}")]
-    return shlex.join(["hcnn", "train", *kept, *found])
+    return shlex.join(["hcnn", "train", *with_options(kept, found)])

@@ -41,11 +41,14 @@ class Recorder:
         seconds: float,
         best: BestEpoch,
         last: Path | None,
+        earlier: list[dict[str, Any]],
     ) -> None:
         self.folder, self.trainer, self.settings, self.data, self.best = folder, trainer, settings, data, best
         self.before, self.start = seconds, time.perf_counter()
         self.saved_at = self.start
         self.last = last  # checkpoint
+        self.process = _describe_process(trainer)
+        self.earlier = [one for one in earlier if one != self.process]  # those that trained before, once each
         self.board = _tensorboard(folder)
 
     @property
@@ -96,7 +99,8 @@ class Recorder:
         best = {"best": self.best.state_dict()} if self.best.epoch else {}
         tensors, tree = flatten_state(self.trainer.state() | best)
         log_size = sync_log(self.folder / METRICS)
-        state = {"tree": tree, "log_size": log_size, "seconds": self.seconds}
+        processes = [*self.earlier, self.process]
+        state = {"tree": tree, "log_size": log_size, "seconds": self.seconds, "processes": processes}
         cpu = {name: value.detach().cpu() for name, value in tensors.items()}
         self.last = save_checkpoint(self.folder, self.trainer.step, cpu, state)
         self.saved_at = time.perf_counter()
@@ -109,7 +113,7 @@ class Recorder:
             raise Diverged(f"the logits of {images.name} contain NaN or infinities after step {self.trainer.step}")
         return accuracy_and_loss(logits, images.labels.to(self.trainer.device))
 
-    def finish(self, processes: int) -> dict[str, Any]:
+    def finish(self) -> dict[str, Any]:
         """Write weights and result; read the test set, once."""
         trainer, settings, best = self.trainer, self.settings, self.best
         weights = trainer.result_state()
@@ -148,14 +152,9 @@ class Recorder:
                 result["test_accuracy_with_flips"], _ = self._measure(self.data.test, weights, flip=True)
         if extended:
             result["extended"] = extended
-        result |= {
-            "seconds": round(self.seconds, 2),
-            "processes": processes,
-            "graph": trainer.graph,  # beside which Muon rounds otherwise
-            "hardware": hardware(trainer.device),
-            "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
-            "commit": commit(),
-        }
+        result |= {"seconds": round(self.seconds, 2), **self.process}
+        if self.earlier:
+            result["earlier"] = self.earlier
         write_json(self.folder / RESULT, result)
         return result
 
@@ -163,6 +162,17 @@ class Recorder:
         """End TensorBoard's thread and file, where there are any."""
         if self.board:
             self.board.close()
+
+
+def _describe_process(trainer: Trainer) -> dict[str, Any]:
+    """What trains a run; to be asked at the start, for a checkout may be changed while its code trains."""
+    return {
+        "processes": trainer.processes,
+        "graph": trainer.graph,  # beside which Muon rounds otherwise
+        "hardware": hardware(trainer.device),
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
+        "commit": commit(),
+    }
 
 
 def _origin(trainer: Trainer, best: BestEpoch) -> str:

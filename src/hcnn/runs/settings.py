@@ -150,10 +150,16 @@ def run_differences(known: dict[str, Any], config: dict[str, Any]) -> dict[str, 
 
 def _completed(known: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """A config.json with the settings that an earlier version did not write, and which it acted by."""
-    defaults = {"recipe": _as_json(asdict(Recipe())), "teaching": _as_json(asdict(DistillationConfig()))}
-    defaults["model"] = completed_model({}, config["model"])
-    filled = {name: _filled(known[name], one) for name, one in defaults.items() if isinstance(known.get(name), dict)}
+    filled = completed_recipe(known)
+    if isinstance(known.get("model"), dict):
+        filled["model"] = _filled(known["model"], completed_model({}, config["model"]))
     return {**known, **filled}
+
+
+def completed_recipe(known: dict[str, Any]) -> dict[str, Any]:
+    """Recipe and teaching of a config.json, as far as they are there, with the settings that are newer than it."""
+    defaults = {"recipe": _as_json(asdict(Recipe())), "teaching": _as_json(asdict(DistillationConfig()))}
+    return {name: _filled(known[name], one) for name, one in defaults.items() if isinstance(known.get(name), dict)}
 
 
 def _filled(known: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ metrics.jsonl          one line per epoch; the same bytes however often the run 
 timing.jsonl           seconds and images/s of each epoch, from every process that trained
 checkpoints/           what a restart resumes from
 weights.safetensors    the trained network
-result.json            accuracy, parameters, versions, hardware, commit, time
+result.json            accuracy, parameters, time; versions, hardware and commit of the process that finished the run,
+                       and of those before that had others
 """
 
 import errno
@@ -105,15 +106,18 @@ def train_run(
         rank, processes = rank_and_size(group)
         with failing_together(group, device):
             checked = check_run(folder, settings, data, resume=resume) if rank == 0 else None
-        found = share({"result": checked and checked.result, "precision": checked and checked.precision}, group, device)
+        known = {"result": checked and checked.result, "precision": checked and checked.precision, "stop": stop.number}
+        found = share(known, group, device)
         if found["result"] is not None:
+            if found["stop"] is not None:  # during the check: whoever called may have more to do, and must not
+                raise Interrupted(found["stop"], folder)
             return found["result"]
         settings = replace(settings, recipe=replace(settings.recipe, precision=found["precision"]))
         trainer = _make_trainer(settings, data, device, group)
         state = recorder = None
         with failing_together(group, device):
             if checked is not None:
-                _check_start(folder, trainer, settings, data)
+                _check_start(folder, trainer, settings, data, checked.epochs_before)
                 folder = ensure_writable(folder)  # nothing is written before this line
                 stack.enter_context(RunLock(folder))
                 for note in filter(None, (checked.note, graph_hint(settings, device, processes))):
@@ -126,12 +130,12 @@ def train_run(
             with memory_advice(settings.recipe):
                 _train(trainer, recorder, stop, on_step, folder)
             with failing_together(group, device):
-                result = recorder.finish(processes) if recorder else {}
+                result = recorder.finish() if recorder else {}
         except Diverged as error:
             last = recorder.last if recorder else None
             raise Diverged(f"{error}; last good checkpoint: {last or 'none'}; lower --lr") from None
         ended = share({"result": result, "stop": stop.number}, group, device)
-        if ended["stop"] is not None:  # during the final measurement: whoever called may have more to do, and must not
+        if ended["stop"] is not None:  # during the final measurement
             raise Interrupted(ended["stop"], (recorder and recorder.last) or folder)
         return ended["result"]
 
@@ -276,11 +280,18 @@ def _make_trainer(
         )
 
 
-def _check_start(folder: Path, trainer: Trainer, settings: RunSettings, data: Splits) -> None:
-    """Refuse a disk without room, and a fine-tuning run that has lost what it starts from."""
+def _check_start(
+    folder: Path, trainer: Trainer, settings: RunSettings, data: Splits, epochs_before: int | None
+) -> None:
+    """Refuse a disk without room, and runs that have lost the checkpoints without which they cannot go on."""
     check_room(folder, trainer, best=data.validation is not None)
-    if settings.initial and settings.initial.network is None and load_newest(folder)[0] is None:
-        raise ValueError(f"{folder}: no checkpoint to resume from; to start anew, {settings.initial.source} is needed")
+    needed = ""
+    if settings.initial and settings.initial.network is None:
+        needed = f"no checkpoint to resume from; to start anew, {settings.initial.source} is needed"
+    if epochs_before is not None:  # a run from the start is not to replace what this one has learned
+        needed = f"no checkpoint to train further from, after {epochs_before} epochs; give another --output"
+    if needed and load_newest(folder)[0] is None:
+        raise ValueError(f"{folder}: {needed}")
 
 
 def _begin(
@@ -297,13 +308,13 @@ def _begin(
     if checked.known is None:
         write_json(folder / CONFIG, checked.config)
         (folder / TIMING).unlink(missing_ok=True)
-    path, state, seconds = _newest(folder, trainer, say)
+    path, state, seconds, earlier = _newest(folder, trainer, say)
     if checked.epochs_before is not None:
         _extend(folder, trainer, checked, say)
     best = BestEpoch()
     if state is not None and "best" in state:
         best.load_state_dict(state["best"])
-    return state, Recorder(folder, trainer, settings, data, seconds, best, path)
+    return state, Recorder(folder, trainer, settings, data, seconds, best, path, earlier)
 
 
 def _train(
@@ -339,23 +350,28 @@ def _train(
 
 def _newest(
     folder: Path, trainer: Trainer, say: Callable[[str], None]
-) -> tuple[Path | None, dict[str, Any] | None, float]:
-    """Load the newest valid checkpoint and cut the log back to it; returns its path and state, or None, and seconds."""
+) -> tuple[Path | None, dict[str, Any] | None, float, list[dict[str, Any]]]:
+    """Load the newest valid checkpoint and cut the log back to it.
+
+    Returns:
+        Its path and state, or None; the seconds of training so far, and what trained.
+    """
     checkpoint, rejected = load_newest(folder)
     for one in rejected:
         say(f"refused {one}")
     if checkpoint is None:
         write_atomically(folder / METRICS, b"")
-        return None, None, 0.0
+        return None, None, 0.0, []
     try:
         size, seconds, tree = (checkpoint.state[key] for key in ("log_size", "seconds", "tree"))
         state = unflatten_state(checkpoint.tensors, tree)
+        earlier = list(checkpoint.state.get("processes", ()))  # earlier versions did not record them
         trainer.load_state(state)
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, ValueError) as error:
         raise ValueError(f"{checkpoint.path}: it does not hold the state of this run; {error!r}") from error
     truncate_log(folder / METRICS, size)
     say(f"resuming from {checkpoint.path}, step {checkpoint.step} of {trainer.steps}")
-    return checkpoint.path, state, seconds
+    return checkpoint.path, state, seconds, earlier
 
 
 def _extend(folder: Path, trainer: Trainer, checked: CheckedRun, say: Callable[[str], None]) -> None:

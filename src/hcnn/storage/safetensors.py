@@ -170,8 +170,10 @@ def parse_safetensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         # The copy moves each tensor into torch's own aligned memory, so that kernels treat it like any other.
         tensors = {name: tensor.clone() for name, tensor in safetensors.torch.load(data).items()}
-    except (KeyError, AssertionError, SafetensorError) as error:
-        raise ValueError(str(error)) from error
+    except KeyError as error:  # of a dtype that PyTorch has no tensors of
+        raise ValueError(f"unknown dtype {error}") from error
+    except (AssertionError, SafetensorError, TypeError, OverflowError) as error:  # the last two: of sizes above 2**63
+        raise ValueError((str(error) or repr(error)).splitlines()[0]) from error
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return tensors, header.get("__metadata__") or {}
 
