@@ -95,6 +95,12 @@ def test_a_finished_run_is_not_tested_again_with_flips(tmp_path, capsys) -> None
     assert "test_accuracy_with_flips" not in json.loads((tmp_path / "result.json").read_text())
 
 
+def test_flips_of_test_images_that_are_not_read_are_refused(tmp_path, capsys) -> None:
+    assert cli.main(["train", "digits", "--no-test", "--test-flips", "--output", str(tmp_path / "run")]) == 2
+    assert "--test-flips: expected no --no-test beside it" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_summary_and_models(capsys) -> None:
     assert cli.main(["summary", "hcnn_cifar10"]) == 0
     out = capsys.readouterr().out

@@ -11,7 +11,7 @@ import torch
 
 import hcnn
 from hcnn.data.image_set import ImageSet, Splits
-from hcnn.runs.interrupts import Interrupted
+from hcnn.runs.interrupts import Interrupted, StopRequest
 from hcnn.runs.settings import RESULT, RunSettings
 from hcnn.runs.train import train_run
 from hcnn.training.recipe import Recipe
@@ -32,6 +32,17 @@ def test_a_second_signal_stops_at_once() -> None:
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 143
     process.stdout.close()
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGINT)
+        assert stop.number is None
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Stopping(ImageSet):

@@ -52,6 +52,12 @@ def test_the_commit_is_that_of_the_code_that_trained(tmp_path, commit) -> None:
     assert len({begun, *later}) == 3
 
 
+def test_the_repository_of_a_hook_is_not_taken_for_that_of_the_package(commit, monkeypatch) -> None:
+    found = commit()
+    monkeypatch.setenv("GIT_DIR", "somewhere else")
+    assert environment.commit() == found
+
+
 def test_a_resumed_run_names_what_trained_it_before(tmp_path, commit) -> None:
     def stop(progress: Progress) -> None:
         if progress.epoch_done:

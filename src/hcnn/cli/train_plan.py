@@ -23,6 +23,8 @@ def prepare_process(options: TrainOptions) -> None:
     find_device(rest.device)
     if rest.device == "cpu":
         allocator.keep_freed_memory()
+    if rest.test_flips and not rest.test:
+        raise ValueError("--test-flips: expected no --no-test beside it, which leaves the test images unread; got both")
     if rest.teacher is None and options.distillation != DistillationConfig():
         raise ValueError("--teach and the settings of distillation need a --teacher: the folder of a finished run")
 

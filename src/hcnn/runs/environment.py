@@ -1,5 +1,6 @@
 """Hardware and source version, for the records of a run."""
 
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -32,6 +33,9 @@ def commit() -> str | None:
         return None
     try:
         command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        # A hook of another repository runs with these, and they would come before the folder.
+        others = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+        here = {name: value for name, value in os.environ.items() if name not in others}
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=here).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

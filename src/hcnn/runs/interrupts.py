@@ -29,7 +29,8 @@ class Interrupted(Exception):
 class StopRequest:
     """While active, remembers the first SIGTERM or SIGINT; a second one ends the process at once.
 
-    Does nothing outside the main thread, where Python allows no handlers.
+    Does nothing outside the main thread, where Python allows no handlers. A signal that is ignored stays so, as SIGINT
+    is in a job that a script runs in the background.
 
     Example:
         >>> with StopRequest() as stop:
@@ -45,7 +46,8 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._handle)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
