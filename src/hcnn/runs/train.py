@@ -5,8 +5,7 @@ metrics.jsonl          one line per epoch; the same bytes however often the run 
 timing.jsonl           seconds and images/s of each epoch, from every process that trained
 checkpoints/           what a restart resumes from
 weights.safetensors    the trained network
-result.json            accuracy, parameters, time; versions, hardware and commit of the process that finished the run,
-                       and of those before that had others
+result.json            accuracy, parameters, time; versions, hardware and commit of each process that trained
 """
 
 import errno
