@@ -1,6 +1,7 @@
 """Fixtures that several tests share; what they give is in `helpers`."""
 
 import os
+import sys
 
 # The arrays of the tests are too small for several threads. `make test` runs two files at a time instead.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,6 +29,14 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     commands = Commands(tmp_path_factory.mktemp("commands"))
     yield commands
     commands.close()
+
+
+@pytest.fixture(autouse=True)
+def no_figures_left() -> Iterator[None]:
+    """Matplotlib warns of more than 20 open figures, and tests that look at figures keep them."""
+    yield
+    if plot := sys.modules.get("matplotlib.pyplot"):
+        plot.close("all")
 
 
 @pytest.fixture

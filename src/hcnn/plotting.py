@@ -48,8 +48,10 @@ def save(figure: Any, path: Path, dpi: int = 130) -> None:
     buffer = io.BytesIO()
     for text in figure.findobj(lambda one: hasattr(one, "set_usetex")):
         text.set_usetex(False)  # whatever the user's matplotlibrc says: names are not TeX
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph .* missing from")  # such letters are drawn as boxes
-        figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight")
-    pyplot().close(figure)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Glyph .* missing from")  # such letters are drawn as boxes
+            figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight")
+    finally:
+        pyplot().close(figure)
     write_atomically(path, buffer.getvalue())
