@@ -305,8 +305,9 @@ def test_runs_on_signals_are_refused_before_anything_is_computed(tmp_path, capsy
     data = Splits(ImageSet(signals, torch.arange(30) % 10, tuple("0123456789"), "signals"))
     config = hcnn.model_config("hcnn_digits", spatial_axes=1)
     train_run(tmp_path / "run", RunSettings(config, get_recipe("digits", epochs=1, batch_size=10), "nowhere.npz"), data)
-    assert cli.main(["serve", str(tmp_path / "run"), "--port", "0"]) == 2
-    assert "expected a run on grey or RGB images, to show them" in capsys.readouterr().err
+    for words in (["serve", str(tmp_path / "run"), "--port", "0"], ["figure", "3", str(tmp_path / "run")]):
+        assert cli.main(words) == 2
+        assert "expected a run on grey or RGB images, to show them" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------ who may ask
@@ -452,6 +453,10 @@ class Visit:
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.page.on("console", lambda line: self.wrong.append(line.text) if line.type == "error" else None)
 
+    def open(self, address: str) -> None:
+        self.page.goto(address)
+        self.settled()
+
     def settled(self) -> None:
         """Wait until what is drawn is what the address says."""
         self.page.wait_for_function(
@@ -474,8 +479,7 @@ def test_sliders_clicks_back_and_links(site, chromium, width) -> None:
     host = f"http://127.0.0.1:{site.port}"
     visit = Visit(chromium, width)
     page = visit.page
-    page.goto(host)
-    visit.settled()
+    visit.open(host)
     assert page.evaluate("() => document.documentElement.scrollWidth") <= width  # nothing sticks out
     before = visit.first()
     page.focus("#sliders input")
@@ -521,8 +525,7 @@ def test_uploads_in_the_browser(site, chromium, tmp_path) -> None:
     host = f"http://127.0.0.1:{site.port}"
     visit = Visit(chromium)
     page = visit.page
-    page.goto(host)
-    visit.settled()
+    visit.open(host)
     (tmp_path / "good.png").write_bytes(picture())
     page.set_input_files("#file", tmp_path / "good.png")
     page.wait_for_function("() => document.querySelector('.query .note').textContent.startsWith('query: your image')")
@@ -550,8 +553,7 @@ def ask_for(page: Any, image: str) -> None:
 def test_what_was_said_of_an_image_that_is_not_there_goes_with_it(site, chromium) -> None:
     visit = Visit(chromium)
     page = visit.page
-    page.goto(f"http://127.0.0.1:{site.port}")
-    visit.settled()
+    visit.open(f"http://127.0.0.1:{site.port}")
     drawn = "() => [...document.querySelectorAll('#depths img')].every((one) => one.src.includes('/image/'))"
     page.wait_for_function(drawn)
     ask_for(page, "400")
@@ -568,8 +570,7 @@ def test_what_was_said_of_an_image_that_is_not_there_goes_with_it(site, chromium
 def test_an_upload_that_arrives_late_does_not_replace_a_newer_one(site, chromium) -> None:
     visit = Visit(chromium)
     page = visit.page
-    page.goto(f"http://127.0.0.1:{site.port}")
-    visit.settled()
+    visit.open(f"http://127.0.0.1:{site.port}")
     answers: list[tuple[Any, Any]] = []
     page.route("**/api/upload", lambda route: answers.append((route, route.fetch())))
     for number in (1, 2):

@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -36,6 +37,13 @@ def open_with_progress(options: Namespace, console: Console, **rest: Any) -> Exp
         )
 
 
+def check_shown(run: Path) -> None:
+    """Refuse a run whose images cannot be shown, or that is none."""
+    known = load_named(run).preprocessing
+    if len(known.size) != 2 or len(known.mean) not in (1, 3):
+        raise ValueError(f"{run}: expected a run on grey or RGB images, to show them")
+
+
 def figure(options: Namespace, console: Console) -> None:
     """Draw figure 3 or 4."""
     from hcnn.explore import figures
@@ -45,7 +53,7 @@ def figure(options: Namespace, console: Console) -> None:
             raise ValueError("figure 4 shows every depth along v(j-1): --depth and --attribute are for figure 3")
         if len(options.query) > 1:
             raise ValueError(f"figure 4: expected one --query; got {len(options.query)}")
-    load_named(options.run)  # before anything is written
+    check_shown(options.run)  # before anything is computed or written
     path = options.output or default_place(options.run, f"figure-{options.number}.png")
     check_picture(path)
     with output_folder(path.parent):

@@ -275,6 +275,5 @@ def with_settings(config: Any, given: Mapping[str, Any]) -> Any:
         if is_dataclass(value):
             changes[field.name] = with_settings(value, given)
         elif field.name in given:
-            new = given[field.name]
-            changes[field.name] = tuple(new) if isinstance(new, list) else new
+            changes[field.name] = given[field.name]
     return replace(config, **changes)

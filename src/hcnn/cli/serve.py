@@ -6,9 +6,8 @@ from importlib.util import find_spec
 
 from rich.console import Console
 
-from hcnn.cli.explore import open_with_progress
+from hcnn.cli.explore import check_shown, open_with_progress
 from hcnn.cli.terminal import say, status
-from hcnn.runs.load import load_named
 
 
 def serve(options: Namespace, console: Console) -> None:
@@ -26,9 +25,7 @@ def serve(options: Namespace, console: Console) -> None:
         raise ValueError("--host: expected a name or an address; got ''")
     if not 0 <= options.port <= 65535:
         raise ValueError(f"--port: expected 0 to 65535; got {options.port}")
-    known = load_named(options.run).preprocessing  # before minutes of computing, as the address below
-    if len(known.size) != 2 or len(known.mean) not in (1, 3):
-        raise ValueError(f"{options.run}: expected a run on grey or RGB images, to show them")
+    check_shown(options.run)  # before minutes of computing, as the address below
     try:
         options.host.encode("idna")  # as the socket does, which would then be left open
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET

@@ -144,7 +144,7 @@ def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting], in
     from hcnn.data.datasets import NAMES
     from hcnn.models.registry import model_config
     from hcnn.training.distillation.config import get_distillation
-    from hcnn.training.recipe import changed_recipe
+    from hcnn.training.recipe import SCHEDULE, changed_recipe
 
     data, size = given["data"], given["image_size"]
     folder = user_path(data)
@@ -178,9 +178,10 @@ def _with_defaults(given: Mapping[str, Any], settings: Mapping[str, Setting], in
         name, recipe = named_recipe(model, None) if initial is None else further_recipe(initial)
     if given["recipe"]:
         name, recipe = named_recipe(model, given["recipe"])
-    changed = {name: value for name, value in given.items() if name in settings}
-    if "epochs" in changed and not {"milestones", "factors"} & changed.keys():
-        recipe = changed_recipe(recipe, {"epochs": changed["epochs"]})
+    changed = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if name in settings
+    }
+    recipe = changed_recipe(recipe, {name: changed[name] for name in SCHEDULE if name in changed})
     if changed.get("attributes") and "boundary" in settings:  # a translation is exact in a periodic network only
         changed.setdefault("boundary", "circular")
     return TrainOptions(

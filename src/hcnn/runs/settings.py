@@ -21,7 +21,7 @@ from hcnn.storage.safetensors import shortened
 from hcnn.text import count_of, is_number
 from hcnn.training.device import settle_precision
 from hcnn.training.distillation.config import DistillationConfig
-from hcnn.training.recipe import Recipe
+from hcnn.training.recipe import SCHEDULE, Recipe
 
 WEIGHTS, CONFIG, METRICS, TIMING, RESULT = (
     "weights.safetensors",
@@ -30,8 +30,6 @@ WEIGHTS, CONFIG, METRICS, TIMING, RESULT = (
     "timing.jsonl",
     "result.json",
 )
-# What a run that gets more epochs may change in its recipe.
-SCHEDULE = ("epochs", "milestones", "factors")
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,6 @@ from hcnn.runs.settings import (
     CONFIG,
     METRICS,
     RESULT,
-    SCHEDULE,
     TIMING,
     WEIGHTS,
     RunSettings,
@@ -54,7 +53,7 @@ from hcnn.training.best_epoch import BestEpoch
 from hcnn.training.device import find_device
 from hcnn.training.distributed import failing_together, process_group, rank_and_size, share
 from hcnn.training.progress import Diverged, Progress
-from hcnn.training.recipe import learning_rate
+from hcnn.training.recipe import SCHEDULE, learning_rate
 from hcnn.training.trainer import Trainer
 
 

@@ -125,11 +125,12 @@ class Batches:
             x = x.contiguous(memory_format=torch.channels_last)
         return [x, targets, *more]
 
-    def first_of_each_size(self) -> list[tuple[int, int]]:
-        """Epoch and batch at which each size of the images begins."""
+    def places_of_each_size(self) -> list[tuple[int, int]]:
+        """An epoch and a batch of each size that the images have in the course of training."""
         steps = self.count * self.recipe.epochs
-        starts = {0, *(math.ceil(until * steps) for until in self.recipe.image_sizes_until)}
-        return [divmod(start, self.count) for start in sorted(starts) if start < steps]
+        starts = (0, *(math.ceil(until * steps) for until in self.recipe.image_sizes_until))
+        found = [divmod(start, self.count) for start in starts if start < steps]
+        return [*{self._side(epoch, batch): (epoch, batch) for epoch, batch in found}.values()]
 
     def _side(self, epoch: int, batch: int) -> int | None:
         """The longest side of the images of a batch, or None for their own."""

@@ -10,6 +10,9 @@ from hcnn.text import is_number
 from hcnn.training.attribute_ties import AttributeTie, as_ties
 from hcnn.training.device import PRECISIONS, Precision
 
+# The length of a training and what moves with it, unless it is given too: see `changed_recipe`.
+SCHEDULE = ("epochs", "milestones", "factors")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -167,7 +170,7 @@ def changed_recipe(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         (40,)
     """
     changed = replace(recipe, **changes)
-    if "milestones" in changes or "factors" in changes or changed.epochs == recipe.epochs:
+    if {*SCHEDULE[1:]} & changes.keys() or changed.epochs == recipe.epochs:
         return changed
     starts = (math.ceil(start * changed.epochs / recipe.epochs) for start in recipe.milestones)
     moved = dict(zip(starts, recipe.factors, strict=True))  # of several that now fall on one epoch, the last

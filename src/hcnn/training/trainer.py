@@ -137,7 +137,7 @@ class Trainer:
         self.batches = self.source.count
         self.steps, self.step = self.batches * recipe.epochs, 0
         count = min(2, len(images), recipe.batch_size // self.processes // recipe.accumulate)
-        for epoch, batch in self.source.first_of_each_size():
+        for epoch, batch in self.source.places_of_each_size():
             x, *_ = self.source.inputs(torch.arange(count, device=self.device), epoch, batch)
             try_step(model, x, len(preprocessing.classes), bfloat16=self.precision == "bfloat16")
         prepare_network(model, images, preprocessing, recipe)
