@@ -4,7 +4,7 @@
     python tools/matrix.py tests/cli -k help   # everything after the name goes to pytest
     python tools/matrix.py --only c-locale,path   # some of the settings
 
-The exit code is the number of settings in which pytest failed.
+The exit code is the number of settings in which pytest failed, and 2 after an unknown setting.
 """
 
 import os
@@ -43,7 +43,12 @@ def main(arguments: list[str]) -> int:
     """Run pytest once per setting and print which failed."""
     names = list(SETTINGS)
     if arguments[:1] == ["--only"]:
-        names, arguments = arguments[1].split(","), arguments[2:]
+        names, arguments = arguments[1].split(",") if arguments[1:] else [], arguments[2:]
+        unknown = sorted({*names} - {*SETTINGS})
+        if not names or unknown:
+            found = ", ".join(map(repr, unknown)) or "nothing"
+            print(f"--only: expected some of {','.join(SETTINGS)}; got {found}", file=sys.stderr)
+            return 2
     outcome: dict[str, str] = {}
     failed = 0
     with tempfile.TemporaryDirectory() as scratch:

@@ -18,6 +18,8 @@ def main(run: str, name: str) -> None:
     if load_run(folder).model.config != model_config(name):
         sys.exit(f"{folder}: its network is not {name}")
     config, result = (json.loads((folder / file).read_text()) for file in (CONFIG, RESULT))
+    if (had := result["epochs"]) != (asked := config["recipe"]["epochs"]):
+        sys.exit(f"{folder}: expected a finished run; its weights are those of {had} epochs, and it is to have {asked}")
     shutil.copyfile(folder / WEIGHTS, PACKAGE / f"{name}.safetensors")
     (PACKAGE / f"{name}.json").write_text(json.dumps({"config": config, "result": result}, indent=2) + "\n")
 

@@ -259,6 +259,43 @@ def test_what_cannot_be_changed_is_named(tmp_path) -> None:
     assert final(folder) == before
 
 
+def test_validation_images_that_belong_to_the_data_must_stay_the_same(tmp_path) -> None:
+    """Another set would choose among epochs that were measured on the first one."""
+    folder = tmp_path / "run"
+    with pytest.raises(Killed):
+        train_run(folder, settings(4), DATA, on_step=killed_at(9))
+    before = rows(folder)
+    other, without = Splits(DATA.train, shades(30, 2)), Splits(DATA.train)
+    with pytest.raises(ValueError, match=r"its validation_sha256 \(\w{12}… here, \w{12}… there\) differs"):
+        train_run(folder, settings(4), other, resume=True)
+    with pytest.raises(ValueError, match=r"its validation_sha256 \(none here, \w{12}… there\) differs"):
+        train_run(folder, settings(4), without, resume=True)
+    assert rows(folder) == before
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config["validation_sha256"]  # as earlier versions wrote it
+    path.write_text(json.dumps(config))
+    train_run(folder, settings(4), DATA, resume=True)
+    train_run(tmp_path / "whole", settings(4), DATA)
+    assert final(folder) | {"config": b""} == final(tmp_path / "whole") | {"config": b""}
+
+
+def test_a_run_without_validation_images_is_not_resumed_with_some(tmp_path) -> None:
+    train_run(tmp_path / "run", settings(2), Splits(DATA.train))
+    with pytest.raises(ValueError, match=r"its validation_sha256 \(\w{12}… here, none there\) differs"):
+        train_run(tmp_path / "run", settings(4), DATA, resume=True)
+
+
+def test_a_resumed_run_removes_what_a_killed_one_left(tmp_path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(Killed):
+        train_run(folder, settings(2), DATA, on_step=killed_at(3))
+    for name in ("config.json", "weights.safetensors", "result.json"):
+        (folder / f".{name}.tmp-1").write_bytes(b"half of it")
+    train_run(folder, settings(2), DATA, resume=True)
+    assert not [*folder.glob(".*.tmp-*")]
+
+
 def test_a_run_that_fails_ends_tensorboard(tmp_path, monkeypatch) -> None:
     closed: list[str] = []
 

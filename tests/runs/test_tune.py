@@ -244,6 +244,28 @@ def test_a_search_is_not_resumed_without_its_validation_images(whole, tmp_path) 
         tune(folder, settings(), DATA, trials=4, resume=True)
 
 
+def test_a_resumed_search_keeps_the_precision_of_its_first_trial(tmp_path) -> None:
+    """Another processor might choose another one, whose scores could not be compared with the earlier ones."""
+
+    def interrupt(progress: Progress) -> None:
+        raise Killed
+
+    folder, lines = tmp_path / "search", list[str]()
+    given = replace(settings(epochs=3), recipe=replace(settings(epochs=3).recipe, precision="auto"))
+    with pytest.raises(Killed):
+        tune(folder, given, DATA, trials=2, on_step=interrupt)
+    first = folder / "rung-1" / "trial-0" / "config.json"
+    config = json.loads(first.read_text(encoding="utf-8"))
+    assert config["recipe"]["precision"] == "float32"
+    config["recipe"]["precision"] = "bfloat16"
+    first.write_text(json.dumps(config), encoding="utf-8")
+    tune(folder, given, DATA, trials=2, resume=True, say=lines.append)
+    configs = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("rung-*/trial-*/config.json")]
+    assert len(configs) == 3
+    assert {one["recipe"]["precision"] for one in configs} == {"bfloat16"}
+    assert lines[0].startswith("precision bfloat16, as the run began with")
+
+
 def test_a_signal_in_the_final_measurement_of_a_trial_ends_the_search(whole, tmp_path) -> None:
     def signal_after_the_last_step(progress: Progress) -> None:
         if progress.step == progress.steps:

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from hcnn.storage.atomic import ensure_writable, output_folder, write_atomically, write_json, write_together
+from hcnn.storage.atomic import (
+    ensure_writable,
+    output_folder,
+    remove_leftovers,
+    write_atomically,
+    write_json,
+    write_together,
+)
 from hcnn.storage.checkpoints import save_checkpoint
 from hcnn.storage.log import append_line
 from hcnn.storage.safetensors import save_weights
@@ -137,6 +144,14 @@ def test_write_atomically_names_path_and_size_and_leaves_nothing(tmp_path: Path)
     write_atomically(tmp_path / "x", b"new")
     assert (tmp_path / "x").read_bytes() == b"new"
     assert names(tmp_path) == ["folder", "x"]
+
+
+def test_only_what_killed_writers_of_a_file_left_is_removed(tmp_path: Path) -> None:
+    kept = [".x.tmp-", ".x.tmp-old", ".xy.tmp-7", "x", "x.tmp-7"]
+    for name in [*kept, ".x.tmp-7", ".x.tmp-81"]:
+        (tmp_path / name).write_bytes(b"")
+    remove_leftovers(tmp_path / "x")
+    assert names(tmp_path) == sorted(kept)
 
 
 @needs_posix

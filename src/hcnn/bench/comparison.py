@@ -24,7 +24,7 @@ class Entry:
     Attributes:
         system: with the publication's figures.
         data: "cifar10" or "cifar100"; "" if there is no run.
-        accuracies: in %, one per seed.
+        accuracies: in %, one per run.
         seeds: of the runs.
         tested: whether the accuracies are those on the test set.
         images: training images seen per run.
@@ -59,7 +59,7 @@ class Entry:
 
     @property
     def spread(self) -> float | None:
-        """The sample deviation over seeds; None for fewer than two."""
+        """The sample deviation over runs; None for fewer than two."""
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
 
     @property
@@ -79,7 +79,7 @@ class Entry:
 
     @property
     def accuracy(self) -> str:
-        """Mean, spread over seeds and their number."""
+        """Mean, spread over runs and their number."""
         if not self.accuracies:
             return "–"
         spread = "" if self.spread is None else f" ± {self.spread:.2f}"

@@ -21,7 +21,7 @@ _PLACES = tuple(
 def plot(entries: list[Entry], path: Path) -> None:
     """Draw CIFAR-10: published results and our full runs above, our short runs below, each on its own scale.
 
-    Bars are the sample deviation over seeds.
+    Bars are the sample deviation over runs.
 
     Args:
         entries: from `hcnn.bench.comparison.make_entries`.
@@ -74,7 +74,7 @@ def _points(axes: Any, points: list[_Point], colour: str, label: str, marker: st
 
 
 def _spreads(axes: Any, entries: list[Entry], field: str) -> None:
-    """A bar of one sample deviation over seeds to either side, where there is more than one."""
+    """A bar of one sample deviation over runs to either side, where there is more than one."""
     for entry in entries:
         if entry.spread is not None:
             axes.errorbar(getattr(entry, field), entry.mean, entry.spread, ecolor=_OURS, alpha=0.4, capsize=2)

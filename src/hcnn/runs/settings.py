@@ -151,6 +151,8 @@ def _completed(known: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     filled = completed_recipe(known)
     if isinstance(known.get("model"), dict):
         filled["model"] = _filled(known["model"], completed_model({}, config["model"]))
+    if "validation_data" not in config:  # only then did earlier versions record no digest
+        filled.setdefault("validation_sha256", known.get("validation_sha256", config.get("validation_sha256")))
     return {**known, **filled}
 
 
@@ -281,7 +283,8 @@ def _teacher_record(settings: RunSettings) -> dict[str, Any]:
 
 
 def _validation_record(settings: RunSettings, data: Splits) -> dict[str, Any]:
-    """Which validation images, where they were named; others follow from the data."""
-    if settings.validation_name is None or data.validation is None:
-        return {}
-    return {"validation_data": settings.validation_name, "validation_sha256": data.validation.digest()}
+    """Which validation images, and the path of those that do not belong to the data itself."""
+    if data.validation is None:
+        return {"validation_sha256": None}
+    named = {} if settings.validation_name is None else {"validation_data": settings.validation_name}
+    return {**named, "validation_sha256": data.validation.digest()}

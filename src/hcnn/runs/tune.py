@@ -17,7 +17,15 @@ import torch
 from hcnn.data.image_set import Splits
 from hcnn.models.factory import build
 from hcnn.runs.initial import fit_run_preprocessing
-from hcnn.runs.settings import RunSettings, check_fit, describe_differences, run_config, run_differences
+from hcnn.runs.settings import (
+    CONFIG,
+    RunSettings,
+    check_fit,
+    describe_differences,
+    run_config,
+    run_differences,
+    settle,
+)
 from hcnn.runs.train import train_run
 from hcnn.storage.atomic import write_atomically, write_json
 from hcnn.storage.records import read_object
@@ -119,7 +127,7 @@ def tune(
         raise ValueError(f"trials: expected 2 to {_MOST:,}; got {trials}")
     data = replace(data, test=None)
     check_fit(settings, data)
-    find_device(settings.device)
+    device = find_device(settings.device)
     plan = dict(enumerate(plan_trials(settings, trials, len(data.train), fixed)))
     names = [*plan[0]]
     begun = {
@@ -128,6 +136,9 @@ def tune(
         **run_config(settings, data, fit_run_preprocessing(settings.network, settings.initial, data.train)),
     }
     scores = _known_scores(folder, begun, names, resume=resume)
+    settings, note = settle(settings, _first_config(folder), device)
+    if note:
+        say(note)
     plan |= {one.trial: one.settings for one in scores}  # an earlier version may have drawn others
     going, rung, rungs = sorted(plan), 1, rounds(len(plan))
     while True:
@@ -313,6 +324,12 @@ def _known_scores(folder: Path, begun: dict[str, Any], names: list[str], *, resu
     for index, one in enumerate(scores):
         _check_score(one, f"{path}: scores[{index}]", begun["trials"], names)
     return scores
+
+
+def _first_config(folder: Path) -> dict[str, Any] | None:
+    """The config.json of the trial that a search trains first, whose precision all others share, or None."""
+    path = folder / "rung-1" / "trial-0" / CONFIG
+    return read_object(path) if path.is_file() else None
 
 
 def _check_score(score: Score, where: str, trials: int, names: list[str]) -> None:

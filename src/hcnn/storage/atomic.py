@@ -71,6 +71,25 @@ def write_together(files: Mapping[StrPath, bytes]) -> None:
         raise
 
 
+def remove_leftovers(path: StrPath) -> None:
+    """Remove the temporary files that writers of a file left when they were killed.
+
+    Only for a process that nothing else writes the file beside, such as the holder of a `RunLock`.
+
+    Args:
+        path: the file, as `write_atomically` was given it.
+
+    Raises:
+        OSError: if one cannot be removed.
+
+    """
+    path = Path(path)
+    start = f".{_short_name(path)}.tmp-"
+    for one in path.parent.iterdir():
+        if one.name.startswith(start) and one.name[len(start) :].isdecimal():
+            one.unlink(missing_ok=True)
+
+
 def _short_name(path: Path) -> str:
     """The name of a file, or a digest of one so long that no room is left for what makes it a temporary name."""
     name = os.fsencode(path.name)
