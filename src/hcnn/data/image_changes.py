@@ -137,7 +137,10 @@ def _affine(x: Tensor, *, degrees: Tensor | None = None, log2_scale: Tensor | No
 
 
 def blur(x: Tensor, sigmas: Tensor) -> Tensor:
-    """Average with a Gaussian of each image's own σ, in pixels, along every spatial axis; mirrored at the border."""
+    """Average with a Gaussian of each image's own σ, in pixels, along every spatial axis; mirrored at the border.
+
+    Each is cut off at 3 of its own σ, so that an image is blurred in the same way whatever the others of its batch.
+    """
     largest = float(sigmas.max()) if len(sigmas) else 0.0
     if largest <= 0:
         return x
@@ -146,6 +149,7 @@ def blur(x: Tensor, sigmas: Tensor) -> Tensor:
         radius = min(math.ceil(3 * largest), size - 1)
         place = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
         taps = torch.exp(-place.square() / (2 * sigmas.to(x.dtype).clamp_min(1e-3)[:, None] ** 2))  # (n, taps)
+        taps = taps * (place.abs() <= (3 * sigmas.double()).ceil()[:, None])
         taps = taps / taps.sum(1, keepdim=True)
         moved = x.movedim(2 + axis, -1)
         padded = F.pad(moved.reshape(1, n, -1, size), [radius, radius, 0, 0], mode="reflect")  # (1, n, others, size')
