@@ -47,10 +47,10 @@ RECIPE = Recipe(
 )
 
 
-def trainer(recipe: Recipe, *, inner_elu: bool = False) -> Trainer:
+def trainer(recipe: Recipe, **more: Any) -> Trainer:
     torch.manual_seed(0)
     config = HierarchicalCNNConfig(
-        width=4, rank=3, depth=5, classes=3, attribute_support=(3, 3), downsample=(4,), inner_elu=inner_elu
+        width=4, rank=3, depth=5, classes=3, attribute_support=(3, 3), downsample=(4,), **more
     )
     images = torch.randint(0, 256, (18, 3, 8, 8), dtype=torch.uint8)
     preprocessing = Preprocessing((0.5,) * 3, (0.25,) * 3, (8, 8), ("a", "b", "c"))
@@ -65,10 +65,10 @@ def test_the_guard_sees_what_it_is_for(what) -> None:
         what()
 
 
-@pytest.mark.parametrize("inner_elu", [False, True])
+@pytest.mark.parametrize("more", [{}, {"inner_elu": True}, {"first_attribute": "hue"}])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
-def test_a_step_never_waits(optimizer, inner_elu) -> None:
-    one = trainer(replace(RECIPE, optimizer=optimizer, lr=0.01), inner_elu=inner_elu)
+def test_a_step_never_waits(optimizer, more) -> None:
+    one = trainer(replace(RECIPE, optimizer=optimizer, lr=0.01), **more)
     one.optimizer = RecipeOptimizer(one.model, one.recipe, capturable=True)
     one.graph, one._captured = True, one._compute  # pyright: ignore[reportAttributeAccessIssue]
     one._train_step(0, 0, 0.01)  # constants go to the device once, and the order of an epoch
@@ -196,11 +196,11 @@ def test_graphs_are_refused_without_cuda() -> None:
         Trainer(one.model, one.source.images, one.source.labels, one.preprocessing, one.recipe, graph=True)
 
 
-@pytest.mark.parametrize("inner_elu", [False, True])
-def test_forward_and_backward_trace_in_one_piece(inner_elu) -> None:
-    one = trainer(replace(RECIPE, precision="float32"), inner_elu=inner_elu)
+@pytest.mark.parametrize("more", [{}, {"inner_elu": True}, {"first_attribute": "hue"}])
+def test_forward_and_backward_trace_in_one_piece(more) -> None:
+    one = trainer(replace(RECIPE, precision="float32"), **more)
     one.forward = torch.compile(one.model, fullgraph=True, backend="aot_eager")
-    plain = trainer(replace(RECIPE, precision="float32"), inner_elu=inner_elu)
+    plain = trainer(replace(RECIPE, precision="float32"), **more)
     numbers = [each._train_step(0, 0, 0.01) for each in (plain, one)]
     torch.testing.assert_close(numbers[1], numbers[0])
     for expected, actual in zip(plain.model.parameters(), one.model.parameters(), strict=True):

@@ -1,10 +1,12 @@
 """A first layer in which hue is a translation by construction."""
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hcnn.functional.custom_op import is_recorded
 from hcnn.functional.hue import hue_matrices
 from hcnn.layers.base import enter
 from hcnn.layers.normalization import normalize_elu
@@ -61,5 +63,15 @@ class HueConv(AttributeConv):
 
     def composed_weight(self) -> Tensor:
         """The filters w_{v_1}, (K, 3, *ku)."""
-        degrees = -torch.arange(self.filters, dtype=torch.float64, device=self.weight.device) * (360 / self.filters)
-        return torch.einsum("c...,kci->ki...", self.weight[0], hue_matrices(degrees).to(self.weight.dtype))
+        make = _turns.__wrapped__ if is_recorded(self.weight) else _turns  # compilers know nothing of the cache
+        return torch.einsum(
+            "c...,kci->ki...", self.weight[0], make(self.filters, self.weight.dtype, self.weight.device)
+        )
+
+
+@lru_cache(maxsize=16)
+def _turns(filters: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """R_v^{-1} for each value of v_1, (K, 3, 3); kept, because a CUDA graph cannot record how they are made."""
+    with torch.inference_mode(False):  # they outlive the mode they are first needed in
+        degrees = -torch.arange(filters, dtype=torch.float64, device=device) * (360 / filters)
+        return hue_matrices(degrees).to(dtype)
