@@ -197,6 +197,12 @@ def test_attributes_are_given_one_by_one_and_make_the_network_periodic() -> None
             ["--set", "image_sizes=4,16", "--set", "image_sizes_until=0.2,0.5"],
             "image_sizes: expected sides of at most 8, as the images have; got 16",
         ),
+        (["--milestones", "3", "--factors", "0.1"], "milestones: expected --schedule step beside it, without which"),
+        (["--attribute-warmup", "0.2"], "attribute_warmup: expected ties or topography beside it"),
+        (
+            ["--teacher", "none", "--teach", "soft_targets", "--set", "pairs=layers.1=layers.1"],
+            "pairs: expected attention or hints beside it",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_explained(words, message, capsys) -> None:

@@ -27,6 +27,19 @@ def prepare_process(options: TrainOptions) -> None:
         raise ValueError("--test-flips: expected no --no-test beside it, which leaves the test images unread; got both")
     if rest.teacher is None and options.distillation != DistillationConfig():
         raise ValueError("--teach and the settings of distillation need a --teacher: the folder of a finished run")
+    _refuse_unused(options)
+
+
+def _refuse_unused(options: TrainOptions) -> None:
+    """Refuse settings that were given, and that the other settings leave without effect."""
+    recipe, taught = options.recipe, options.distillation
+    for name, value, used, wanted in (
+        ("milestones", recipe.milestones, recipe.schedule == "step", "--schedule step"),
+        ("attribute_warmup", recipe.attribute_warmup, recipe.attributes or recipe.topography, "ties or topography"),
+        ("pairs", taught.pairs, taught.attention or taught.hints, "attention or hints"),
+    ):
+        if name in options.given and value and not used:
+            raise ValueError(f"{name}: expected {wanted} beside it, without which it has no effect; got {value}")
 
 
 def run_settings(options: TrainOptions, splits: Splits, seed: int) -> RunSettings:
