@@ -53,6 +53,7 @@ def test_a_tie_is_read_from_text() -> None:
     assert tie == AttributeTie("position right", "v2", 4, 0.5, (-0.1, 0.2), 1.0)
     assert AttributeTie.parse("blur=v2@3").period == 3.0  # twice the width of 0 … 1.5
     assert tie.shift(torch.tensor([0.5, -1.0]), 4).tolist() == [2.0, -4.0]
+    assert AttributeTie.parse("position down=v3@3:range=-0.1..0.2:period=0.3").period == 0.3  # but for rounding
 
 
 @pytest.mark.parametrize(

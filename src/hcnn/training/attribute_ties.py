@@ -72,7 +72,7 @@ class AttributeTie:
             period = own.cycle or 2 * (high - low)
         if not (is_number(period) and period > 0):
             raise ValueError(f"period: expected a positive amount of {self.property}; got {period!r}")
-        if high - low > period:
+        if high - low > period * (1 + 1e-9):  # 0.2 + 0.1 is more than 0.3
             raise ValueError(
                 f"period: expected at least the width of the range, {high - low:g}: amounts further apart are the same "
                 f"translation; got {period:g}"
