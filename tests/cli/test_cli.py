@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.progress import Progress
 
 import hcnn
 from hcnn import cli
@@ -20,6 +21,7 @@ from hcnn.cli import explore as explore_command
 from hcnn.cli import train_options
 from hcnn.export import export_safetensors
 from hcnn.storage.safetensors import load_weights, save_weights
+from hcnn.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,16 @@ def test_a_finished_run_is_not_tested_again_with_flips(tmp_path, capsys) -> None
         assert cli.main([*command, *options]) == 0
         assert capsys.readouterr().out.endswith(note) is expected
     assert "test_accuracy_with_flips" not in json.loads((tmp_path / "result.json").read_text())
+
+
+def test_the_bar_keeps_the_loss_that_was_seen_last_where_not_every_step_is_looked_at(tmp_path, monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr(Trainer, "_looks", lambda trainer: trainer.step % 4 == 0)  # on a GPU every 50th step
+    monkeypatch.setattr(Progress, "update", lambda bar, task, **fields: seen.append(fields))
+    command = ["train", "digits", "--epochs", "1", "--width", "4", "--train-images", "400", "--output", str(tmp_path)]
+    assert cli.main(command) == 0
+    assert "nan" not in str(seen)
+    assert [bool(fields["learned"]) for fields in seen[:4]] == [False, False, True, True]  # steps 2 to 5
 
 
 def test_flips_of_test_images_that_are_not_read_are_refused(tmp_path, capsys) -> None:

@@ -1,5 +1,6 @@
 """`hcnn train`: one run or several seeds, with progress, a table of results, and plots."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -94,24 +95,25 @@ def train_one(
     columns = (
         TextColumn("epoch {task.fields[epoch]}"),
         BarColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:6.2%}{task.fields[validation]}"),
+        TextColumn("{task.fields[learned]}{task.fields[validation]}"),
         TextColumn("{task.fields[speed]:,.0f} images/s"),
         TimeRemainingColumn(),
     )
     with progress_bar(console, *columns, shown=first) as bar:
         every = max(1, recipe.epochs // 5)
-        validation = ""  # of the last epoch that was measured
+        validation = learned = ""  # of the last epoch that was measured, and of the last step that was looked at
 
         def show(progress: Progress) -> None:
-            nonlocal validation
+            nonlocal validation, learned
             if progress.validation is not None:
                 validation = f"  validation {progress.validation:.2%}"
+            if not math.isnan(progress.loss):
+                learned = f"loss {progress.loss:.3f}  accuracy {progress.accuracy:6.2%}"
             now: dict[str, Any] = {
                 "total": progress.steps,
                 "completed": progress.step,
                 "epoch": f"{progress.epoch}/{progress.epochs}",
-                "loss": progress.loss,
-                "accuracy": progress.accuracy,
+                "learned": learned,
                 "validation": validation,
                 "speed": progress.images_per_second,
             }

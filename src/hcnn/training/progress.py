@@ -19,8 +19,10 @@ class Progress:
         epochs: how many there are.
         step: steps done in all.
         steps: steps there are in all.
-        loss: mean training loss of this epoch so far.
+        loss: mean training loss of this epoch so far. On a GPU, whose work each look at it waits for, it is read after
+            every 50th step and at the end of an epoch only; else it is NaN.
         accuracy: training accuracy of this epoch so far, a fraction; against the likelier label where images are mixed.
+            NaN where the loss is.
         images_per_second: since this process began the epoch.
         seconds_left: estimate for the whole run.
         epoch_done: the metrics of the epoch that just ended, or None.

@@ -262,7 +262,8 @@ class Trainer:
                 stop = 0.0
             if done or self.step % 50 == 0:
                 self.check_finite()
-            mean_loss, accuracy = (self.sums[:2] / self.sums[2]).tolist() if done or self._looks() else (math.nan, 0.0)
+            looked = done or self._looks()
+            mean_loss, accuracy = (self.sums[:2] / self.sums[2]).tolist() if looked else (math.nan, math.nan)
             now = time.perf_counter()
             row = {"epoch": epoch + 1, "loss": mean_loss, "train_accuracy": accuracy, "lr": rate} if done else None
             if row and self.arrays is not None:
@@ -296,8 +297,8 @@ class Trainer:
     def _train_step(self, epoch: int, batch: int, rate: float) -> Tensor:
         """One step of all processes; returns mean loss, fraction of hits, and whether some process wants to stop.
 
-        After these come the equivariance errors of the ties. The host only issues work: nothing here waits for the
-        device, unless an attribute is tied to blur.
+        After these come the equivariance errors of the ties. The host only issues work: for bytes without ties nothing
+        here waits for the device.
         """
         self._rate.fill_(rate)
         self._stop.fill_(float(self.stop_requested))
