@@ -451,3 +451,6 @@ def test_an_untrained_twin_is_reproducible_and_alive(network) -> None:
     halves = untrained_like(network, x, seed=1, batch=50)  # statistics are those of all batches alike
     name = "layers.0.norm.running_mean"
     torch.testing.assert_close(halves.get_buffer(name), one.get_buffer(name))
+    x = torch.cat([x, x[:1] + 10])  # one more than a batch: it counts as one image, not as half of all
+    whole, parts = (untrained_like(network, x, seed=1, batch=batch).get_buffer(name) for batch in (101, 100))
+    torch.testing.assert_close(parts, whole, rtol=0.05, atol=0.05)
