@@ -544,6 +544,11 @@ def test_channels_of_an_ordinary_network_stand_beside_as_a_control(periodic) -> 
     sources = {"trained": source, "plain": plain}
     found = flatness_table(sources, x, Bootstrap(40, 50), orders=2)
     assert {row["depth"] for row in found.contrasts if row["against"] == "plain"} == {3, 4, 5}
+    free = [tau - 1 for tau in range(1, 4) if tau not in implied_shifts(source, 3, "v2", 4)]
+    own, others = (flatness(one, x, 3, "v2")[2][free] for one in (source, plain))  # the same shifts in both
+    row = next(row for row in found.contrasts if (row["depth"], row["attribute"]) == (3, "v2"))
+    assert len(free) < 3
+    assert row["value"] == pytest.approx(float((own - others).mean()))
     pixels = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8)
     rows = property_table(sources, pixels, PLAIN, Bootstrap(20, 50), orders=2)
     assert all(math.isfinite(row["plain_r"]) and 0 <= row["plain_explained"] <= 1 for row in rows)
