@@ -584,6 +584,7 @@ def test_a_few_images_are_enough_and_fewer_are_refused() -> None:
     found = run_study(explore_images(run, few), settings=StudySettings(queries=5, orders=2, resamples=20))
     assert found.info["queries"] == "12 of digits/train, themselves excluded"
     assert all(math.isfinite(row["value"]) for row in found.rows)
+    assert found.info["chance"] == pytest.approx((few.labels[:, None] == few.labels).double().mean().item())  # not 0.1
     with pytest.raises(ValueError, match="digits/train: expected 2 images or more to ask about; got 1"):
         run_study(explore_images(run, few.subset([0])))
     for name in ("queries", "changed", "flat"):
