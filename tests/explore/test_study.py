@@ -590,7 +590,7 @@ def test_a_few_images_are_enough_and_fewer_are_refused() -> None:
     for name in ("queries", "changed", "flat"):
         with pytest.raises(ValueError, match=f"{name}: expected 2 images or more; got 1"):
             StudySettings(**{name: 1})
-    for name, value in (("orders", 0), ("resamples", 0), ("seed", -1)):
+    for name, value in (("orders", 0), ("resamples", 1), ("seed", -1)):
         with pytest.raises(ValueError, match=f"{name}: expected {value + 1} or more; got {value}"):
             StudySettings(**{name: value})
     with pytest.raises(ValueError, match="seed: expected a whole number from 0 to"):

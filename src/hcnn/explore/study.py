@@ -61,7 +61,7 @@ class StudySettings:
         for name in ("queries", "changed", "flat"):  # distances are compared with those of two random images
             if getattr(self, name) < 2:
                 raise ValueError(f"{name}: expected 2 images or more; got {getattr(self, name)}")
-        for name, least in (("orders", 1), ("resamples", 1), ("seed", 0)):
+        for name, least in (("orders", 1), ("resamples", 2), ("seed", 0)):  # verdicts need a spread over resamples
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected {least} or more; got {getattr(self, name)}")
         if self.seed >= 2**63:
