@@ -345,6 +345,14 @@ def test_distances_along_a_path() -> None:
     )
 
 
+def test_distances_need_two_images_that_differ(periodic) -> None:
+    source, x = periodic
+    with pytest.raises(ValueError, match="expected arrays that differ between images; those of all 3 are the same"):
+        path_distances(torch.randn(1, 4, 8).expand(3, 4, 8), 1, [0.0, 1.0])
+    with pytest.raises(ValueError, match="expected class scores that differ between images; those of all 2 are"):
+        flatness(source, x[:1].expand(2, 1, 8, 8), 3, "v3")
+
+
 def test_a_path_may_be_smoothed_first() -> None:
     x = torch.randn(50, 4, 8, dtype=torch.float64)
     raw, smoothed = (path_distances(x, -1, [1, 2.5], smooth=one) for one in (False, True))
