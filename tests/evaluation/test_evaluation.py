@@ -68,6 +68,13 @@ def test_a_confident_network_that_is_right_half_of_the_time_is_badly_calibrated(
     assert evaluate(torch.tensor([[1000.0, 0.0]]), torch.tensor([0]), ["cat", "dog"]).bins[-1].count == 1  # exactly 1
 
 
+def test_the_order_of_images_of_equal_confidence_changes_nothing() -> None:
+    """Always the same answer with the same confidence: on any half it is right half of the time."""
+    logits, labels = torch.zeros(40, 2), torch.tensor([0] * 20 + [1] * 20)
+    for order in (torch.arange(40), torch.arange(39, -1, -1)):
+        assert {value for _, value in evaluate(logits, labels[order], ["cat", "dog"]).coverage} == {0.5}
+
+
 def test_the_least_certain_are_left_out_first() -> None:
     """Right exactly where it is confident: on the confident half it is never wrong."""
     labels = torch.zeros(40, dtype=torch.long)

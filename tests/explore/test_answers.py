@@ -103,6 +103,18 @@ def test_a_class_survives_as_far_as_translations_keep_it(moved, short) -> None:
     assert answers(replace(study, rows=rows), 10)[1].short == short
 
 
+def test_chance_is_that_of_the_classes_of_the_images() -> None:
+    """Nine tenths of the images belong to one class: a random one shows the query's class in 82 % of the cases."""
+    study = load("digits-zeros")
+    rows = [
+        {**row, "value": 0.83 if row["tau"] else 0.95} if row["statistic"] == "class consistency" else row
+        for row in study.rows
+    ]
+    found = answers(replace(study, rows=rows, info=study.info | {"chance": 0.82}), 2)[1]
+    assert found.short == "Hardly"
+    assert "by chance, about 82%" in found.reason
+
+
 def test_a_report_opens_with_the_answers_and_folds_the_rest() -> None:
     data = {"classes": [str(n) for n in range(10)], "views": {}, "labels": {}, "thumbs": {}, "depth": 7}
     text = render(load("hcnn_small_cifar10"), data, RESULTS / "hcnn_small_cifar10")

@@ -300,6 +300,15 @@ def test_equal_and_almost_equal_images_are_told_apart() -> None:
     np.testing.assert_allclose(found.distances[0].numpy(), distances[0, :5], rtol=1e-2)
 
 
+def test_of_two_copies_of_an_image_the_first_one_is_found() -> None:
+    base = _base(1000)
+    base.at(5)[500:] = base.at(5)[:500]
+    space = Space(base, 5, sample=10)
+    found = space.nearest(space.moved(torch.arange(200), [{"v4": 1}])[:, 0], 2).indices
+    assert bool((found[:, 0] < 500).all())
+    assert torch.equal(found[:, 1], found[:, 0] + 500)
+
+
 def test_near_enough_is_calibrated_on_unshifted_images() -> None:
     """By construction about 5 % of unshifted images are called far; a shift to nowhere is; a shift to a twin is not."""
     base = _base(2000)
@@ -442,3 +451,6 @@ def test_an_untrained_twin_is_reproducible_and_alive(network) -> None:
     halves = untrained_like(network, x, seed=1, batch=50)  # statistics are those of all batches alike
     name = "layers.0.norm.running_mean"
     torch.testing.assert_close(halves.get_buffer(name), one.get_buffer(name))
+    x = torch.cat([x, x[:1] + 10])  # one more than a batch: it counts as one image, not as half of all
+    whole, parts = (untrained_like(network, x, seed=1, batch=batch).get_buffer(name) for batch in (101, 100))
+    torch.testing.assert_close(parts, whole, rtol=0.05, atol=0.05)

@@ -97,6 +97,35 @@ def test_figures_say_how_many_images_they_show_and_which_arrays(monkeypatch, tmp
     assert "Rotation: found in x4 along v2 (r = -0.353 [-0.410, -0.290], 1% of the change)." in findings(study)
 
 
+@pytest.mark.parametrize("name", ["digits-zeros", "hcnn_small_cifar10_circular"])
+def test_bands_of_shuffled_orders_hold_what_the_own_order_is_compared_with(name, monkeypatch, tmp_path) -> None:
+    """The mean over the shifts in each order, and the same shifts as in the own order."""
+    study = Study(**json.loads((RESULTS / name / "study.json").read_text()))
+    made = drawn(study_figures, monkeypatch, lambda: draw_study(study, tmp_path))
+    panels = [
+        ("class consistency, τ ≠ 0", 1, made[0].axes[1]),
+        *(("logit change", 1 - k, made[2].axes[k]) for k in (0, 1)),
+    ]
+    for statistic, back, axes in panels:
+        rows = [
+            row
+            for row in study.orders
+            if (row["statistic"], row["network"]) == (statistic, "trained") and row["depth"] is not None
+            and row["attribute"] == f"v{row['depth'] - back}"
+        ]  # fmt: skip
+        lines = {line.get_label(): line.get_ydata() for line in axes.lines}
+        assert lines["trained"].tolist() == pytest.approx([row["own"] for row in rows], rel=1e-4)
+        assert lines["trained, shuffled order"].tolist() == pytest.approx([row["shuffled"] for row in rows], rel=1e-4)
+        band = axes.collections[1].get_paths()[0].vertices[:, 1]
+        assert {row["low"] for row in rows} | {row["high"] for row in rows} == set(band.tolist())
+    flat = [row for row in study.rows if row["statistic"] == "prediction stays" and row["network"] == "trained"
+            and row["attribute"] == f"v{row['depth'] - 1}" and row["depth"] == 3]  # fmt: skip
+    free = [row["tau"] for row in flat if row["order"] == "own" and not row["implied"]]
+    expected = [row["value"] for row in flat if row["order"] == "shuffled" and row["tau"] in free]
+    stays = {line.get_label(): line.get_ydata() for line in made[2].axes[2].lines}
+    assert stays["trained, shuffled order"][0] == pytest.approx(sum(expected) / len(free))
+
+
 def colours(data: bytes) -> set[str]:
     with Image.open(io.BytesIO(data)) as picture:
         pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)

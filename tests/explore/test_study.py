@@ -345,6 +345,14 @@ def test_distances_along_a_path() -> None:
     )
 
 
+def test_distances_need_two_images_that_differ(periodic) -> None:
+    source, x = periodic
+    with pytest.raises(ValueError, match="expected arrays that differ between images; those of all 3 are the same"):
+        path_distances(torch.randn(1, 4, 8).expand(3, 4, 8), 1, [0.0, 1.0])
+    with pytest.raises(ValueError, match="expected class scores that differ between images; those of all 2 are"):
+        flatness(source, x[:1].expand(2, 1, 8, 8), 3, "v3")
+
+
 def test_a_path_may_be_smoothed_first() -> None:
     x = torch.randn(50, 4, 8, dtype=torch.float64)
     raw, smoothed = (path_distances(x, -1, [1, 2.5], smooth=one) for one in (False, True))
@@ -544,6 +552,11 @@ def test_channels_of_an_ordinary_network_stand_beside_as_a_control(periodic) -> 
     sources = {"trained": source, "plain": plain}
     found = flatness_table(sources, x, Bootstrap(40, 50), orders=2)
     assert {row["depth"] for row in found.contrasts if row["against"] == "plain"} == {3, 4, 5}
+    free = [tau - 1 for tau in range(1, 4) if tau not in implied_shifts(source, 3, "v2", 4)]
+    own, others = (flatness(one, x, 3, "v2")[2][free] for one in (source, plain))  # the same shifts in both
+    row = next(row for row in found.contrasts if (row["depth"], row["attribute"]) == (3, "v2"))
+    assert len(free) < 3
+    assert row["value"] == pytest.approx(float((own - others).mean()))
     pixels = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8)
     rows = property_table(sources, pixels, PLAIN, Bootstrap(20, 50), orders=2)
     assert all(math.isfinite(row["plain_r"]) and 0 <= row["plain_explained"] <= 1 for row in rows)
@@ -579,12 +592,13 @@ def test_a_few_images_are_enough_and_fewer_are_refused() -> None:
     found = run_study(explore_images(run, few), settings=StudySettings(queries=5, orders=2, resamples=20))
     assert found.info["queries"] == "12 of digits/train, themselves excluded"
     assert all(math.isfinite(row["value"]) for row in found.rows)
+    assert found.info["chance"] == pytest.approx((few.labels[:, None] == few.labels).double().mean().item())  # not 0.1
     with pytest.raises(ValueError, match="digits/train: expected 2 images or more to ask about; got 1"):
         run_study(explore_images(run, few.subset([0])))
     for name in ("queries", "changed", "flat"):
         with pytest.raises(ValueError, match=f"{name}: expected 2 images or more; got 1"):
             StudySettings(**{name: 1})
-    for name, value in (("orders", 0), ("resamples", 0), ("seed", -1)):
+    for name, value in (("orders", 0), ("resamples", 1), ("seed", -1)):
         with pytest.raises(ValueError, match=f"{name}: expected {value + 1} or more; got {value}"):
             StudySettings(**{name: value})
     with pytest.raises(ValueError, match="seed: expected a whole number from 0 to"):

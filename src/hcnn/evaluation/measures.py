@@ -223,7 +223,11 @@ def _bins(confidence: Tensor, right: Tensor) -> tuple[Bin, ...]:
 
 
 def _coverage(confidence: Tensor, right: Tensor) -> tuple[tuple[float, float], ...]:
-    ordered = right[confidence.argsort(descending=True, stable=True)].double()
+    # Images of equal confidence count with their mean: which of them are answered first is open, and must not depend on
+    # the order of the images.
+    _, group = confidence.unique(return_inverse=True)
+    means = torch.bincount(group, weights=right.double()) / torch.bincount(group)
+    ordered = means[group[confidence.argsort(descending=True)]]
     kept = sorted({max(1, round(len(ordered) * percent / 100)) for percent in _COVERAGES}, reverse=True)
     return tuple((count / len(ordered), ordered[:count].mean().item()) for count in kept)
 

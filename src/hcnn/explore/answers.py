@@ -28,7 +28,8 @@ def answers(study: Study, classes: int) -> list[Answer]:
 
     Args:
         study: what was measured.
-        classes: number of classes, for the rate of chance.
+        classes: number of classes; 1 in so many is the rate of chance of a study that does not name it, as earlier
+            versions did not.
 
     Returns:
         Three answers.
@@ -80,7 +81,7 @@ def _class(study: Study, classes: int) -> Answer:
     }
     still = next(row["value"] for row in at["own"] if row["tau"] == 0)
     moved, shuffled = (_mean([row["value"] for row in at[order] if row["tau"]]) for order in ("own", "shuffled"))
-    chance = 1 / classes
+    chance = study.info.get("chance", 1 / classes)
     kept = ((moved or 0) - chance) / (still - chance) if still > chance else 0.0
     short = "Mostly" if kept >= 0.75 else "Partly" if kept >= 0.25 else "Hardly"
     control = "" if shuffled is None else f"; in a random order, {shuffled:.0%}"

@@ -1,5 +1,6 @@
 """Networks that a finding must beat: one that was not trained, and ones whose channels have no order."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -170,7 +171,7 @@ def untrained_like(model: AttributeNetwork, images: Tensor, *, seed: int = 0, ba
         model: the network whose configuration is used.
         images: standardized, (n, c, *u), a few hundred.
         seed: random seed for the initialization.
-        batch: images per step.
+        batch: images per step, at most.
 
     Returns:
         A new network in eval mode.
@@ -183,6 +184,6 @@ def untrained_like(model: AttributeNetwork, images: Tensor, *, seed: int = 0, ba
     for module in momenta:
         module.momentum = None  # a plain mean over the batches
         module.reset_running_stats()
-    for part in images.split(batch):
+    for part in images.tensor_split(math.ceil(len(images) / batch)):  # alike in size, because they count alike
         fresh(part)
     return fresh.eval()

@@ -196,6 +196,7 @@ class Space:
         self, queries: Tensor, candidates: Tensor, cut: Tensor, exclude: Tensor, k: int
     ) -> tuple[Tensor, Tensor]:
         """Measure candidates without cancellation; where rounding may have hidden a nearer image, measure all."""
+        candidates = candidates.sort(1).values  # so that of equally near images the first one counts, as it does below
         gaps = (self.base[candidates].double() - queries.double()[:, None]).square().sum(2)
         gaps[candidates == exclude[:, None]] = torch.inf
         order = gaps.argsort(dim=1, stable=True)[:, :k]

@@ -129,8 +129,12 @@ def path_distances(arrays: Tensor, axis: int, amounts: Sequence[float], *, smoot
     Returns:
         float64 (amounts, n). 1 means as far as a random other image.
 
+    Raises:
+        ValueError: if all arrays are the same.
+
     """
     x = (shifts.smooth(arrays, axis) if smooth else arrays).double()
+    _check_different(x, "arrays")
     apart = 2 * (x - x.mean(0)).square().sum((1, 2)).mean()
     return torch.stack([(x - shifts.shift(x, axis, tau)).square().sum((1, 2)) / apart for tau in amounts])
 
@@ -174,6 +178,9 @@ def flatness(
         For τ = 1 … size - 1, each (τ, n): whether the predicted class stays; total variation between the class
         probabilities before and after, 0 … 1; squared change of the logits divided by that between two random images.
 
+    Raises:
+        ValueError: if the logits of all images are the same.
+
     """
     dim = attribute_dim(axis, j, newest_at=-1)
     size = source.sizes()[j][dim]
@@ -186,9 +193,19 @@ def flatness(
     moves = [lambda values, tau=tau: move(tau, values) for tau in range(size)]
     logits = torch.cat([source.scores(part, j, moves).cpu() for part in x.split(batch)], 1).double()
     start, moved = logits[0], logits[1:]
+    _check_different(start, "class scores")
     centred = start - start.mean(1, keepdim=True)  # adding the same to all logits changes nothing
     apart = 2 * (centred - centred.mean(0)).square().sum(1).mean()
     change = moved - start
     change = (change - change.mean(2, keepdim=True)).square().sum(2) / apart
     variation = (moved.softmax(2) - start.softmax(1)).abs().sum(2) / 2
     return moved.argmax(2) == start.argmax(1), variation, change
+
+
+def _check_different(values: Tensor, what: str) -> None:
+    """Refuse values (n, …) that are the same for all images: their distance would be the unit of all others."""
+    if bool((values == values[:1]).all()):
+        raise ValueError(
+            f"expected {what} that differ between images; those of all {len(values)} are the same, so that no distance "
+            "can be measured in that of two random images"
+        )

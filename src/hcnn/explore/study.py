@@ -61,7 +61,7 @@ class StudySettings:
         for name in ("queries", "changed", "flat"):  # distances are compared with those of two random images
             if getattr(self, name) < 2:
                 raise ValueError(f"{name}: expected 2 images or more; got {getattr(self, name)}")
-        for name, least in (("orders", 1), ("resamples", 1), ("seed", 0)):
+        for name, least in (("orders", 1), ("resamples", 2), ("seed", 0)):  # verdicts need a spread over resamples
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected {least} or more; got {getattr(self, name)}")
         if self.seed >= 2**63:
@@ -173,6 +173,7 @@ def run_study(
         "images": len(explorer.base),
         "queries": f"{len(asked)} of {asked.name}" + (", themselves excluded" if where is not None else ""),
         "held_out": where is None,
+        "chance": _chance(asked, explorer.base),
         "position": explorer.position,
         "boundary": explorer.arrays.boundary,
         "controls": [name for name in sources if name != "trained"],
@@ -196,6 +197,12 @@ def _asked(explorer: Explorer, count: int, seed: int) -> tuple[ImageSet, Tensor 
     images = explorer.base if held_out is None else held_out
     chosen = draw_queries(images, count, seed)
     return images.subset(chosen), chosen if held_out is None else None
+
+
+def _chance(asked: ImageSet, base: ImageSet) -> float:
+    """How often a random image of the database has the class of a random query."""
+    shares = [torch.bincount(one.labels, minlength=len(base.classes)).double() / len(one) for one in (asked, base)]
+    return float(shares[0] @ shares[1])
 
 
 def draw_queries(images: ImageSet, count: int, seed: int = 0) -> Tensor:

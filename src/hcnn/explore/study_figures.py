@@ -6,7 +6,7 @@ from typing import Any
 
 from hcnn.explore.sources import array_name
 from hcnn.explore.study import Study
-from hcnn.explore.tables import CHANGE, Row
+from hcnn.explore.tables import CHANGE, CONSISTENCY, Row
 from hcnn.plotting import literal, pyplot, save
 
 # Okabe and Ito's colours, told apart by all kinds of colour vision; line styles differ too.
@@ -105,11 +105,12 @@ def consistency_figure(study: Study, path: Path) -> None:
     plot = pyplot()
     figure, (left, right) = plot.subplots(1, 2, figsize=(10, 3.8), layout="constrained", sharey=True)
     rows = [row for row in study.rows if row["statistic"] == "class consistency" and _newer(row, 1)]
-    for axes, title, wanted in (
-        (left, "no shift (τ = 0)", lambda row: row["tau"] == 0),
-        (right, "translated along v(j-1), mean over τ ≠ 0", lambda row: row["tau"] != 0),
+    moved = [row for row in rows if row["tau"] and row["order"] == "own"] + _shuffled(study, CONSISTENCY, 1)
+    for axes, title, shown in (
+        (left, "no shift (τ = 0)", [row for row in rows if not row["tau"]]),
+        (right, "translated along v(j-1), mean over τ ≠ 0", moved),
     ):
-        _lines(axes, [row for row in rows if wanted(row)], study)
+        _lines(axes, shown, study)
         axes.set(title=title, xlabel="depth j", ylim=(0, 1.03))
     left.set_ylabel("nearest image has the query's class")
     _finish(figure, path, left, study, "class consistency")
@@ -151,8 +152,14 @@ def flatness_figure(study: Study, path: Path) -> None:
     figure, grid = plot.subplots(2, 2, figsize=(10, 6.6), layout="constrained", sharex=True, sharey="row")
     for line, what in zip(grid, (CHANGE, "prediction stays"), strict=True):
         for back, axes in zip((1, 0), line, strict=True):
-            rows = [row for row in study.rows if row["statistic"] == what and _newer(row, back)]
-            _lines(axes, [row for row in rows if not row["implied"]], study)
+            rows = [row for row in study.rows if row["statistic"] == what and _newer(row, back) and not row["implied"]]
+            own = [row for row in rows if row["order"] == "own"]
+            # No shift is implied in a shuffled order, but the same ones are compared. No table has the range of their
+            # means over orders.
+            free = {(row["depth"], row["tau"]) for row in own if row["network"] == "trained"}
+            others = [{**row, "low": row["value"], "high": row["value"]} for row in rows
+                      if row["order"] == "shuffled" and (row["depth"], row["tau"]) in free]  # fmt: skip
+            _lines(axes, own + (_shuffled(study, CHANGE, back) if what == CHANGE else others), study)
             if what == CHANGE:
                 axes.axhline(1, color="k", linewidth=0.6)
                 axes.set_title(f"x_j translated along v(j{f'-{back}' if back else ''})")
@@ -167,6 +174,16 @@ def flatness_figure(study: Study, path: Path) -> None:
 
 def _newer(row: Row, back: int) -> bool:
     return row["attribute"] == f"v{row['depth'] - back}"
+
+
+def _shuffled(study: Study, statistic: str, back: int) -> list[Row]:
+    """The means over τ in shuffled orders, as rows: the range of the means is narrower than the mean of the ranges."""
+    return [
+        {"network": row["network"], "order": "shuffled", "depth": row["depth"], "value": row["shuffled"]}
+        | {"low": row["low"], "high": row["high"]}
+        for row in study.orders
+        if row["statistic"] == statistic and row["depth"] is not None and _newer(row, back)
+    ]
 
 
 def _kinds(study: Study) -> list[tuple[str, str]]:
@@ -216,7 +233,8 @@ def _finish(figure: Any, path: Path, first: Any, study: Study, statistic: str) -
     if not study.info["queries"].startswith(f"{count} "):
         asked = f"{count} of the queries ({asked})"
     figure.suptitle(
-        f"{literal(study.info['run'], 60)}, {asked}; bands: 95 % over query images; of shuffled orders, their range",
+        f"{literal(study.info['run'], 60)}, {asked}; bands: 95 % over query images"
+        f"{'' if statistic == 'path distance' else ' (mean over τ)'}; of shuffled orders, their range",
         fontsize=9,
     )
     save(figure, path)

@@ -189,7 +189,7 @@ def flatness_table(
 
     """
     tables, compared = Tables(), _Compared()
-    changes: dict[str, dict[tuple[int, str], Tensor]] = {}
+    changes: dict[str, dict[tuple[int, str], dict[int, Tensor]]] = {}  # by shift
     for name, source in sources.items():
         images = x.to(next(source.model.parameters()).device)
         for j, attributes in source.attributes().items():
@@ -210,12 +210,14 @@ def flatness_table(
                     if free:
                         compared.add(CHANGE, name, j, axis, change[:, free].mean((1, 2)))
                         if kind == "own":
-                            changes.setdefault(name, {})[j, axis] = change[0, free].mean(0)
+                            changes.setdefault(name, {})[j, axis] = {k: change[0, k] for k in free}
     own = changes.get("trained", {})
     for name, measured in changes.items():
         for (j, axis), values in own.items():
-            if name != "trained" and (j, axis) in measured:
-                row = _contrast(CHANGE, name, j, values - measured[j, axis], boot) | {"attribute": axis}
+            others = measured.get((j, axis), {})
+            if name != "trained" and (both := [k for k in values if k in others]):
+                differences = [torch.stack([one[k] for k in both]).mean(0) for one in (values, others)]
+                row = _contrast(CHANGE, name, j, differences[0] - differences[1], boot) | {"attribute": axis}
                 tables.contrasts.append(row)
     tables.orders = compared.rows(seed)
     return tables
