@@ -260,6 +260,7 @@ def test_boosting() -> None:
         ({"class_weight": {"low": 1, "high": -1}}, {}, "class_weight: expected finite weights of 0 or more; got .*-1"),
         ({"class_weight": {"low": 1, "high": np.nan}}, {}, "class_weight: expected finite weights .*; got .*nan"),
         ({"early_stopping": "no"}, {}, "early_stopping: expected True or False; got 'no'"),
+        ({"warm_start": "no"}, {}, "warm_start: expected True or False; got 'no'"),
         ({"validation_fraction": "a"}, {}, "validation_fraction: expected a number between 0 and 1; got 'a'"),
         ({"n_iter_no_change": None}, {}, "n_iter_no_change: expected 1 or more; got None"),
         ({"device": None}, {}, "device: expected one of .*; got 'None'"),

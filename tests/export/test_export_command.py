@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,12 @@ def test_a_card_says_what_the_records_hold(settled, tmp_path) -> None:
     (tmp_path / "seeds.json").write_text(json.dumps(seeds))
     assert read_records(tmp_path / "seed-3").seeds == seeds
     assert read_records(tmp_path / "another").seeds == {}
+
+
+def test_a_card_names_the_network(settled) -> None:
+    kinds = {"zeros": "HCNN", "plus": "HCNN(+)", "multiscale": "Multiscale hierarchical CNN"}
+    for name, kind in kinds.items():
+        assert f"\n# {kind}, unknown data\n" in model_card(settled(name), Records({}, {}, {}))
 
 
 def test_a_card_says_what_the_records_lack(settled) -> None:
@@ -199,6 +206,14 @@ def test_damaged_data_is_not_called_missing(where, tmp_path, monkeypatch) -> Non
     source = find_check_images(open_network("hcnn_small_cifar10"), data_dir=tmp_path).source
     assert source.startswith("64 synthetic images, because ")
     assert "is not in" not in source
+
+
+def test_labels_of_other_classes_are_not_those_of_the_network(run) -> None:
+    loaded = open_network(run)
+    assert find_check_images(loaded).labels is not None
+    renamed = replace(loaded.preprocessing, classes=tuple("9876543210"))
+    found = find_check_images(replace(loaded, preprocessing=renamed), "digits")
+    assert (found.source, found.labels) == ("64 images of digits/test", None)
 
 
 def test_folded_weights_have_no_data(run, tmp_path, capsys) -> None:

@@ -241,6 +241,11 @@ def test_int8_keeps_one_set_of_filters_and_most_answers(run, digits) -> None:
     assert (onnx_runner(data)(images.float() / 255).argmax(1) == exact).float().mean() > 0.9
 
 
+def test_int8_wants_calibration_images(settled, standard) -> None:
+    with pytest.raises(ValueError, match="export onnx --int8: expected calibration images; got none"):
+        int8_bytes(settled("zeros"), torch.zeros(0, 1, 8, 8, dtype=torch.uint8), standard)
+
+
 def test_int8_is_measured_on_images_that_the_network_was_not_trained_on(run, digits) -> None:
     loaded = load_run(run)
     model, standard = loaded.model, loaded.preprocessing

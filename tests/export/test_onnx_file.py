@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import onnx
 import pytest
 import torch
 
+from hcnn.data.preprocessing import Preprocessing
 from hcnn.export import PlainNetwork, export_onnx, export_program, onnx_runner
 from hcnn.export.onnx_file import onnx_bytes
 from hcnn.export.parity import check_outputs, needs
@@ -91,12 +93,31 @@ def test_long_filters_of_a_periodic_network_are_traced(support, downsample, side
 
 @pytest.mark.parametrize("export", [export_onnx, export_program])
 def test_a_network_whose_logits_are_none_is_not_written(export, tmp_path, settled, standard) -> None:
-    model = settled("zeros")
+    model, images = settled("zeros"), torch.full((2, 1, 8, 8), 255, dtype=torch.uint8)
+    large = Preprocessing((0.0,), (1e-30,), (8, 8), standard.classes)
     with torch.no_grad():
-        model.readout.scale.fill_(torch.nan)
+        model.readout.scale.fill_(1e30)
+        assert not model(large.standardize(images)).isfinite().all()
     with pytest.raises(ValueError, match=r"differ by nan .* Nothing was written"):
-        export(tmp_path / "a", model, torch.zeros(2, 1, 8, 8, dtype=torch.uint8), standard)
+        export(tmp_path / "a", model, images, large)
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "least"),
+    [("zeros", (1, 20), "(3, 3)"), ("plus circular", (4, 2), "(4, 4)"), ("line", (2,), "(3,)")],
+)
+def test_images_smaller_than_a_program_takes_are_refused(name, size, least, tmp_path, settled) -> None:
+    message = re.escape(f"expected images of at least {least}, the smallest that a program takes; got {size}")
+    with pytest.raises(ValueError, match=message):
+        export_program(tmp_path / "a.pt2", settled(name), torch.zeros(2, 1, *size))
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_comparison_wants_images(settled) -> None:
+    model = settled("zeros")
+    with pytest.raises(ValueError, match=r"a\.onnx: expected images to compare it with the network on; got none"):
+        check_outputs(model, model, None, torch.zeros(0, 1, 8, 8), "a.onnx")
 
 
 @pytest.mark.parametrize(

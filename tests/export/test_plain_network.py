@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hcnn.data.preprocessing import FloatPreprocessing, Preprocessing
-from hcnn.export import PlainNetwork, export_safetensors
+from hcnn.export import PlainNetwork, export_c_int8, export_safetensors
 from hcnn.export.check_images import synthetic_images
 from hcnn.export.plain_network import flatten_taps
 from hcnn.export.torch_program import trace
@@ -39,7 +39,7 @@ def test_the_plain_network_says_what_the_network_says(name, compact, settled) ->
 
 @pytest.mark.parametrize("name", ["zeros", "circular"])
 def test_neither_the_default_device_nor_the_default_type_matters(name, settled) -> None:
-    model, preprocessing = settled(name), Preprocessing((0.3,), (0.7,), (12, 8), ("a", "b"))
+    model, preprocessing = settled(name), Preprocessing((0.3,), (0.7,), (12, 8), tuple("0123456789"))
     with torch.no_grad():
         images = synthetic_images(1, (12, 8), 3)
         expected = PlainNetwork(model, preprocessing)(images.float() / 255)
@@ -68,6 +68,35 @@ def test_what_is_no_attribute_network_is_refused(settled) -> None:
         PlainNetwork(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="export: expected a Preprocessing; got a tuple"):
         PlainNetwork(settled("zeros"), ((0.5,), (0.25,)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "says"),
+    [
+        (Preprocessing((0.3,) * 3, (0.4,) * 3, (8, 8), tuple("0123456789")), "of 1 channels, as the network's; got 3"),
+        (Preprocessing((0.3,), (0.4,), (8, 8), ("a", "b")), "of 10 classes, as the network's; got 2"),
+    ],
+)
+def test_the_preprocessing_of_another_network_is_refused(preprocessing, says, settled, tmp_path) -> None:
+    """A C file would read beyond its tables, and folded weights could not be loaded."""
+    model, images = settled("zeros"), synthetic_images(len(preprocessing.mean), (8, 8), 2)
+    for export in (
+        lambda: PlainNetwork(model, preprocessing),
+        lambda: export_safetensors(tmp_path / "folded", model, preprocessing, ""),
+        lambda: export_c_int8(tmp_path / "net.c", model, images, preprocessing),
+    ):
+        with pytest.raises(ValueError, match=f"expected a preprocessing {says}"):
+            export()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_numbers_that_no_file_can_hold_are_refused(value, settled) -> None:
+    model = settled("zeros")
+    with torch.no_grad():
+        model.get_parameter("layers.2.norm.weight")[0] = value
+    with pytest.raises(ValueError, match="expected a network of finite numbers; its weights hold NaN or infinities"):
+        PlainNetwork(model)
 
 
 def test_a_network_of_floating_point_images_is_refused(settled, tmp_path) -> None:

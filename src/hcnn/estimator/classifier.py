@@ -352,8 +352,9 @@ class HCNNClassifier(FittedNetwork):
         """Training and validation indices; too few images leave no validation set."""
         if (X_val is None) != (y_val is None):
             raise ValueError("X_val and y_val: expected both, or neither")
-        if not isinstance(self.early_stopping, bool | np.bool_):  # "no" would mean yes
-            raise ValueError(f"early_stopping: expected True or False; got {self.early_stopping!r}")
+        for name in ("early_stopping", "warm_start"):
+            if not isinstance(value := getattr(self, name), bool | np.bool_):  # "no" would mean yes
+                raise ValueError(f"{name}: expected True or False; got {value!r}")
         if not self.early_stopping:
             if X_val is not None:
                 raise ValueError("X_val: expected early_stopping=True, which validation images are for")

@@ -25,7 +25,7 @@ class CheckImages:
     Attributes:
         images: uint8 (n, c, *u).
         source: where they come from, for people.
-        labels: their classes (n,); None for synthetic images.
+        labels: their classes (n,); None for synthetic images, and for data of other classes than the network's.
     """
 
     images: Tensor
@@ -61,7 +61,8 @@ def find_check_images(run: Run, data: str | None = None, data_dir: StrPath | Non
         return _synthetic(run, str(error))
     chosen = splits.test or splits.validation or splits.train
     some = chosen.subset(spread(len(chosen), COUNT))
-    return CheckImages(some.images, f"{len(some)} images of {some.name}", some.labels)
+    labels = some.labels if some.classes == run.preprocessing.classes else None  # else they number other classes
+    return CheckImages(some.images, f"{len(some)} images of {some.name}", labels)
 
 
 def synthetic_images(channels: int, size: tuple[int, ...], count: int = COUNT) -> Tensor:

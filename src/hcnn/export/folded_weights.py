@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from hcnn.data.preprocessing import Preprocessing
-from hcnn.export.plain_network import check_takes_bytes
+from hcnn.export.plain_network import check_preprocessing
 from hcnn.layers.randomness import to_be_replaced
 from hcnn.models.attribute_network import AttributeNetwork
 from hcnn.models.factory import build
@@ -37,11 +37,12 @@ def export_safetensors(folder: StrPath, model: AttributeNetwork, preprocessing: 
         SHA-256 of the weights' file.
 
     Raises:
-        ValueError: if the network takes floating-point images, which the metadata cannot say.
+        ValueError: if the network takes floating-point images, which the metadata cannot say, or has other channels or
+            classes than the preprocessing.
         OSError: if the folder cannot be written.
 
     """
-    check_takes_bytes(preprocessing)  # another would be loaded as one of bytes
+    check_preprocessing(preprocessing, model.config)  # one of floats would be loaded as one of bytes
     folded = model if model.folded else model.fold()
     about = {
         "network": network_kind(folded.config),

@@ -48,9 +48,12 @@ def int8_bytes(model: AttributeNetwork, calibration: Tensor, preprocessing: Prep
         The bytes of the file.
 
     Raises:
+        ValueError: if there are no calibration images, or the network cannot be exported, as `PlainNetwork` says.
         ImportError: if onnx, onnxscript or onnxruntime is missing.
 
     """
+    if not len(calibration):
+        raise ValueError("export onnx --int8: expected calibration images; got none")
     onnx, quantization = needs("export", "onnx", "onnxruntime.quantization")
     network = PlainNetwork(model, preprocessing)
     dense = PlainNetwork(model, preprocessing, compact=False)

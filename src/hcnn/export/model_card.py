@@ -9,6 +9,7 @@ import torch
 
 from hcnn.export.escape import markdown
 from hcnn.models.attribute_network import AttributeNetwork
+from hcnn.models.configs import MultiscaleHierarchicalCNNConfig
 from hcnn.models.counts import count_parameters
 from hcnn.models.factory import build
 from hcnn.models.pretrained import list_pretrained, pretrained_record
@@ -78,6 +79,8 @@ def model_card(model: AttributeNetwork, records: Records, *, size: Sequence[int]
     """
     config, result = records.config, records.result
     kind = "HCNN(+)" if getattr(model.config, "inner_elu", False) else "HCNN"
+    if isinstance(model.config, MultiscaleHierarchicalCNNConfig):
+        kind = "Multiscale hierarchical CNN"
     lines = [
         "---",
         "library_name: hcnn",

@@ -63,9 +63,11 @@ def check_outputs(
         The largest difference between logits, relative to the largest logit.
 
     Raises:
-        ValueError: if the difference is above 1e-5 or not finite, or the shapes differ.
+        ValueError: if the difference is above 1e-5 or not finite, the shapes differ, or there are no images.
 
     """
+    if not len(images):
+        raise ValueError(f"{what}: expected images to compare it with the network on; got none")
     expected = predict_logits(model, preprocessing.standardize(images) if preprocessing else images)
     got = run(images.float() / 255 if preprocessing else images)
     if got.shape != expected.shape:

@@ -15,6 +15,7 @@ from hcnn.data.preprocessing import FloatPreprocessing, Preprocessing
 from hcnn.functional import CONVOLUTIONS, Boundary, placement
 from hcnn.layers.folded import FoldedConv, FoldedPlusConv
 from hcnn.models.attribute_network import AttributeNetwork, Readout
+from hcnn.models.registry import NetworkConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,18 +198,28 @@ def check_periodic(extent: Sequence[int], support: Sequence[int]) -> None:
         raise ValueError(f"export: a periodic image of {tuple(extent)} is too small for a filter of {tuple(support)}")
 
 
-def check_takes_bytes(preprocessing: Preprocessing | None, export: str = "export") -> None:
-    """Refuse a network of floating-point images, whose scale no exported file states.
+def check_preprocessing(preprocessing: object, config: NetworkConfig, export: str = "export") -> None:
+    """Refuse a preprocessing that no exported file can hold, or that is not one for the network.
 
     Args:
         preprocessing: of the network.
+        config: of the network.
         export: what refuses it, as the message begins.
 
     Raises:
-        ValueError: if it is that of floating-point images.
+        ValueError: if it is none, that of floating-point images, whose scale no exported file states, or for another
+            number of channels or classes.
     """
+    if not isinstance(preprocessing, Preprocessing):
+        raise ValueError(f"{export}: expected a Preprocessing; got a {type(preprocessing).__name__}")
     if isinstance(preprocessing, FloatPreprocessing):
         raise ValueError(f"{export}: expected a network that takes bytes; this one takes floating-point images")
+    for what, expected, got in (
+        ("channels", config.channels, len(preprocessing.mean)),
+        ("classes", config.classes, len(preprocessing.classes)),
+    ):
+        if got != expected:
+            raise ValueError(f"{export}: expected a preprocessing of {expected} {what}, as the network's; got {got}")
 
 
 class PlainNetwork(nn.Module):
@@ -223,8 +234,8 @@ class PlainNetwork(nn.Module):
         images (b, channels, *u) -> logits (b, classes).
 
     Raises:
-        ValueError: if it is not an attribute network, takes floating-point images of another scale, is on another
-            device than the CPU, or not in float32.
+        ValueError: if it is not an attribute network, is on another device than the CPU, not in float32 or not finite,
+            or the preprocessing is none for it, see `check_preprocessing`.
 
     Example:
         >>> from hcnn import create_model
@@ -247,9 +258,8 @@ class PlainNetwork(nn.Module):
         super().__init__()
         if not isinstance(model, AttributeNetwork):
             raise ValueError(f"export: expected an attribute network; got a {type(model).__name__}")
-        if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
-            raise ValueError(f"export: expected a Preprocessing; got a {type(preprocessing).__name__}")
-        check_takes_bytes(preprocessing)
+        if preprocessing is not None:
+            check_preprocessing(preprocessing, model.config)
         first = next(model.parameters())
         if first.device.type != "cpu" or first.dtype != torch.float32:
             raise ValueError(f"export: expected a float32 network on the CPU; got {first.dtype} on {first.device}")
@@ -277,6 +287,8 @@ class PlainNetwork(nn.Module):
         for name, values in (("mean", mean), ("std", std)):
             numbers = torch.tensor(values, dtype=torch.float32, device="cpu")
             self.register_buffer(name, numbers.reshape(-1, *ones))
+        if not all(bool(one.isfinite().all()) for one in self.buffers()):
+            raise ValueError("export: expected a network of finite numbers; its weights hold NaN or infinities")
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:

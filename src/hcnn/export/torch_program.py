@@ -36,11 +36,16 @@ def export_program(
         The largest difference from the network's logits, relative to the largest logit.
 
     Raises:
-        ValueError: if the difference is above 1e-5; nothing is written.
+        ValueError: if the images are smaller than a program takes, see `trace`, or the difference is above 1e-5;
+            nothing is written.
 
     """
     # The program holds the matrices: PyTorch would gather them at every call, which is slow for single images.
-    program = trace(PlainNetwork(model, preprocessing, compact=False))
+    network = PlainNetwork(model, preprocessing, compact=False)
+    least, size = _least_sides(network), tuple(images.shape[2:])
+    if any(side < bound for side, bound in zip(size, least, strict=False)):
+        raise ValueError(f"{path}: expected images of at least {least}, the smallest that a program takes; got {size}")
+    program = trace(network)
     module = program.module()
 
     def run(pixels: Tensor) -> Tensor:
@@ -61,7 +66,7 @@ def trace(network: PlainNetwork) -> torch.export.ExportedProgram:
     network must be multiples of this product, at least twice as large, and so large that what each layer sees is longer
     than half of its filter.
     """
-    steps, config = spatial_step(network), network.config
+    steps, config, sides = spatial_step(network), network.config, _least_sides(network)
     least = _least_multiples(network, steps)
     periodic = config.boundary == "circular"
     dims: dict[int, Any] = {0: torch.export.Dim("batch")}
@@ -69,13 +74,21 @@ def trace(network: PlainNetwork) -> torch.export.ExportedProgram:
         if periodic and step > 1:
             dims[axis] = step * torch.export.Dim(f"{name}_by_{step}", min=least[axis - 2])
         else:
-            dims[axis] = torch.export.Dim(name, min=max(step + 1, least[axis - 2] if periodic else 0))
+            dims[axis] = torch.export.Dim(name, min=sides[axis - 2])
     # The sides differ, so that the tracer does not take them for one symbol.
-    sides = (step * (max(6, *least) + axis) for axis, step in enumerate(steps))
-    example = torch.rand(2, config.channels, *sides, dtype=torch.float32, device="cpu")
+    shown = (step * (max(6, *least) + axis) for axis, step in enumerate(steps))
+    example = torch.rand(2, config.channels, *shown, dtype=torch.float32, device="cpu")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch warns about its own code
         return torch.export.export(network, (example,), dynamic_shapes=(dims,), strict=False)
+
+
+def _least_sides(network: PlainNetwork) -> tuple[int, ...]:
+    """The smallest sides that a program takes; the text of `trace` says which."""
+    steps = spatial_step(network)
+    if network.config.boundary != "circular":
+        return tuple(step + 1 for step in steps)
+    return tuple(step * most for step, most in zip(steps, _least_multiples(network, steps), strict=True))
 
 
 def _least_multiples(network: PlainNetwork, steps: Sequence[int]) -> list[int]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hcnn.data.preprocessing import Preprocessing
-from hcnn.export.plain_network import check_takes_bytes, flatten_taps, wrap
+from hcnn.export.plain_network import check_preprocessing, flatten_taps, wrap
 from hcnn.layers.folded import FoldedConv
 from hcnn.layers.normalization import in_double, running, scale_shift
 from hcnn.models.attribute_network import AttributeNetwork, Readout
@@ -158,10 +158,11 @@ def chain_of(model: Network, preprocessing: Preprocessing, size: tuple[int, ...]
         The chain; in float64 its logits are those of the network.
 
     Raises:
-        ValueError: for another network, one with three spatial axes, or one that takes floating-point images.
+        ValueError: for another network, one with three spatial axes, or one that takes floating-point images or other
+            channels or classes than the preprocessing has.
 
     """
-    check_takes_bytes(preprocessing, "export c --int8")
+    check_preprocessing(preprocessing, model.config, "export c --int8")
     if len(size) not in (1, 2):
         raise ValueError(f"export c --int8: expected one or two spatial axes; the network has {len(size)}")
     plane = (1, size[0]) if len(size) == 1 else (size[0], size[1])
