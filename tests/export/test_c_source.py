@@ -178,7 +178,8 @@ def test_the_source_file_is_not_its_own_header(settled, standard, tmp_path) -> N
 
 
 @pytest.mark.parametrize("inner_elu", [False, True])
-def test_multiply_adds_of_the_c_file_are_counted_exactly(inner_elu, standard) -> None:
+def test_multiply_adds_of_the_c_file_are_counted_exactly(inner_elu) -> None:
+    standard = Preprocessing((0.3,) * 3, (0.4,) * 3, (8, 8), ("a", "b"))
     config = HierarchicalCNNConfig(
         channels=3, classes=2, width=4, depth=4, attribute_support=(3, 3), downsample=(), rank=3, inner_elu=inner_elu
     )
@@ -194,7 +195,7 @@ def test_multiply_adds_of_the_c_file_are_counted_exactly(inner_elu, standard) ->
 
 def test_a_periodic_image_that_a_filter_wraps_around_twice_is_refused(standard) -> None:
     config = HierarchicalCNNConfig(
-        channels=1, classes=2, width=4, depth=4, attribute_support=(3, 3), spatial_support=5, boundary="circular",
+        channels=1, classes=10, width=4, depth=4, attribute_support=(3, 3), spatial_support=5, boundary="circular",
         downsample=(1, 2),
     )  # fmt: skip
     network, message = build(config).eval(), r"a periodic image of \(1, 1\) is too small for a filter of \(5, 5\)"
