@@ -42,7 +42,7 @@ from hcnn.runs.settings import (
     settle,
 )
 from hcnn.runs.teacher import load_distillation
-from hcnn.storage.atomic import ensure_writable, remove_leftovers, write_atomically, write_json
+from hcnn.storage.atomic import ensure_writable, leftovers, write_atomically, write_json
 from hcnn.storage.checkpoints import load_newest
 from hcnn.storage.log import truncate_log
 from hcnn.storage.records import read_object
@@ -118,8 +118,9 @@ def train_run(
                 _check_start(folder, trainer, settings, data, checked.epochs_before)
                 folder = ensure_writable(folder)  # nothing is written before this line
                 stack.enter_context(RunLock(folder))
-                for name in (CONFIG, METRICS, TIMING, WEIGHTS, RESULT):
-                    remove_leftovers(folder / name)
+                for name, path in leftovers(folder):
+                    if name in (CONFIG, METRICS, TIMING, WEIGHTS, RESULT):
+                        path.unlink()
                 for note in filter(None, (checked.note, graph_hint(settings, device, processes))):
                     say(note)
                 state, recorder = _begin(folder, checked, trainer, settings, data, say)

@@ -9,12 +9,14 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 StrPath = str | os.PathLike[str]
+_TEMPORARY = re.compile(r"\.(.+)\.tmp-\d+", re.DOTALL)
 
 
 def write_atomically(path: StrPath, data: bytes) -> None:
@@ -71,23 +73,20 @@ def write_together(files: Mapping[StrPath, bytes]) -> None:
         raise
 
 
-def remove_leftovers(path: StrPath) -> None:
-    """Remove the temporary files that writers of a file left when they were killed.
+def leftovers(folder: Path) -> list[tuple[str, Path]]:
+    """The temporary files that writers left when they were killed.
 
-    Only for a process that nothing else writes the file beside, such as the holder of a `RunLock`.
+    They may be removed only where nothing else writes the files that they are for, as by the holder of a `RunLock`.
 
     Args:
-        path: the file, as `write_atomically` was given it.
+        folder: where they are.
 
-    Raises:
-        OSError: if one cannot be removed.
+    Returns:
+        The name of the file that each is for, if `write_atomically` did not shorten it, and its own path.
 
     """
-    path = Path(path)
-    start = f".{_short_name(path)}.tmp-"
-    for one in path.parent.iterdir():
-        if one.name.startswith(start) and one.name[len(start) :].isdecimal():
-            one.unlink(missing_ok=True)
+    found = ((_TEMPORARY.fullmatch(path.name), path) for path in folder.iterdir())
+    return [(match[1], path) for match, path in found if match]
 
 
 def _short_name(path: Path) -> str:

@@ -25,13 +25,12 @@ from typing import Any
 
 from torch import Tensor
 
-from hcnn.storage.atomic import StrPath, strict_json, sync_folder, write_atomically
+from hcnn.storage.atomic import StrPath, leftovers, strict_json, sync_folder, write_atomically
 from hcnn.storage.safetensors import parse_safetensors, safetensors_bytes
 
 _FORMAT = "hcnn-checkpoint-1"
 _MANIFEST = re.compile(r"step-(\d{9,})\.json")
 _TENSORS = re.compile(r"step-(\d{9,})-[0-9a-f]{16}\.safetensors")
-_TEMPORARY = re.compile(r"\.step-.*\.tmp-\d+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +218,7 @@ def _is_valid(manifest: Path) -> bool:
 def _remove_leftovers(home: Path) -> None:
     """Remove what a writer killed halfway left, before it costs the space that the next checkpoint needs."""
     described = {step for step, _ in _files(home, _MANIFEST)}
-    _remove(path for path in home.iterdir() if _TEMPORARY.fullmatch(path.name))
+    _remove(path for name, path in leftovers(home) if name.startswith("step-"))
     _remove(path for step, path in _files(home, _TENSORS) if step not in described)
 
 
